@@ -1,0 +1,1 @@
+//! Benchmarks of the figures the project promises; recorded runs live in `runs/`.

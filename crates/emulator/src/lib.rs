@@ -1,0 +1,1 @@
+//! Serves the OpenAI API from a modelled engine in real time.

@@ -1,0 +1,1 @@
+//! Models one inference engine: batching, KV blocks, step times.

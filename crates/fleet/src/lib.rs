@@ -1,0 +1,1 @@
+//! Keeps the dispatcher's picture of the replicas current and shares it between tasks.

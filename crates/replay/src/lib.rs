@@ -1,0 +1,1 @@
+//! Sends a workload open-loop and records what each client saw.

@@ -1,0 +1,1 @@
+//! Turns request records into latency, SLO, goodput and cost figures, tables and pages.

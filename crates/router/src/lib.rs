@@ -1,0 +1,1 @@
+//! Serves the OpenAI API and proxies each request to its replica.

@@ -1,0 +1,3 @@
+//! The one binary: parses arguments and starts one of the programs.
+
+fn main() {}

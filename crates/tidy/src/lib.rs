@@ -1,0 +1,1 @@
+//! Tests the shape of the workspace.

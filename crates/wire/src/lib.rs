@@ -1,0 +1,1 @@
+//! Speaks the byte formats: OpenAI and Anthropic requests, server-sent events, KV-cache events, Prometheus text.

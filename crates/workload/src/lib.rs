@@ -1,0 +1,1 @@
+//! Says which requests arrive when, from a trace or a distribution.
