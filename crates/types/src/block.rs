@@ -218,7 +218,7 @@ mod tests {
             cuts.extend([0, content.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|it| &content[it[0]..it[1]]).collect();
-            prop_assert_eq!(chain(&scope, &pieces, block_bytes), whole.clone());
+            prop_assert_eq!(&chain(&scope, &pieces, block_bytes), &whole);
             prop_assert_eq!(whole.len(), content.len() / block_bytes);
         }
     }
