@@ -1,1 +1,13 @@
-//! Speaks the byte formats: OpenAI and Anthropic requests, server-sent events, KV-cache events, Prometheus text.
+//! Speaks the byte formats: OpenAI and Anthropic requests, server-sent events, Prometheus text.
+//!
+//! A codec and nothing else: bytes go in, borrowed views come out, and no function here does I/O
+//! or keeps a body. Start with [`openai`], which reads the part of a request body that routing
+//! needs, and [`prompt`], which names the KV blocks of its prompt. [`headers`] finds the session.
+//! On the way back [`sse`] finds the events of a stream and [`usage`] reads what they say of its
+//! cost and its end; [`error_body`] writes the errors that clients understand. [`prometheus`]
+//! reads what an engine says of its load.
+
+pub mod headers;
+mod json;
+pub mod openai;
+pub mod prompt;

@@ -1,0 +1,171 @@
+//! The headers that Sluice reads, writes and takes off.
+//!
+//! [`session`] finds which conversation a request belongs to. Header names that Sluice answers
+//! with are constants here, so that the router, the tests and the documentation share one list.
+
+use http::{
+    HeaderMap, HeaderValue,
+    header::{self, HeaderName},
+};
+
+pub mod session;
+
+/// Names a session outright; goes before every other source.
+pub const SESSION_ID: HeaderName = HeaderName::from_static("x-sluice-session-id");
+/// `off` keeps the request out of session affinity.
+pub const SESSION_AFFINITY: HeaderName = HeaderName::from_static("x-sluice-session-affinity");
+/// TTFT bound in milliseconds, canonical name first.
+pub const SLO_TTFT_MS: [HeaderName; 3] = [
+    HeaderName::from_static("x-sluice-slo-ttft-ms"),
+    HeaderName::from_static("x-llm-d-slo-ttft-ms"),
+    HeaderName::from_static("x-slo-ttft-ms"),
+];
+/// TPOT bound in milliseconds, canonical name first.
+pub const SLO_TPOT_MS: [HeaderName; 3] = [
+    HeaderName::from_static("x-sluice-slo-tpot-ms"),
+    HeaderName::from_static("x-llm-d-slo-tpot-ms"),
+    HeaderName::from_static("x-slo-tpot-ms"),
+];
+/// SLO class by name.
+pub const SLO_CLASS: HeaderName = HeaderName::from_static("x-sluice-slo-class");
+/// `system`, `interactive`, `default` or `batch`.
+pub const PRIORITY: HeaderName = HeaderName::from_static("x-sluice-priority");
+/// The client's own deadline in milliseconds.
+pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-sluice-timeout-ms");
+
+/// Identifies the request, on the way in and out.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Name of the replica that answered.
+pub const REPLICA: HeaderName = HeaderName::from_static("x-sluice-replica");
+/// Strategy that chose it.
+pub const POLICY: HeaderName = HeaderName::from_static("x-sluice-policy");
+/// Why it: `session`, `prefix`, `load`, `fallback` or `retry`.
+pub const DECISION: HeaderName = HeaderName::from_static("x-sluice-decision");
+/// Tokens expected in the cache, a slash, tokens of the prompt.
+pub const PREFIX_HIT: HeaderName = HeaderName::from_static("x-sluice-prefix-hit");
+/// Milliseconds spent waiting for a replica.
+pub const QUEUE_MS: HeaderName = HeaderName::from_static("x-sluice-queue-ms");
+/// Replicas tried.
+pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-sluice-attempts");
+/// Where the time went.
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// Why a request was refused.
+pub const DROPPED_REASON: HeaderName = HeaderName::from_static("x-sluice-dropped-reason");
+/// When to come again, in milliseconds; `retry-after` says it in seconds.
+pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// Every header that Sluice may add to an answer.
+pub const EMITTED: [HeaderName; 11] = [
+    REQUEST_ID,
+    REPLICA,
+    POLICY,
+    DECISION,
+    PREFIX_HIT,
+    QUEUE_MS,
+    ATTEMPTS,
+    SERVER_TIMING,
+    DROPPED_REASON,
+    header::RETRY_AFTER,
+    RETRY_AFTER_MS,
+];
+
+/// Headers that concern one connection and end there (RFC 9110, section 7.6.1).
+pub const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Longest request id that is taken over, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Takes off what concerns one connection: the fixed list and what `connection` names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| token.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+/// The client's request id, when it is fit to be logged and passed on: 1 to 128 of
+/// `[A-Za-z0-9._:-]`. Engines repeat it in every chunk, so a longer one would multiply.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let value = headers.get(REQUEST_ID)?;
+    let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
+        && value.as_bytes().iter().all(|it| it.is_ascii_alphanumeric() || b"._:-".contains(it));
+    fits.then_some(value)
+}
+
+/// The first of `names` that holds a whole number, such as [`SLO_TTFT_MS`].
+#[must_use]
+pub fn whole_number(headers: &HeaderMap, names: &[HeaderName]) -> Option<u64> {
+    names.iter().find_map(|name| headers.get(name)?.to_str().ok()?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_those_that_connection_names_come_off() {
+        let mut headers = headers(&[
+            ("connection", "close, X-Mine ,, \"bad"),
+            ("connection", "x-other"),
+            ("x-mine", "1"),
+            ("x-other", "2"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("te", "trailers"),
+            ("content-type", "application/json"),
+        ]);
+        let mut expected = HeaderMap::new();
+        expected.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_request_id_that_is_long_or_odd_is_not_taken_over() {
+        let longest = "a".repeat(128);
+        for (id, fits) in [
+            ("chatcmpl-1.a:B_", true),
+            (longest.as_str(), true),
+            ("", false),
+            ("a b", false),
+            ("a\u{e9}", false),
+            (&"a".repeat(129), false),
+        ] {
+            assert_eq!(request_id(&headers(&[("x-request-id", id)])).is_some(), fits, "{id:?}");
+        }
+        assert_eq!(request_id(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn the_canonical_name_goes_before_its_aliases() {
+        let both = headers(&[("x-slo-ttft-ms", "1"), ("x-sluice-slo-ttft-ms", "2")]);
+        assert_eq!(whole_number(&both, &SLO_TTFT_MS), Some(2));
+        assert_eq!(whole_number(&headers(&[("x-slo-ttft-ms", " 7 ")]), &SLO_TTFT_MS), Some(7));
+        assert_eq!(whole_number(&headers(&[("x-slo-ttft-ms", "-1")]), &SLO_TTFT_MS), None);
+    }
+}
