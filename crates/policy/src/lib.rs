@@ -1,1 +1,17 @@
 //! Decides, for one request, whether to admit it and which replica serves it.
+//!
+//! Nothing here reads a clock, draws entropy or performs I/O: `now` and the seed arrive as
+//! arguments. The router and the simulator therefore run the same code, and a recorded sequence of
+//! events always replays to the same decisions.
+//!
+//! Read in this order: [`dispatcher`] (start here), [`event`], [`config`], [`fleet_view`],
+//! [`prefix_index`], [`session`], [`strategy`], [`saturation`].
+
+pub mod config;
+pub mod dispatcher;
+pub mod event;
+pub mod fleet_view;
+pub mod prefix_index;
+pub mod saturation;
+pub mod session;
+pub mod strategy;

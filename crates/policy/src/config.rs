@@ -1,0 +1,243 @@
+//! What shapes decisions: the strategy and its limits, as an operator sets them.
+
+use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use types::quantity::Tokens;
+
+/// Everything that shapes decisions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DispatcherConfig {
+    /// Seeds the generator that breaks ties.
+    pub seed: u64,
+    /// How replicas are chosen; may change while running.
+    pub routing: Routing,
+    /// How prefixes are remembered; fixed for the run.
+    pub prefix: PrefixConfig,
+    /// How conversations are remembered; fixed for the run.
+    pub session: SessionConfig,
+}
+
+impl DispatcherConfig {
+    /// The defaults of every limit, with `strategy` and `seed`.
+    #[must_use]
+    pub fn new(strategy: StrategyName, seed: u64) -> Self {
+        Self {
+            seed,
+            routing: Routing::new(strategy),
+            prefix: PrefixConfig::default(),
+            session: SessionConfig::default(),
+        }
+    }
+}
+
+/// How replicas are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// The rule.
+    pub strategy: StrategyName,
+    /// When the rule's choice is overridden; `None` never.
+    pub saturation: Option<Saturation>,
+    /// Share of the prompt that a replica must hold before `prefix-aware` follows the prefix, 0 to
+    /// 1. Below it the prompt counts as cold and goes where load is least.
+    pub match_min: f64,
+}
+
+impl Routing {
+    /// Share of the prompt worth following, SGLang's `cache_threshold`.
+    pub const MATCH_MIN: f64 = 0.3;
+
+    /// `strategy` with its default limits: strategies that follow a cache or a session give way
+    /// when their favourite is saturated, the others are left as their users know them.
+    #[must_use]
+    pub fn new(strategy: StrategyName) -> Self {
+        let saturation = strategy.has_affinity().then(Saturation::default);
+        Self { strategy, saturation, match_min: Self::MATCH_MIN }
+    }
+}
+
+/// The rules by which a replica is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrategyName {
+    /// Each ready replica in turn.
+    RoundRobin,
+    /// Any ready replica, all equally likely.
+    Random,
+    /// The replica with the fewest requests in flight.
+    LeastRequest,
+    /// The one with fewer requests in flight of two drawn at random.
+    PowerOfTwo,
+    /// The replica that served the conversation before; least-request for a new conversation.
+    Sticky,
+    /// The replica that holds the longest prefix of the prompt; least-request for a cold prompt.
+    PrefixAware,
+}
+
+impl StrategyName {
+    /// Every strategy, in the order in which they are listed to people.
+    pub const ALL: [Self; 6] = [
+        Self::RoundRobin,
+        Self::Random,
+        Self::LeastRequest,
+        Self::PowerOfTwo,
+        Self::Sticky,
+        Self::PrefixAware,
+    ];
+
+    /// The name as configuration, headers and metrics spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::LeastRequest => "least-request",
+            Self::PowerOfTwo => "power-of-two",
+            Self::Sticky => "sticky",
+            Self::PrefixAware => "prefix-aware",
+        }
+    }
+
+    /// Whether the strategy prefers certain replicas for what they hold rather than for their load.
+    #[must_use]
+    pub const fn has_affinity(self) -> bool {
+        match self {
+            Self::Sticky | Self::PrefixAware => true,
+            Self::RoundRobin | Self::Random | Self::LeastRequest | Self::PowerOfTwo => false,
+        }
+    }
+}
+
+impl fmt::Display for StrategyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A strategy was asked for by a name that none has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown strategy `{0}`; choose one of {names}", names = strategy_names())]
+pub struct UnknownStrategy(String);
+
+fn strategy_names() -> String {
+    StrategyName::ALL.map(StrategyName::as_str).join(", ")
+}
+
+impl FromStr for StrategyName {
+    type Err = UnknownStrategy;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|it| it.as_str() == name);
+        known.ok_or_else(|| UnknownStrategy(name.to_owned()))
+    }
+}
+
+/// When a chosen replica counts as saturated, and who chooses then.
+///
+/// A replica is saturated when one more request would take it above
+/// `threshold × mean + slack` requests in flight, the mean being that of the candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Saturation {
+    /// Multiple of the candidates' mean requests in flight, at least 1.
+    pub threshold: f64,
+    /// Requests in flight allowed on top, so that an idle fleet still honours affinity.
+    pub slack: u32,
+    /// Who chooses among the replicas that are not saturated.
+    pub fallback: Fallback,
+}
+
+impl Default for Saturation {
+    fn default() -> Self {
+        Self { threshold: 1.5, slack: 4, fallback: Fallback::LeastRequest }
+    }
+}
+
+impl Saturation {
+    /// Everything wrong with the values.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        if 1.0 <= self.threshold && self.threshold.is_finite() {
+            return Vec::new();
+        }
+        vec![format!(
+            "threshold: must be a finite multiple of the mean, at least 1, not {}",
+            self.threshold
+        )]
+    }
+}
+
+/// The strategies that may stand in for a saturated choice: those that look at load alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fallback {
+    /// Each in turn.
+    RoundRobin,
+    /// Any.
+    Random,
+    /// The fewest requests in flight.
+    LeastRequest,
+    /// The better of two.
+    PowerOfTwo,
+}
+
+/// How prefixes are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixConfig {
+    /// Tokens in one block of the index.
+    pub block: Tokens,
+    /// Most memory the index takes, in bytes, whatever the number of replicas.
+    pub index_bytes_max: usize,
+    /// Replicas the index has room for at first; beyond it the index starts anew with twice the
+    /// room.
+    pub replicas: NonZeroUsize,
+}
+
+impl Default for PrefixConfig {
+    fn default() -> Self {
+        let replicas = NonZeroUsize::MIN.saturating_add(63);
+        Self { block: Tokens(64), index_bytes_max: 64 << 20, replicas }
+    }
+}
+
+/// How conversations are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// How long a conversation stays bound after it was last served.
+    pub ttl: Duration,
+    /// Most conversations remembered; the least recently used give way.
+    pub sessions_max: NonZeroUsize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        let sessions_max = NonZeroUsize::MIN.saturating_add(99_999);
+        Self { ttl: Duration::from_secs(3_600), sessions_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back() {
+        for name in StrategyName::ALL {
+            assert_eq!(name.as_str().parse(), Ok(name));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_the_known_ones() {
+        let error = "robin".parse::<StrategyName>().unwrap_err().to_string();
+        assert!(error.contains("`robin`") && error.contains("prefix-aware"), "{error}");
+    }
+
+    #[test]
+    fn a_threshold_below_the_mean_is_a_problem() {
+        for threshold in [0.5, f64::NAN, f64::INFINITY] {
+            assert_eq!(Saturation { threshold, ..Saturation::default() }.problems().len(), 1);
+        }
+        assert!(Saturation::default().problems().is_empty());
+    }
+}

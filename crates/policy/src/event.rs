@@ -1,0 +1,102 @@
+//! What the dispatcher learns, and what it answers.
+
+use types::{
+    outcome::Outcome,
+    quantity::Tokens,
+    replica::{Health, LoadReport, ReplicaId},
+    request::{ModelId, Request, RequestId},
+};
+
+use crate::config::Routing;
+
+/// Something the dispatcher learns.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A client sent a request.
+    Arrived(Request),
+    /// An attempt failed before its first byte and the request asks for another replica.
+    AttemptFailed(RequestId),
+    /// The first token of an answer came: its prefill is over.
+    FirstToken(RequestId),
+    /// A request left, whichever way.
+    Ended { request: RequestId, outcome: Outcome },
+    /// A replica joined the fleet; it takes requests once it is [`Health::Ready`].
+    ReplicaJoined(ReplicaId),
+    /// A replica was seen to be well, ill or on its way out.
+    HealthChanged { replica: ReplicaId, health: Health },
+    /// A replica says which models it serves; an empty list means any.
+    ModelsListed { replica: ReplicaId, models: Box<[ModelId]> },
+    /// A replica lost its KV cache, as a restart does.
+    CacheLost(ReplicaId),
+    /// A replica left the fleet for good.
+    ReplicaLeft(ReplicaId),
+    /// A replica reported its load.
+    LoadReported { replica: ReplicaId, report: LoadReport },
+    /// The operator chose another strategy.
+    RoutingChanged(Routing),
+}
+
+/// What becomes of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The request decided on.
+    pub request: RequestId,
+    /// Where it goes, or why it is turned away.
+    pub verdict: Result<Placement, Reject>,
+}
+
+/// Where a request goes, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The replica that serves the request.
+    pub replica: ReplicaId,
+    /// What decided.
+    pub reason: Reason,
+    /// Prompt tokens the replica is believed to hold in its KV cache.
+    pub cached: Tokens,
+    /// How often the request has been sent, this time included.
+    pub attempt: u32,
+}
+
+/// What decided where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The replica that serves the request's conversation.
+    Session,
+    /// The replica that holds the longest prefix of the prompt.
+    Prefix,
+    /// Load, turn or chance: no affinity spoke.
+    Load,
+    /// The strategy's choice was saturated.
+    Fallback,
+    /// An earlier attempt failed before its first byte.
+    Retry,
+}
+
+impl Reason {
+    /// The reason as headers and metrics spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Prefix => "prefix",
+            Self::Load => "load",
+            Self::Fallback => "fallback",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+/// Why a request is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// No replica is ready.
+    #[error("no replica is ready")]
+    NoReplicas,
+    /// Replicas are ready, and each says that it serves other models.
+    #[error("no replica serves the model")]
+    UnknownModel,
+    /// Every ready replica has been tried for this request.
+    #[error("every ready replica has failed the request")]
+    AllTried,
+}

@@ -1,0 +1,141 @@
+//! The rules by which a replica is chosen among those that take the request.
+//!
+//! A closed set: adding a rule is one file and one arm. A rule sees the candidates and never the
+//! dispatcher, so each can be tested on cases made by hand.
+
+mod least_request;
+mod power_of_two;
+mod prefix_aware;
+mod random;
+mod round_robin;
+mod sticky;
+
+use rand::Rng;
+use types::{quantity::Tokens, replica::ReplicaId};
+
+use crate::{
+    config::{Fallback, Routing, StrategyName},
+    event::Reason,
+    prefix_index::Slot,
+};
+
+/// A replica that takes the request, reduced to what rules look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// Where the prefix index files it.
+    pub slot: Slot,
+    /// Requests on it, this dispatcher's and others'.
+    pub requests: u32,
+    /// Prompt tokens it has yet to compute for requests placed on it.
+    pub queued_prefill: Tokens,
+    /// Tokens of this prompt it is believed to hold.
+    pub cached: Tokens,
+}
+
+/// What rules look at besides the candidates.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// Length of the prompt.
+    pub prompt: Tokens,
+    /// Replica that served the conversation before.
+    pub bound: Option<ReplicaId>,
+}
+
+/// A rule with what it remembers between requests.
+#[derive(Clone, Copy, Debug)]
+pub enum Strategy {
+    /// Each in turn.
+    RoundRobin(round_robin::Turn),
+    /// Any.
+    Random,
+    /// The fewest requests.
+    LeastRequest,
+    /// The better of two.
+    PowerOfTwo,
+    /// Where the conversation was.
+    Sticky,
+    /// Where the prefix is, if at least this share of the prompt is there.
+    PrefixAware { match_min: f64 },
+}
+
+impl Strategy {
+    /// The rule that `routing` names.
+    #[must_use]
+    pub fn new(routing: &Routing) -> Self {
+        match routing.strategy {
+            StrategyName::RoundRobin => Self::RoundRobin(round_robin::Turn::default()),
+            StrategyName::Random => Self::Random,
+            StrategyName::LeastRequest => Self::LeastRequest,
+            StrategyName::PowerOfTwo => Self::PowerOfTwo,
+            StrategyName::Sticky => Self::Sticky,
+            StrategyName::PrefixAware => Self::PrefixAware { match_min: routing.match_min },
+        }
+    }
+
+    /// The rule that stands in for a saturated choice.
+    #[must_use]
+    pub fn fallback(fallback: Fallback) -> Self {
+        match fallback {
+            Fallback::RoundRobin => Self::RoundRobin(round_robin::Turn::default()),
+            Fallback::Random => Self::Random,
+            Fallback::LeastRequest => Self::LeastRequest,
+            Fallback::PowerOfTwo => Self::PowerOfTwo,
+        }
+    }
+
+    /// Chooses one of `candidates`, and says what decided; `None` only when there are none.
+    pub fn choose(
+        &mut self,
+        ask: &Ask,
+        candidates: &[Candidate],
+        rng: &mut impl Rng,
+    ) -> Option<(Candidate, Reason)> {
+        let by_load = |chosen: Option<Candidate>| chosen.map(|it| (it, Reason::Load));
+        match self {
+            Self::RoundRobin(turn) => by_load(turn.choose(candidates)),
+            Self::Random => by_load(random::choose(candidates, rng)),
+            Self::LeastRequest => by_load(least_request::choose(candidates, rng)),
+            Self::PowerOfTwo => by_load(power_of_two::choose(candidates, rng)),
+            Self::Sticky => sticky::choose(ask, candidates, rng),
+            Self::PrefixAware { match_min } => {
+                prefix_aware::choose(*match_min, ask, candidates, rng)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! What the tests of every rule need.
+
+    use rand::{SeedableRng as _, rngs::Xoshiro256PlusPlus};
+
+    use super::*;
+
+    pub(crate) fn candidate(id: u32, requests: u32, cached: u32) -> Candidate {
+        Candidate {
+            id: ReplicaId(id),
+            slot: Slot::default(),
+            requests,
+            queued_prefill: Tokens::ZERO,
+            cached: Tokens(cached),
+        }
+    }
+
+    pub(crate) fn ask(prompt: u32, bound: Option<u32>) -> Ask {
+        Ask { prompt: Tokens(prompt), bound: bound.map(ReplicaId) }
+    }
+
+    /// How often each of `candidates` is chosen in 1,000 calls.
+    pub(crate) fn tally(
+        mut choose: impl FnMut(&mut Xoshiro256PlusPlus) -> Option<Candidate>,
+        candidates: &[Candidate],
+    ) -> Vec<usize> {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
+        let chosen: Vec<_> = (0..1_000).filter_map(|_| choose(&mut rng)).collect();
+        assert_eq!(chosen.len(), 1_000);
+        candidates.iter().map(|it| chosen.iter().filter(|chosen| *chosen == it).count()).collect()
+    }
+}
