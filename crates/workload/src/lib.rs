@@ -1,1 +1,26 @@
 //! Says which requests arrive when, from a trace or a distribution.
+//!
+//! A workload is a list of [`Arrival`]s: when a request is sent, what its prompt is made of and how
+//! long its answer is to be. Prompts are kept as segments and become text only when they are sent,
+//! so that a trace of a million requests fits in memory and equal segments render to equal text.
+//!
+//! Read in this order: [`arrival`], [`prompt`], [`workload`] (the file format), then a generator:
+//! [`support_chat`], [`independent`] or [`trace`].
+
+pub mod arrival;
+pub mod bundled;
+pub mod independent;
+pub mod prompt;
+pub mod range;
+pub mod schedule;
+pub mod seed;
+pub mod support_chat;
+mod text;
+pub mod trace;
+mod words;
+pub mod workload;
+
+pub use arrival::Arrival;
+pub use prompt::{Message, Prompt, Role, Segment};
+pub use schedule::{Load, Schedule};
+pub use workload::{Workload, WorkloadError};

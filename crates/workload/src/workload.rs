@@ -1,0 +1,200 @@
+//! The workload file: one key that names the kind of traffic, and its shape below.
+//!
+//! ```yaml
+//! support-chat:
+//!   tenants: 40
+//!   prefix_tokens: 6000
+//! ```
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use types::quantity::Tokens;
+
+use crate::{
+    arrival::Arrival,
+    bundled,
+    independent::Independent,
+    schedule::Load,
+    support_chat::SupportChat,
+    trace::{Skipped, Trace, mooncake},
+};
+
+/// What kind of traffic, and its shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "File", into = "File")]
+pub enum Workload {
+    /// Conversations of many tenants.
+    SupportChat(SupportChat),
+    /// Requests that share nothing.
+    Independent(Independent),
+    /// Recorded requests.
+    Trace(Trace),
+}
+
+/// The requests of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Planned {
+    /// Requests, by time.
+    pub arrivals: Vec<Arrival>,
+    /// What a trace held and the run leaves out.
+    pub skipped: Skipped,
+}
+
+/// Why a workload gives no requests.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// Values that make no sense, all of them.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+    /// The trace could not be read.
+    #[error(
+        "cannot read the trace {file}: {source}; pass the path of a file that exists, or {}",
+        bundled::MOONCAKE_SLICE_NAME
+    )]
+    Unreadable {
+        /// The file as the user named it.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line of the trace is wrong.
+    #[error(transparent)]
+    BadLine(#[from] mooncake::BadLine),
+    /// Nothing is left to send.
+    #[error("{name} gives no request at all ({skipped}); lengthen the run or raise the rate")]
+    Empty {
+        /// The workload's name.
+        name: String,
+        /// What was left out.
+        skipped: Skipped,
+    },
+}
+
+impl Workload {
+    /// The workload's name in results.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::SupportChat(_) => "support-chat",
+            Self::Independent(_) => "independent",
+            Self::Trace(trace) => trace.file.rsplit(['/', '\\']).next().unwrap_or(&trace.file),
+        }
+    }
+
+    /// Everything wrong with the values.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        match self {
+            Self::SupportChat(chat) => chat.problems(),
+            Self::Independent(independent) => independent.problems(),
+            Self::Trace(trace) => trace.problems(),
+        }
+    }
+
+    /// Plans the requests of a run, by time; `read` fetches the text of a trace that is a file.
+    ///
+    /// # Errors
+    /// Values that make no sense, a trace that cannot be read, or a plan without any request.
+    pub fn plan(
+        &self,
+        load: &Load,
+        read: impl FnOnce(&str) -> io::Result<String>,
+    ) -> Result<Planned, WorkloadError> {
+        let mut problems = self.problems();
+        problems.extend(load.problems());
+        if !problems.is_empty() {
+            return Err(WorkloadError::Invalid(problems));
+        }
+        let planned = match self {
+            Self::SupportChat(chat) => {
+                let duration = self.generated_duration(load)?;
+                Planned::from(chat.arrivals(load.schedule, duration, load.seed))
+            }
+            Self::Independent(independent) => {
+                let duration = self.generated_duration(load)?;
+                Planned::from(independent.arrivals(load.schedule, duration, load.seed))
+            }
+            Self::Trace(trace) => plan_trace(trace, load, read)?,
+        };
+        if planned.arrivals.is_empty() {
+            let name = self.name().to_owned();
+            return Err(WorkloadError::Empty { name, skipped: planned.skipped });
+        }
+        Ok(planned)
+    }
+
+    /// How long a generated workload runs, where the load says all it must.
+    fn generated_duration(&self, load: &Load) -> Result<std::time::Duration, WorkloadError> {
+        let invalid = |problem| Err(WorkloadError::Invalid(vec![problem]));
+        let name = self.name();
+        if load.schedule.rate_per_s().is_none() {
+            return invalid(format!("{name} has no recorded times to follow; give a rate"));
+        }
+        match load.duration {
+            Some(duration) => Ok(duration),
+            None => invalid(format!("{name} has no end of its own; give a duration")),
+        }
+    }
+}
+
+fn plan_trace(
+    trace: &Trace,
+    load: &Load,
+    read: impl FnOnce(&str) -> io::Result<String>,
+) -> Result<Planned, WorkloadError> {
+    let recorded = if trace.file == bundled::MOONCAKE_SLICE_NAME {
+        mooncake::read(trace, bundled::MOONCAKE_SLICE)?
+    } else {
+        let text = read(&trace.file)
+            .map_err(|source| WorkloadError::Unreadable { file: trace.file.clone(), source })?;
+        mooncake::read(trace, &text)?
+    };
+    let arrivals = recorded.arrivals(load, Tokens(trace.block_tokens));
+    Ok(Planned { arrivals, skipped: recorded.skipped })
+}
+
+impl From<Vec<Arrival>> for Planned {
+    fn from(arrivals: Vec<Arrival>) -> Self {
+        Self { arrivals, skipped: Skipped::default() }
+    }
+}
+
+/// The file as it is written: serde's own notation for enums differs between JSON and YAML, a map
+/// with one key reads alike in both.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct File {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    support_chat: Option<SupportChat>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    independent: Option<Independent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<Trace>,
+}
+
+impl TryFrom<File> for Workload {
+    type Error = &'static str;
+
+    fn try_from(file: File) -> Result<Self, Self::Error> {
+        match (file.support_chat, file.independent, file.trace) {
+            (Some(chat), None, None) => Ok(Self::SupportChat(chat)),
+            (None, Some(independent), None) => Ok(Self::Independent(independent)),
+            (None, None, Some(trace)) => Ok(Self::Trace(trace)),
+            _ => Err("a workload has exactly one of the keys support-chat, independent and trace"),
+        }
+    }
+}
+
+impl From<Workload> for File {
+    fn from(workload: Workload) -> Self {
+        match workload {
+            Workload::SupportChat(chat) => Self { support_chat: Some(chat), ..Self::default() },
+            Workload::Independent(it) => Self { independent: Some(it), ..Self::default() },
+            Workload::Trace(trace) => Self { trace: Some(trace), ..Self::default() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
