@@ -1,0 +1,171 @@
+//! How long one step takes.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Coefficients of the step time of one model on one kind of GPU.
+///
+/// ```text
+/// step = o + max(a, b·(P + n)) + c·n + d·ΣC + e·Σ new·(past + new/2)
+/// ```
+///
+/// `P` prefill tokens and `n` decoding sequences share the step; `C` is the context of each
+/// decoding sequence; each prefill chunk computes `new` tokens on top of `past`. The `max` is the
+/// roofline: a small batch waits for the weights to be read, a large one for the arithmetic.
+///
+/// The form and the eight named sets follow from published measurements: `a` and `b` from Vidur's
+/// profiles of the linear operators (Agrawal et al., MLSys 2024), `d` from the KV cache's bytes
+/// over three quarters of the memory bandwidth, `e` from attention's arithmetic at half of the peak
+/// rate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepTime {
+    /// `o`: scheduling, sampling and launch, milliseconds a step.
+    pub overhead_ms: f64,
+    /// `a`: reading the weights once, milliseconds a step: weights / (0.8 · bandwidth · TP).
+    pub weights_ms: f64,
+    /// `b`: the linear operators, microseconds a token.
+    pub token_us: f64,
+    /// `c`: sampling and bookkeeping, microseconds a decoding sequence.
+    pub sequence_us: f64,
+    /// `d`: reading the KV cache, nanoseconds a token of context of a decoding sequence.
+    pub context_ns: f64,
+    /// `e`: attention of prefill, nanoseconds a pair of a new token and one it attends to:
+    /// 4 · layers · width / (0.5 · peak · TP).
+    pub attention_ns: f64,
+}
+
+/// What a step computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepWork {
+    /// Tokens of prefill chunks, `P`.
+    pub prefill_tokens: u32,
+    /// Sequences that decode one token each, `n`.
+    pub decodes: u32,
+    /// Context tokens of all decoding sequences, `ΣC`.
+    pub context_tokens: u64,
+    /// `Σ new·(past + new/2)` over the prefill chunks.
+    pub attention_pairs: f64,
+}
+
+impl StepWork {
+    /// Adds a chunk of prefill: `new` tokens on top of `past`.
+    pub fn add_prefill(&mut self, past: u32, new: u32) {
+        self.prefill_tokens = self.prefill_tokens.saturating_add(new);
+        self.attention_pairs += f64::from(new) * (f64::from(past) + f64::from(new) / 2.0);
+    }
+
+    /// Adds a sequence that decodes one token with `context` tokens before it.
+    pub const fn add_decode(&mut self, context: u32) {
+        self.decodes = self.decodes.saturating_add(1);
+        self.context_tokens = self.context_tokens.saturating_add(context as u64);
+    }
+
+    /// Whether there is nothing to compute.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.prefill_tokens == 0 && self.decodes == 0
+    }
+}
+
+impl StepTime {
+    /// The time that a step takes to compute `work`.
+    #[must_use]
+    pub fn of(&self, work: &StepWork) -> Duration {
+        let decodes = f64::from(work.decodes);
+        let tokens = f64::from(work.prefill_tokens) + decodes;
+        let linear_ms = self.weights_ms.max(self.token_us * 1e-3 * tokens);
+        let milliseconds = self.overhead_ms
+            + linear_ms
+            + self.sequence_us * 1e-3 * decodes
+            + self.context_ns * 1e-6 * work.context_tokens as f64
+            + self.attention_ns * 1e-6 * work.attention_pairs;
+        Duration::try_from_secs_f64(milliseconds * 1e-3).unwrap_or(Duration::MAX)
+    }
+
+    /// Everything wrong with the coefficients.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let named = [
+            ("overhead_ms", self.overhead_ms),
+            ("weights_ms", self.weights_ms),
+            ("token_us", self.token_us),
+            ("sequence_us", self.sequence_us),
+            ("context_ns", self.context_ns),
+            ("attention_ns", self.attention_ns),
+        ];
+        let mut problems: Vec<String> = named
+            .iter()
+            .filter(|(_, value)| !(0.0..=1e6).contains(value))
+            .map(|(name, value)| format!("step.{name} is {value}: set it between 0 and 1e6"))
+            .collect();
+        if self.overhead_ms + self.weights_ms < 1e-3 {
+            problems.push(
+                "step.overhead_ms + step.weights_ms is under a microsecond: a step takes time"
+                    .to_owned(),
+            );
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SET: StepTime = StepTime {
+        overhead_ms: 1.5,
+        weights_ms: 6.0,
+        token_us: 26.0,
+        sequence_us: 12.0,
+        context_ns: 52.0,
+        attention_ns: 1.06,
+    };
+
+    fn milliseconds(work: &StepWork) -> f64 {
+        SET.of(work).as_secs_f64() * 1e3
+    }
+
+    #[test]
+    fn a_small_batch_waits_for_the_weights() {
+        let mut work = StepWork::default();
+        work.add_decode(1000);
+        assert!((milliseconds(&work) - (1.5 + 6.0 + 0.012 + 0.052)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_large_prefill_waits_for_the_arithmetic() {
+        let mut work = StepWork::default();
+        work.add_prefill(4096, 4096);
+        let pairs = 4096.0 * (4096.0 + 2048.0);
+        assert!((milliseconds(&work) - (1.5 + 0.026 * 4096.0 + 1.06e-6 * pairs)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_full_batch_runs_at_the_published_speed() {
+        let mut work = StepWork::default();
+        for _ in 0..256 {
+            work.add_decode(512);
+        }
+        let tokens_per_s = 256.0 / (milliseconds(&work) * 1e-3);
+        assert!((12_000.0..15_000.0).contains(&tokens_per_s), "{tokens_per_s} tokens/s");
+    }
+
+    #[test]
+    fn chunking_a_prefill_leaves_its_attention_alone() {
+        let (mut whole, mut chunks) = (StepWork::default(), StepWork::default());
+        whole.add_prefill(0, 3000);
+        chunks.add_prefill(0, 1000);
+        chunks.add_prefill(1000, 2000);
+        assert_eq!(whole, chunks);
+    }
+
+    #[test]
+    fn coefficients_that_make_no_sense_are_named() {
+        let set = StepTime { overhead_ms: -1.0, weights_ms: f64::NAN, ..SET };
+        let problems = set.problems().join("\n");
+        assert!(problems.contains("overhead_ms") && problems.contains("weights_ms"), "{problems}");
+        assert_eq!(SET.problems(), Vec::<String>::new());
+    }
+}
