@@ -7,7 +7,11 @@
 //! cost and its end; [`error_body`] writes the errors that clients understand. [`prometheus`]
 //! reads what an engine says of its load.
 
+pub mod error_body;
 pub mod headers;
 mod json;
 pub mod openai;
+pub mod prometheus;
 pub mod prompt;
+pub mod sse;
+pub mod usage;

@@ -1,0 +1,235 @@
+//! Reads what an answer says of its cost and of its end.
+//!
+//! A 200 is no promise: engines that die mid-stream send an error event and then a clean `[DONE]`,
+//! engines that are told to stop end every answer with the finish reason `abort`, and some answers
+//! just end. [`Answer`] watches the events go by and says at the end which it was. It looks for
+//! three words before it parses anything, so that an ordinary token costs it three short searches.
+
+use memchr::memmem;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use types::quantity::Tokens;
+
+use crate::{json, openai::Endpoint, sse::Event};
+
+#[cfg(test)]
+mod tests;
+
+/// What an answer says that it cost; `None` for what it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt, those found in the cache included.
+    pub prompt: Option<Tokens>,
+    /// Tokens of the prompt that were found in the cache.
+    pub cached: Option<Tokens>,
+    /// Tokens of the answer.
+    pub completion: Option<Tokens>,
+}
+
+impl Usage {
+    fn update(&mut self, later: &Self) {
+        self.prompt = later.prompt.or(self.prompt);
+        self.cached = later.cached.or(self.cached);
+        self.completion = later.completion.or(self.completion);
+    }
+}
+
+/// How an answer says that it ends, worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// With what ends a good answer.
+    Complete,
+    /// The engine gave up on it, and says so only in its finish reason.
+    Aborted,
+    /// With an error.
+    Failed,
+}
+
+/// What has been learned of one answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    endpoint: Endpoint,
+    usage: Usage,
+    end: Option<End>,
+}
+
+impl Answer {
+    /// Knows nothing yet of an answer of `endpoint`.
+    #[must_use]
+    pub const fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, usage: Usage { prompt: None, cached: None, completion: None }, end: None }
+    }
+
+    /// Learns from the next event of a streamed answer.
+    pub fn event(&mut self, event: &Event<'_>) {
+        match (self.endpoint, event.name) {
+            (_, Some("error" | "response.failed")) => self.ends(End::Failed),
+            (Endpoint::Messages, Some("message_stop"))
+            | (Endpoint::Responses, Some("response.completed" | "response.incomplete")) => {
+                self.ends(End::Complete);
+            }
+            (Endpoint::Messages | Endpoint::Responses, _) => {}
+            _ if event.data == b"[DONE]" => self.ends(End::Complete),
+            _ => {}
+        }
+        if !event.cut && is_worth_reading(event.data) {
+            self.learn(event.data);
+        }
+    }
+
+    /// Learns from the whole body of an answer that is not streamed.
+    pub fn body(&mut self, body: &[u8]) {
+        if self.learn(body) {
+            self.ends(End::Complete);
+        }
+    }
+
+    /// What the answer cost, as far as it has said.
+    #[must_use]
+    pub const fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// How the answer ends; `None` while it has not said so, and if it stops there it is broken off.
+    #[must_use]
+    pub const fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    fn ends(&mut self, end: End) {
+        self.end = self.end.max(Some(end));
+    }
+
+    /// Returns whether `data` was a JSON object.
+    fn learn(&mut self, data: &[u8]) -> bool {
+        let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(data) else { return false };
+        if envelope.is_error() {
+            self.ends(End::Failed);
+        }
+        let inner = envelope.response.or(envelope.message);
+        let inner: Option<Inner<'_>> = inner.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        if inner.as_ref().is_some_and(|it| it.error.is_some()) {
+            self.ends(End::Failed);
+        }
+        let reasons = envelope.choices.iter().flatten().filter_map(|it| it.finish_reason);
+        if reasons.into_iter().any(|reason| json::quoted(reason) == Some("abort")) {
+            self.ends(End::Aborted);
+        }
+        for figures in [inner.and_then(|it| it.usage), envelope.usage].into_iter().flatten() {
+            self.usage.update(&figures.usage());
+        }
+        true
+    }
+}
+
+/// Whether an event carries a part of the answer, and not only its frame: the first that does is
+/// the first token.
+#[must_use]
+pub fn carries_output(event: &Event<'_>) -> bool {
+    const FIELDS: [&[u8]; 8] = [
+        b"\"content\"",
+        b"\"text\"",
+        b"\"delta\"",
+        b"\"reasoning_content\"",
+        b"\"reasoning\"",
+        b"\"arguments\"",
+        b"\"partial_json\"",
+        b"\"thinking\"",
+    ];
+    FIELDS.iter().any(|field| {
+        memmem::find_iter(event.data, field).any(|at| {
+            let text = value_at(event.data, at.saturating_add(field.len()));
+            matches!(text, [b'"', next, ..] if *next != b'"')
+        })
+    })
+}
+
+/// Whether the data may hold figures, an error or an abort. A quotation mark within a text is
+/// escaped, so what a model says never looks like one of these.
+fn is_worth_reading(data: &[u8]) -> bool {
+    const USAGE: &[u8] = b"\"usage\"";
+    let has_figures = memmem::find_iter(data, USAGE)
+        .any(|at| value_at(data, at.saturating_add(USAGE.len())).starts_with(b"{"));
+    has_figures
+        || memmem::find(data, b"\"error\"").is_some()
+        || memmem::find(data, b"\"abort\"").is_some()
+}
+
+/// The text of the value whose key has ended before `at`.
+fn value_at(data: &[u8], at: usize) -> &[u8] {
+    let rest = data.get(at..).unwrap_or_default().trim_ascii_start();
+    rest.strip_prefix(b":").map_or(b"", <[u8]>::trim_ascii_start)
+}
+
+/// The parts of an answer, or of one event of it, that are read.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    response: Option<&'a RawValue>,
+    /// An object in Anthropic's first event, a text in SGLang's errors.
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
+    usage: Option<Figures>,
+}
+
+impl Envelope<'_> {
+    fn is_error(&self) -> bool {
+        self.error.is_some()
+            || [self.object, self.kind].into_iter().flatten().any(|it| it.get() == "\"error\"")
+    }
+}
+
+#[derive(Deserialize)]
+struct Inner<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    usage: Option<Figures>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow)]
+    finish_reason: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Figures {
+    prompt_tokens: Option<u32>,
+    completion_tokens: Option<u32>,
+    prompt_tokens_details: Option<Details>,
+    input_tokens: Option<u32>,
+    output_tokens: Option<u32>,
+    input_tokens_details: Option<Details>,
+    cache_read_input_tokens: Option<u32>,
+    cache_creation_input_tokens: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    cached_tokens: Option<u32>,
+}
+
+impl Figures {
+    fn usage(&self) -> Usage {
+        let details = [&self.prompt_tokens_details, &self.input_tokens_details];
+        let detailed = details.into_iter().flatten().find_map(|it| it.cached_tokens);
+        // Anthropic counts what was read from and written to the cache beside the input tokens.
+        let beside = [self.cache_read_input_tokens, self.cache_creation_input_tokens];
+        let input = self.input_tokens.map(|input| {
+            beside.into_iter().flatten().fold(input, |sum, tokens| sum.saturating_add(tokens))
+        });
+        Usage {
+            prompt: self.prompt_tokens.or(input).map(Tokens),
+            cached: detailed.or(self.cache_read_input_tokens).map(Tokens),
+            completion: self.completion_tokens.or(self.output_tokens).map(Tokens),
+        }
+    }
+}
