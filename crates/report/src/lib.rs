@@ -1,1 +1,21 @@
 //! Turns request records into latency, SLO, goodput and cost figures, tables and pages.
+//!
+//! A driver, real or simulated, writes one [`RequestRecord`] a request; everything else follows from
+//! the records. Read in this order: [`record`], [`goodput`] (what counts as good), [`summary`] (the
+//! figures of a run), [`table`] and [`csv`].
+
+pub mod csv;
+pub mod goodput;
+pub mod histogram;
+pub mod record;
+pub mod slo;
+pub mod stats;
+pub mod summary;
+pub mod table;
+pub mod windows;
+
+pub use goodput::Terms;
+pub use histogram::Histogram;
+pub use record::{Ending, RequestRecord};
+pub use stats::Stats;
+pub use summary::{Run, RunInfo, Summary};

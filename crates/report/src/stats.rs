@@ -1,0 +1,87 @@
+//! Mean and percentiles of a set of numbers that is held whole.
+
+use serde::{Deserialize, Serialize};
+
+/// Mean, percentiles and maximum of a quantity, in the quantity's unit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Largest value.
+    pub max: f64,
+}
+
+impl Stats {
+    /// The statistics of `values`, exact, none for no values.
+    #[must_use]
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_unstable_by(f64::total_cmp);
+        let max = *values.last()?;
+        let mean = values.iter().sum::<f64>() / count(values.len());
+        let at = |q| quantile(&values, q).unwrap_or(max);
+        Some(Self { mean, p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max })
+    }
+}
+
+/// The `q`-quantile of ascending `sorted`, interpolated between neighbours as numpy does by default:
+/// at position `q · (n − 1)`, n being the number of values. `q` is from 0 to 1.
+#[must_use]
+pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let position = q.clamp(0.0, 1.0) * count(last);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the last index"
+    )]
+    let below = position as usize;
+    let low = *sorted.get(below)?;
+    let high = sorted.get(below.saturating_add(1)).copied().unwrap_or(low);
+    Some((high - low).mul_add(position.fract(), low))
+}
+
+/// A count as a number to divide by; exact up to 2^53.
+pub(crate) const fn count(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn percentiles_are_numpys() {
+        // numpy.percentile([1, 2, 4, 8], [50, 90, 95, 99])
+        let stats = Stats::of(vec![8.0, 1.0, 4.0, 2.0]).unwrap();
+        let actual = [stats.mean, stats.p50, stats.p90, stats.p95, stats.p99, stats.max];
+        for (actual, expected) in actual.into_iter().zip([3.75, 3.0, 6.8, 7.4, 7.88, 8.0]) {
+            assert!((actual - expected).abs() < 1e-12, "{actual} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn nothing_has_no_statistics() {
+        assert_eq!(Stats::of(Vec::new()), None);
+    }
+
+    proptest! {
+        /// Percentiles ascend and stay within the values.
+        #[test]
+        fn percentiles_ascend(values in prop::collection::vec(-1e9..1e9_f64, 1..200)) {
+            let min = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let stats = Stats::of(values).unwrap();
+            let line = [min, stats.p50, stats.p90, stats.p95, stats.p99, stats.max];
+            prop_assert!(line.is_sorted(), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The figures of a run: `summary.json`.
+//!
+//! Every rate of a run has one denominator, its **window**: from the first scheduled send to the
+//! end of the schedule or the last token of the last whole answer, whichever is later. So a fleet
+//! that takes longer to work off what it was sent is credited with less, goodput never exceeds
+//! throughput, and figures compare with those of `vllm bench serve`, which counts alike. A run that
+//! is short against its answers therefore reads low, in throughput and goodput alike;
+//! `good_request_fraction` has no denominator in time and does not. Requests that fail do not
+//! stretch the window, or one that hangs until its deadline would change every figure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use types::time::Timestamp;
+
+use crate::{
+    histogram::Histogram,
+    record::{Ending, RequestRecord},
+    stats::{Stats, count},
+};
+
+/// What `summary.json` calls its own layout.
+pub const SCHEMA: &str = "sluice.summary/1";
+
+/// A `summary.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Always [`SCHEMA`].
+    pub schema: String,
+    /// One for each workload, policy, admission mode and seed.
+    pub runs: Vec<Run>,
+}
+
+impl Summary {
+    /// A summary of `runs`.
+    #[must_use]
+    pub fn new(runs: Vec<Run>) -> Self {
+        Self { schema: SCHEMA.to_owned(), runs }
+    }
+}
+
+/// What a run was, apart from its records.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunInfo {
+    /// Name of the workload.
+    pub workload: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Name of the admission mode.
+    pub admission: String,
+    /// What every random draw followed from.
+    pub seed: u64,
+    /// Length of the schedule; absent, up to the last scheduled send.
+    pub scheduled_for: Option<Duration>,
+    /// What the fleet costs; absent where nobody said.
+    pub costs: Option<Costs>,
+}
+
+/// What a fleet costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costs {
+    /// Price of one replica for an hour.
+    pub replica_hour: f64,
+    /// Replicas that are paid for.
+    pub replicas: u32,
+}
+
+/// The figures of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Name of the workload.
+    pub workload: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Name of the admission mode.
+    pub admission: String,
+    /// What every random draw followed from.
+    pub seed: u64,
+    /// Length of the window, in seconds.
+    pub window_s: f64,
+    /// Requests scheduled.
+    pub requests: u64,
+    /// Requests whose whole answer came.
+    pub completed: u64,
+    /// Good requests.
+    pub good: u64,
+    /// Requests turned away.
+    pub rejected: u64,
+    /// Requests that ended in any other way.
+    pub failed: u64,
+    /// Requests scheduled per second of the schedule.
+    pub offered_rps: f64,
+    /// Completed requests per second of the window.
+    pub request_throughput: f64,
+    /// Good requests per second of the window.
+    pub request_goodput: f64,
+    /// Good requests over all that completed, failed or were rejected; null without any.
+    pub good_request_fraction: Option<f64>,
+    /// Sessions all whose turns were good, over all sessions; null without sessions.
+    pub good_session_fraction: Option<f64>,
+    /// Output tokens of completed requests per second of the window.
+    pub output_token_throughput: f64,
+    /// Output tokens of good requests per second of the window.
+    pub output_token_goodput: f64,
+    /// Cached over all prompt tokens, of completed requests whose engine says; null where none does.
+    pub cache_hit_rate: Option<f64>,
+    /// What the fleet cost over the window for each good request; null without costs or without any
+    /// good request.
+    pub cost_per_accepted: Option<f64>,
+    /// How late requests were sent; null where none was.
+    pub generator_lag_ms: Option<Stats>,
+    /// Time to first token of completed requests.
+    pub ttft_ms: Option<Stats>,
+    /// Time per output token of completed requests of two tokens or more.
+    pub tpot_ms: Option<Stats>,
+    /// Gaps between chunks of completed requests.
+    pub itl_ms: Option<Stats>,
+    /// Time to the last token of completed requests.
+    pub e2e_ms: Option<Stats>,
+}
+
+impl Run {
+    /// The figures of `records`, which are judged already, and of the `gaps` between tokens.
+    #[must_use]
+    pub fn measure(info: &RunInfo, records: &[RequestRecord], gaps: &Histogram) -> Self {
+        let count_of = |ending| records.iter().filter(|it| it.ending == ending).count();
+        let completed = || records.iter().filter(|it| it.ending == Ending::Completed);
+        let good = || records.iter().filter(|it| it.slo.good);
+        let first = records.iter().map(|it| it.scheduled).min().unwrap_or_default();
+        let last_scheduled = records.iter().map(|it| it.scheduled).max().unwrap_or_default();
+        let last_token = completed().filter_map(|it| it.last_token).max().unwrap_or_default();
+        let schedule_end = match info.scheduled_for {
+            Some(length) => last_scheduled.max(Timestamp::from_elapsed(length)),
+            None => last_scheduled,
+        };
+        // A schedule with an end of its own starts with the run, not with its first request.
+        let start = if info.scheduled_for.is_some() { Timestamp::ZERO } else { first };
+        let schedule_s = schedule_end.since(start).as_secs_f64();
+        let window_s = schedule_end.max(last_token).since(start).as_secs_f64();
+        let per_s = |amount: f64, seconds: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
+        let goods = count(good().count());
+        let costs = info.costs.map(|it| it.total(window_s));
+
+        Self {
+            workload: info.workload.clone(),
+            policy: info.policy.clone(),
+            admission: info.admission.clone(),
+            seed: info.seed,
+            window_s,
+            requests: records.len() as u64,
+            completed: completed().count() as u64,
+            good: good().count() as u64,
+            rejected: count_of(Ending::Rejected) as u64,
+            failed: count_of(Ending::Failed) as u64,
+            offered_rps: per_s(count(records.len()), schedule_s),
+            request_throughput: per_s(count(completed().count()), window_s),
+            request_goodput: per_s(goods, window_s),
+            good_request_fraction: ratio(goods, count(records.len())),
+            good_session_fraction: good_session_fraction(records),
+            output_token_throughput: per_s(output_tokens(completed()), window_s),
+            output_token_goodput: per_s(output_tokens(good()), window_s),
+            cache_hit_rate: cache_hit_rate(completed()),
+            cost_per_accepted: costs.and_then(|it| ratio(it, goods)),
+            generator_lag_ms: stats_ms(records.iter().map(RequestRecord::lag)),
+            ttft_ms: stats_ms(completed().map(RequestRecord::ttft)),
+            tpot_ms: stats_ms(completed().map(RequestRecord::tpot)),
+            itl_ms: gaps.stats_ms(),
+            e2e_ms: stats_ms(completed().map(RequestRecord::e2e)),
+        }
+    }
+}
+
+impl Costs {
+    /// What the fleet costs over `seconds`.
+    #[must_use]
+    pub fn total(&self, seconds: f64) -> f64 {
+        self.replica_hour * f64::from(self.replicas) * seconds / 3_600.0
+    }
+}
+
+/// Exact statistics of the durations that are there, in milliseconds.
+pub(crate) fn stats_ms(durations: impl Iterator<Item = Option<Duration>>) -> Option<Stats> {
+    Stats::of(durations.flatten().map(|it| it.as_secs_f64() * 1_000.0).collect())
+}
+
+/// Cached over all prompt tokens of the requests whose engine says how many were cached.
+pub(crate) fn cache_hit_rate<'a>(
+    completed: impl Iterator<Item = &'a RequestRecord>,
+) -> Option<f64> {
+    let (mut cached, mut all) = (0.0, 0.0);
+    for record in completed {
+        if let Some(tokens) = record.cached_tokens {
+            cached += f64::from(tokens.0);
+            all += f64::from(record.input_tokens.0);
+        }
+    }
+    ratio(cached, all)
+}
+
+/// A session is good when all its turns are.
+fn good_session_fraction(records: &[RequestRecord]) -> Option<f64> {
+    let mut sessions = BTreeMap::new();
+    for record in records {
+        if let Some(session) = record.session {
+            let good = sessions.entry(session).or_insert(true);
+            *good &= record.slo.good;
+        }
+    }
+    let good = sessions.values().filter(|good| **good).count();
+    ratio(count(good), count(sessions.len()))
+}
+
+fn output_tokens<'a>(records: impl Iterator<Item = &'a RequestRecord>) -> f64 {
+    records.map(|it| f64::from(it.output_tokens.0)).sum()
+}
+
+fn ratio(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part / whole)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

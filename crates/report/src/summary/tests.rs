@@ -1,0 +1,122 @@
+//! The contract's definitions, on runs small enough to work out by hand.
+
+use types::{quantity::Tokens, slo::Slo};
+
+use super::*;
+use crate::goodput::Terms;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_elapsed(Duration::from_millis(millis))
+}
+
+/// A judged record: TTFT as given, ten tokens at 100 ms after the first, TTFT target 500 ms.
+pub(crate) fn answered(scheduled_ms: u64, ttft_ms: u64, cached: Option<u32>) -> RequestRecord {
+    let mut record = RequestRecord {
+        session: Some(scheduled_ms / 4_000),
+        scheduled: at(scheduled_ms),
+        sent: Some(at(scheduled_ms + 1)),
+        first_token: Some(at(scheduled_ms + ttft_ms)),
+        last_token: Some(at(scheduled_ms + ttft_ms + 900)),
+        ended: at(scheduled_ms + ttft_ms + 900),
+        input_tokens: Tokens(100),
+        output_tokens: Tokens(10),
+        cached_tokens: cached.map(Tokens),
+        ending: Ending::Completed,
+        ..RequestRecord::default()
+    };
+    let slo = Slo { ttft: Some(Duration::from_millis(500)), ..Slo::default() };
+    record.slo = Terms { slo, retries_max: None }.judge(&record);
+    record
+}
+
+pub(crate) fn ended(scheduled_ms: u64, ending: Ending) -> RequestRecord {
+    RequestRecord {
+        scheduled: at(scheduled_ms),
+        ended: at(scheduled_ms + 60_000),
+        ending,
+        ..RequestRecord::default()
+    }
+}
+
+pub(crate) fn run(records: &[RequestRecord]) -> Run {
+    let info = RunInfo {
+        workload: "support-chat".to_owned(),
+        policy: "least-latency".to_owned(),
+        admission: "off".to_owned(),
+        seed: 1,
+        scheduled_for: Some(Duration::from_secs(8)),
+        costs: Some(Costs { replica_hour: 3.6, replicas: 2 }),
+    };
+    let mut gaps = Histogram::new();
+    gaps.record(Duration::from_millis(100));
+    Run::measure(&info, records, &gaps)
+}
+
+/// Two good answers, one late one that ends at 10 s, a refusal and a failure.
+pub(crate) fn records() -> Vec<RequestRecord> {
+    vec![
+        answered(1_000, 200, Some(80)),
+        answered(2_000, 300, Some(40)),
+        answered(7_000, 2_100, None),
+        ended(5_000, Ending::Rejected),
+        ended(6_000, Ending::Failed),
+    ]
+}
+
+#[track_caller]
+fn near(actual: f64, expected: f64) {
+    assert!((actual - expected).abs() < 1e-9, "{actual} is not {expected}");
+}
+
+#[test]
+fn every_definition_of_the_contract_holds() {
+    let run = run(&records());
+    near(run.window_s, 10.0);
+    assert_eq!((run.requests, run.completed, run.good), (5, 3, 2));
+    assert_eq!((run.rejected, run.failed), (1, 1));
+    near(run.offered_rps, 5.0 / 8.0);
+    near(run.request_throughput, 0.3);
+    near(run.request_goodput, 0.2);
+    near(run.good_request_fraction.unwrap(), 0.4);
+    near(run.good_session_fraction.unwrap(), 0.5);
+    near(run.output_token_throughput, 3.0);
+    near(run.output_token_goodput, 2.0);
+    near(run.cache_hit_rate.unwrap(), 0.6);
+    near(run.cost_per_accepted.unwrap(), 0.01);
+    near(run.ttft_ms.unwrap().p50, 300.0);
+    near(run.tpot_ms.unwrap().max, 100.0);
+    near(run.e2e_ms.unwrap().max, 3_000.0);
+    near(run.generator_lag_ms.unwrap().max, 1.0);
+}
+
+#[test]
+fn a_request_that_hangs_until_its_deadline_does_not_stretch_the_window() {
+    near(run(&[answered(1_000, 200, None), ended(2_000, Ending::Failed)]).window_s, 8.0);
+}
+
+#[test]
+fn a_run_of_nothing_has_no_statistics() {
+    let run = run(&[]);
+    assert_eq!((run.ttft_ms, run.good_request_fraction), (None, None));
+    assert_eq!((run.cost_per_accepted, run.cache_hit_rate), (None, None));
+    near(run.request_throughput, 0.0);
+}
+
+#[test]
+fn summary_json_has_the_contracts_keys() {
+    let json = serde_json::to_value(Summary::new(vec![run(&records())])).unwrap();
+    assert_eq!(json["schema"], "sluice.summary/1");
+    let run = json["runs"][0].as_object().unwrap();
+    for key in "policy admission seed offered_rps request_throughput request_goodput \
+        good_request_fraction output_token_throughput output_token_goodput cache_hit_rate rejected \
+        failed cost_per_accepted generator_lag_ms"
+        .split_whitespace()
+    {
+        assert!(run.contains_key(key), "{key} is missing");
+    }
+    for key in ["ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"] {
+        for part in ["mean", "p50", "p90", "p95", "p99", "max"] {
+            assert!(run[key][part].is_f64(), "{key}.{part} is missing");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Tables for a terminal, at most 100 columns wide.
+
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+
+use crate::{stats::Stats, summary::Run};
+
+/// Lines above and below the header and below the last row.
+const STYLE: TableStyle =
+    TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
+
+const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
+
+/// Policies side by side: a table for each workload and rate, a row for each run.
+#[must_use]
+pub fn comparison(runs: &[Run]) -> String {
+    let mut out = String::new();
+    let mut rest = runs;
+    while let Some(first) = rest.first() {
+        let same = rest.iter().take_while(|it| it.workload == first.workload).count();
+        let (group, others) = rest.split_at(same);
+        rest = others;
+        let mut table =
+            table(&["policy", "hit rate", "TTFT mean", "TTFT p99", "goodput", "good requests"]);
+        for run in group {
+            table.add_row([
+                policy(run),
+                percent(run.cache_hit_rate),
+                millis(run.ttft_ms.map(|it| it.mean)),
+                millis(run.ttft_ms.map(|it| it.p99)),
+                format!("{:.1}/s", run.request_goodput),
+                percent(run.good_request_fraction),
+            ]);
+        }
+        align_right(&mut table);
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "{}: {} requests at {:.1}/s\n{table}",
+            first.workload, first.requests, first.offered_rps
+        );
+    }
+    out
+}
+
+/// One run in full.
+#[must_use]
+pub fn single(run: &Run) -> String {
+    let mut latencies = table(&["", "mean", "p50", "p90", "p95", "p99", "max"]);
+    for (name, stats) in [
+        ("time to first token", run.ttft_ms),
+        ("time per output token", run.tpot_ms),
+        ("inter-token latency", run.itl_ms),
+        ("whole answer", run.e2e_ms),
+        ("generator lag", run.generator_lag_ms),
+    ] {
+        let values = |it: Stats| [it.mean, it.p50, it.p90, it.p95, it.p99, it.max];
+        let cells = stats.map_or([None; 6], |it| values(it).map(Some));
+        latencies.add_row([name.to_owned()].into_iter().chain(cells.map(millis)));
+    }
+    align_right(&mut latencies);
+    let Run { workload, requests, completed, good, rejected, failed, .. } = run;
+    let fraction = percent(run.good_request_fraction);
+    let hit_rate = percent(run.cache_hit_rate);
+    format!(
+        "{workload}: {requests} requests at {:.2}/s, window {:.1} s\n\
+         completed {completed}, rejected {rejected}, failed {failed}; good {good} ({fraction})\n\
+         requests: throughput {:.2}/s, goodput {:.2}/s\n\
+         output tokens: throughput {:.1}/s, goodput {:.1}/s\n\
+         cache hit rate: {hit_rate}\n{latencies}\n",
+        run.offered_rps,
+        run.window_s,
+        run.request_throughput,
+        run.request_goodput,
+        run.output_token_throughput,
+        run.output_token_goodput,
+    )
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(STYLE).set_header(header);
+    table
+}
+
+fn align_right(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// The policy, with the admission mode where there is one.
+fn policy(run: &Run) -> String {
+    match run.admission.as_str() {
+        "" | "off" => run.policy.clone(),
+        mode => format!("{} + {mode}", run.policy),
+    }
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |it| format!("{:.1} %", it * 100.0))
+}
+
+/// Milliseconds with three digits or more that count, in seconds from ten seconds on.
+fn millis(millis: Option<f64>) -> String {
+    match millis {
+        None => "-".to_owned(),
+        Some(it) if it < 10.0 => format!("{it:.2} ms"),
+        Some(it) if it < 100.0 => format!("{it:.1} ms"),
+        Some(it) if it < 10_000.0 => format!("{it:.0} ms"),
+        Some(it) => format!("{:.1} s", it / 1_000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::summary::tests::{records, run};
+
+    #[test]
+    fn policies_stand_side_by_side() {
+        let mut guarded = run(&records());
+        guarded.admission = "knee".to_owned();
+        let mut other = run(&[]);
+        other.workload = "independent".to_owned();
+        let table = comparison(&[run(&records()), guarded, other]);
+        assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn one_run_is_told_in_full() {
+        let table = single(&run(&records()));
+        assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+        insta::assert_snapshot!(table);
+    }
+}

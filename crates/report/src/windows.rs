@@ -1,0 +1,125 @@
+//! A run in slices of a second: `windows.csv`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    record::{Ending, RequestRecord},
+    stats::quantile,
+};
+
+/// Most slices that are made: a day of seconds. What ends later counts in the last slice.
+const WINDOWS_MAX: u64 = 86_400;
+
+/// One second of a run.
+///
+/// What was asked counts in the second it was scheduled, what was answered in the second it ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Window {
+    /// Second, from the run's start.
+    pub second: u64,
+    /// Requests scheduled.
+    pub offered: u64,
+    /// Whole answers.
+    pub completed: u64,
+    /// Good ones among them.
+    pub good: u64,
+    /// Requests turned away.
+    pub rejected: u64,
+    /// Requests that ended in any other way.
+    pub failed: u64,
+    /// Requests sent and not ended at the end of the second.
+    pub in_flight: u64,
+    /// Output tokens of the whole answers.
+    pub output_tokens: u64,
+    /// Median time to first token of the requests scheduled in it, in milliseconds.
+    pub ttft_ms_p50: Option<f64>,
+    /// 99th percentile of the same.
+    pub ttft_ms_p99: Option<f64>,
+    /// Cached over all prompt tokens of the whole answers whose engine says.
+    pub cache_hit_rate: Option<f64>,
+}
+
+/// What a slice gathers before it becomes a [`Window`].
+#[derive(Default)]
+struct Slice<'a> {
+    window: Window,
+    sent: u64,
+    ended: u64,
+    ttfts_ms: Vec<f64>,
+    completed: Vec<&'a RequestRecord>,
+}
+
+/// Cuts a run into seconds, the quiet ones included.
+#[must_use]
+pub fn windows(records: &[RequestRecord]) -> Vec<Window> {
+    let mut slices: BTreeMap<u64, Slice<'_>> = BTreeMap::new();
+    for record in records {
+        let offered = slices.entry(second(record.scheduled)).or_default();
+        offered.window.offered += 1;
+        offered.ttfts_ms.extend(record.ttft().map(|it| it.as_secs_f64() * 1_000.0));
+        if let Some(sent) = record.sent {
+            slices.entry(second(sent)).or_default().sent += 1;
+        }
+        let ended = slices.entry(second(record.ended)).or_default();
+        ended.ended += u64::from(record.sent.is_some());
+        ended.window.good += u64::from(record.slo.good);
+        match record.ending {
+            Ending::Completed => ended.completed.push(record),
+            Ending::Rejected => ended.window.rejected += 1,
+            Ending::Failed => ended.window.failed += 1,
+        }
+    }
+    let seconds = slices.keys().next_back().map_or(0, |last| last.saturating_add(1));
+    let mut in_flight = 0_u64;
+    (0..seconds)
+        .map(|second| {
+            let slice = slices.remove(&second).unwrap_or_default();
+            in_flight = in_flight.saturating_add(slice.sent).saturating_sub(slice.ended);
+            slice.into_window(second, in_flight)
+        })
+        .collect()
+}
+
+impl Slice<'_> {
+    fn into_window(mut self, second: u64, in_flight: u64) -> Window {
+        self.ttfts_ms.sort_unstable_by(f64::total_cmp);
+        Window {
+            second,
+            in_flight,
+            completed: self.completed.len() as u64,
+            output_tokens: self.completed.iter().map(|it| u64::from(it.output_tokens.0)).sum(),
+            ttft_ms_p50: quantile(&self.ttfts_ms, 0.50),
+            ttft_ms_p99: quantile(&self.ttfts_ms, 0.99),
+            cache_hit_rate: crate::summary::cache_hit_rate(self.completed.into_iter()),
+            ..self.window
+        }
+    }
+}
+
+fn second(at: types::time::Timestamp) -> u64 {
+    at.elapsed().as_secs().min(WINDOWS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::summary::tests::{answered, ended};
+
+    #[test]
+    fn requests_count_where_they_were_asked_and_answers_where_they_ended() {
+        let all = windows(&[answered(100, 200, Some(50)), answered(900, 1_400, Some(100))]);
+        assert_eq!(all.iter().map(|it| it.offered).collect::<Vec<_>>(), [2, 0, 0, 0]);
+        assert_eq!(all.iter().map(|it| it.completed).collect::<Vec<_>>(), [0, 1, 0, 1]);
+        assert_eq!(all.iter().map(|it| it.good).collect::<Vec<_>>(), [0, 1, 0, 0]);
+        assert_eq!(all.iter().map(|it| it.in_flight).collect::<Vec<_>>(), [2, 1, 1, 0]);
+        assert_eq!(all[0].ttft_ms_p50, Some(800.0));
+        assert_eq!((all[1].cache_hit_rate, all[2].cache_hit_rate), (Some(0.5), None));
+    }
+
+    #[test]
+    fn what_was_never_sent_is_never_in_flight() {
+        let all = windows(&[ended(0, Ending::Failed)]);
+        assert!(all.iter().all(|it| it.in_flight == 0));
+        assert_eq!((all.len(), all[60].failed), (61, 1));
+    }
+}
