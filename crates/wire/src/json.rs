@@ -3,11 +3,11 @@
 //! serde_json skips what is not asked for without recursion, so nesting of any depth costs no
 //! stack; what is asked for comes back as the received text.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::ControlFlow};
 
 use serde::{
     Deserialize,
-    de::{Deserializer, MapAccess, SeqAccess, Visitor},
+    de::{Deserializer, Error, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -30,11 +30,19 @@ pub(crate) fn starts_with(raw: &RawValue, first: u8) -> bool {
     raw.get().as_bytes().first() == Some(&first)
 }
 
-/// Calls `visit` with each item of an array, as far as the items are of type `T`.
-pub(crate) fn for_each_item<'a, T: Deserialize<'a>>(raw: &'a RawValue, visit: impl FnMut(T)) {
+/// Calls `visit` with each item of an array until it breaks off; returns whether every item was of
+/// type `T` and visited.
+pub(crate) fn for_each_item<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    visit: impl FnMut(T) -> ControlFlow<()>,
+) -> bool {
     struct Items<T, F>(F, PhantomData<T>);
 
-    impl<'de, T: Deserialize<'de>, F: FnMut(T)> Visitor<'de> for Items<T, F> {
+    impl<'de, T, F> Visitor<'de> for Items<T, F>
+    where
+        T: Deserialize<'de>,
+        F: FnMut(T) -> ControlFlow<()>,
+    {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,44 +51,70 @@ pub(crate) fn for_each_item<'a, T: Deserialize<'a>>(raw: &'a RawValue, visit: im
 
         fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
             while let Some(item) = items.next_element()? {
-                (self.0)(item);
+                if (self.0)(item).is_break() {
+                    break;
+                }
             }
             Ok(())
         }
     }
 
     let mut json = serde_json::Deserializer::from_str(raw.get());
-    // What is of another type ends the walk: the engine answers for it.
-    let _ = json.deserialize_seq(Items(visit, PhantomData));
+    json.deserialize_seq(Items(visit, PhantomData)).is_ok()
 }
 
-/// Calls `visit` with each key of an object, unescaped, and its value.
-pub(crate) fn for_each_entry<'a>(raw: &'a RawValue, visit: impl FnMut(&str, &'a RawValue)) {
-    struct Entries<F>(F);
+/// The entries of an object; `None` for other values and for objects that are too large.
+pub(crate) fn entries(raw: &RawValue) -> Option<Entries<'_>> {
+    serde_json::from_str(raw.get()).ok()
+}
 
-    impl<'de, F: FnMut(&str, &'de RawValue)> Visitor<'de> for Entries<F> {
-        type Value = ();
+/// The entries of a small object in their order, keys unescaped.
+pub(crate) struct Entries<'a>(Vec<(Key<'a>, &'a RawValue)>);
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
+impl<'a> Entries<'a> {
+    /// Most entries that are read; an object of more is refused, so that no body can ask for many
+    /// times its own memory.
+    const MAX: usize = 64;
 
-        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-            while let Some(key) = map.next_key::<Key<'de>>()? {
-                let value = map.next_value()?;
-                (self.0)(&key.0, value);
-            }
-            Ok(())
-        }
+    /// The value of the last entry called `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.iter().filter(|(key, _)| *key == name).map(|(_, value)| value).last()
     }
 
-    let mut json = serde_json::Deserializer::from_str(raw.get());
-    // A key with a lone surrogate ends the walk: the engine answers for it.
-    let _ = json.deserialize_map(Entries(visit));
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().map(|(key, value)| (&*key.0, *value))
+    }
+}
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an object of at most {} entries", Entries::MAX)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::with_capacity(4);
+                while let Some(entry) = map.next_entry()? {
+                    if entries.len() == Entries::MAX {
+                        return Err(A::Error::invalid_length(entries.len(), &self));
+                    }
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        json.deserialize_map(Object)
+    }
 }
 
 /// An object's key, borrowed where it has no escapes.
-struct Key<'a>(Cow<'a, str>);
+pub(crate) struct Key<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
@@ -177,11 +211,35 @@ mod tests {
 
     #[test]
     fn entries_come_in_the_order_of_the_text_with_keys_unescaped() {
-        let mut seen = Vec::new();
-        for_each_entry(raw(r#"{"b":1,"\u0061":[2]}"#), |key, value| {
-            seen.push(format!("{key}={}", value.get()));
-        });
+        let entries: Entries<'_> = serde_json::from_str(r#"{"b":1,"\u0061":[2]}"#).unwrap();
+        let seen: Vec<String> = entries.iter().map(|(k, v)| format!("{k}={}", v.get())).collect();
         assert_eq!(seen, ["b=1", "a=[2]"]);
+        assert_eq!(entries.get("a").unwrap().get(), "[2]");
+    }
+
+    #[test]
+    fn an_object_of_many_entries_is_refused() {
+        let object = |entries: usize| {
+            let entries: Vec<String> = (0..entries).map(|it| format!("\"{it}\":0")).collect();
+            format!("{{{}}}", entries.join(","))
+        };
+        assert!(serde_json::from_str::<Entries<'_>>(&object(64)).is_ok());
+        assert!(serde_json::from_str::<Entries<'_>>(&object(65)).is_err());
+    }
+
+    #[test]
+    fn a_walk_says_whether_it_saw_every_item() {
+        let mut sum = 0;
+        let mut walk = |text: &str| {
+            for_each_item(raw(text), |item: u32| {
+                sum += item;
+                if item == 9 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        };
+        assert!(
+            walk("[1,2]") && walk("[]") && !walk("[1,\"a\",2]") && !walk("[9,2]") && !walk("7")
+        );
+        assert_eq!(sum, 13);
     }
 
     proptest! {

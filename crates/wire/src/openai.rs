@@ -255,15 +255,8 @@ fn flag(fields: &Fields<'_>, field: Field) -> Result<bool, BadRequest> {
 }
 
 fn include_usage(fields: &Fields<'_>) -> bool {
-    let mut found = false;
-    if let Some(options) = fields.get(Field::StreamOptions) {
-        json::for_each_entry(options, |key, value| {
-            if key == "include_usage" {
-                found = value.get() == "true";
-            }
-        });
-    }
-    found
+    let options = fields.get(Field::StreamOptions).and_then(json::entries);
+    options.and_then(|it| it.get("include_usage")).is_some_and(|it| it.get() == "true")
 }
 
 /// A wrong type is an error: ignored, it would put the prompt among those that have no salt.
@@ -285,13 +278,7 @@ fn tokens(raw: &RawValue) -> Option<Tokens> {
 }
 
 fn entry<'a>(raw: &'a RawValue, name: &str) -> Option<Cow<'a, str>> {
-    let mut found = None;
-    json::for_each_entry(raw, |key, value| {
-        if key == name {
-            found = json::string(value);
-        }
-    });
-    found
+    json::string(json::entries(raw)?.get(name)?)
 }
 
 fn content<'a>(fields: &Fields<'a>, endpoint: Endpoint) -> Result<Content<'a>, BadRequest> {

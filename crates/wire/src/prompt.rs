@@ -15,6 +15,8 @@
 //! and unescaping would cost more than the hash. Separators are control characters, which JSON
 //! text cannot hold unescaped, so that no content can pose as another turn.
 
+use std::ops::ControlFlow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use types::{
@@ -23,7 +25,10 @@ use types::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{json, openai::View};
+use crate::{
+    json::{self, Entries},
+    openai::View,
+};
 
 #[cfg(test)]
 mod tests;
@@ -125,10 +130,11 @@ impl View<'_> {
         }
         json::for_each_item(turns, |turn: Turn<'_>| {
             let role = turn.role.and_then(json::quoted);
-            if !found && matches!(role, Some("system" | "developer" | "user")) {
+            if matches!(role, Some("system" | "developer" | "user")) {
                 turn.lay(&mut |piece| hasher.update(piece));
                 found = role == Some("user");
             }
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found.then(|| hasher.digest128())
     }
@@ -162,8 +168,15 @@ fn lay_turns(turns: Option<&RawValue>, emit: Emit<'_>) {
         emit(b"user");
         emit(PART);
         emit(text.as_bytes());
+        return;
     }
-    json::for_each_item(turns, |turn: Turn<'_>| turn.lay(emit));
+    let regular = json::for_each_item(turns, |turn: Turn<'_>| {
+        turn.lay(emit);
+        ControlFlow::Continue(())
+    });
+    if !regular {
+        json::compact(turns, emit);
+    }
 }
 
 /// A message of a chat, or an item of a Responses input.
@@ -218,36 +231,25 @@ impl Turn<'_> {
 fn lay_content(content: &RawValue, emit: Emit<'_>, depth: u32) {
     if let Some(text) = json::quoted(content) {
         emit(text.as_bytes());
-    } else if json::starts_with(content, b'[') && depth > 0 {
-        let mut first = true;
-        json::for_each_item(content, |part: &RawValue| {
+        return;
+    }
+    let mut first = true;
+    let regular = depth > 0
+        && json::for_each_item(content, |part: Entries<'_>| {
             if !std::mem::take(&mut first) {
                 emit(PART);
             }
-            lay_part(part, emit, depth.saturating_sub(1));
+            lay_part(&part, emit, depth.saturating_sub(1));
+            ControlFlow::Continue(())
         });
-    } else {
+    if !regular {
         json::compact(content, emit);
     }
 }
 
-/// What tells the kinds of part apart.
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-}
-
-fn lay_part(part: &RawValue, emit: Emit<'_>, depth: u32) {
-    if !json::starts_with(part, b'{') {
-        lay_content(part, emit, depth);
-        return;
-    }
-    let known: Option<Part<'_>> = serde_json::from_str(part.get()).ok();
-    let text = known.as_ref().and_then(|it| it.text).and_then(json::quoted);
-    let kind = known.as_ref().and_then(|it| it.kind).and_then(json::quoted).unwrap_or_default();
+fn lay_part(part: &Entries<'_>, emit: Emit<'_>, depth: u32) {
+    let text = part.get("text").and_then(json::quoted);
+    let kind = part.get("type").and_then(json::quoted).unwrap_or_default();
     if let Some(text) = text {
         emit(text.as_bytes());
     } else if ["image", "audio", "video"].iter().any(|it| kind.contains(it)) {
@@ -264,11 +266,8 @@ fn lay_part(part: &RawValue, emit: Emit<'_>, depth: u32) {
 }
 
 /// Lays out an object's entries as they stand, but for the marks that clients move about.
-fn lay_entries(part: &RawValue, emit: Emit<'_>, depth: u32) {
-    json::for_each_entry(part, |key, value| {
-        if key == "cache_control" {
-            return;
-        }
+fn lay_entries(part: &Entries<'_>, emit: Emit<'_>, depth: u32) {
+    for (key, value) in part.iter().filter(|(key, _)| *key != "cache_control") {
         emit(PART);
         emit(key.as_bytes());
         emit(PART);
@@ -277,7 +276,7 @@ fn lay_entries(part: &RawValue, emit: Emit<'_>, depth: u32) {
         } else {
             json::compact(value, emit);
         }
-    });
+    }
 }
 
 /// Calls `visit` with each prompt of a batch, or with the one that stands alone.
@@ -287,19 +286,26 @@ fn for_each_prompt<'a>(prompts: Option<&'a RawValue>, mut visit: impl FnMut(&'a 
     let is_batch = json::starts_with(prompts, b'[')
         && matches!(first.and_then(<[u8]>::first), Some(b'[' | b'"' | b'{'));
     if is_batch {
-        json::for_each_item(prompts, visit);
+        json::for_each_item(prompts, |prompt| {
+            visit(prompt);
+            ControlFlow::Continue(())
+        });
     } else {
         visit(prompts);
     }
 }
 
-/// Lays out a text, or token ids as four little-endian bytes each.
+/// Lays out a text, or token ids as four little-endian bytes each; anything else as it stands.
 fn lay_prompt(prompt: &RawValue, emit: Emit<'_>) {
     if let Some(text) = json::quoted(prompt) {
         emit(text.as_bytes());
-    } else if json::starts_with(prompt, b'[') {
-        json::for_each_item(prompt, |id: u32| emit(&id.to_le_bytes()));
-    } else {
+        return;
+    }
+    let regular = json::for_each_item(prompt, |id: u32| {
+        emit(&id.to_le_bytes());
+        ControlFlow::Continue(())
+    });
+    if !regular {
         json::compact(prompt, emit);
     }
 }

@@ -125,7 +125,7 @@ fn every_engine_tells_its_cost_and_its_end() {
         assert_eq!(usage.cached, Some(Tokens(cached)), "{name}");
         assert_eq!(usage.completion, Some(Tokens(completion)), "{name}");
         assert_eq!(answer.end(), Some(End::Complete), "{name}");
-        assert!(outputs >= 2 && outputs <= 30, "{name}: {outputs} events carry output");
+        assert!((2..=30).contains(&outputs), "{name}: {outputs} events carry output");
     }
     let (unary, _) = learn(ChatCompletions, "vllm-0.32.0/chat_1_cold.http");
     assert_eq!(unary.end(), Some(End::Complete));
