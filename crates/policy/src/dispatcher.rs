@@ -174,6 +174,7 @@ impl Dispatcher {
         }
         let placement = Placement {
             replica: chosen.id,
+            strategy: self.routing.strategy,
             reason: if tried.is_empty() { reason } else { Reason::Retry },
             cached: chosen.cached,
             attempt: u32::try_from(tried.len()).unwrap_or(u32::MAX).saturating_add(1),

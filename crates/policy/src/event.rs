@@ -7,7 +7,7 @@ use types::{
     request::{ModelId, Request, RequestId},
 };
 
-use crate::config::Routing;
+use crate::config::{Routing, StrategyName};
 
 /// Something the dispatcher learns.
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub struct Decision {
 pub struct Placement {
     /// The replica that serves the request.
     pub replica: ReplicaId,
+    /// The strategy in force.
+    pub strategy: StrategyName,
     /// What decided.
     pub reason: Reason,
     /// Prompt tokens the replica is believed to hold in its KV cache.

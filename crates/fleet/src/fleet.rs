@@ -1,0 +1,135 @@
+//! The replicas together, and the tasks that watch over them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use policy::config::DispatcherConfig;
+use tokio::task::AbortHandle;
+use types::replica::{Health, ReplicaId};
+
+use crate::{
+    client::ClientConfig,
+    dispatch::Dispatch,
+    health::HealthConfig,
+    probe,
+    replica::{Replica, ReplicaSpec, ReplicaStatus},
+    scrape,
+};
+
+/// How replicas are watched and reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetConfig {
+    /// When they are ejected and readmitted.
+    pub health: HealthConfig,
+    /// Path of the health probe.
+    pub health_path: String,
+    /// Time between two readings of their metrics.
+    pub scrape_interval: Duration,
+    /// How they are reached.
+    pub client: ClientConfig,
+}
+
+impl Default for FleetConfig {
+    fn default() -> Self {
+        Self {
+            health: HealthConfig::default(),
+            health_path: "/health".to_owned(),
+            scrape_interval: Duration::from_secs(1),
+            client: ClientConfig::default(),
+        }
+    }
+}
+
+/// The replicas, the dispatcher that chooses among them, and the tasks that watch over them.
+#[derive(Debug)]
+pub struct Fleet {
+    config: FleetConfig,
+    dispatch: Arc<Dispatch>,
+    members: DashMap<ReplicaId, Member>,
+    next_id: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Member {
+    replica: Arc<Replica>,
+    /// Ended when the member is dropped.
+    watchers: [AbortHandle; 2],
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.watchers.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Fleet {
+    /// A fleet of nobody.
+    #[must_use]
+    pub fn new(config: FleetConfig, dispatcher: DispatcherConfig) -> Self {
+        Self {
+            config,
+            dispatch: Dispatch::new(dispatcher),
+            members: DashMap::new(),
+            next_id: AtomicU32::new(0),
+        }
+    }
+
+    /// Adds a replica and starts to watch over it; must be called within a tokio runtime.
+    pub fn join(&self, spec: ReplicaSpec) -> ReplicaId {
+        let id = ReplicaId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let FleetConfig { health, client, .. } = self.config;
+        let replica = Replica::join(&self.dispatch, id, spec, health, &client);
+        let probe = probe::watch(
+            Arc::clone(&replica),
+            self.config.health_path.clone(),
+            self.config.health.timeout,
+        );
+        let scrape = scrape::watch(
+            Arc::clone(&replica),
+            self.config.scrape_interval,
+            self.config.health.timeout,
+        );
+        let watchers = [tokio::spawn(probe).abort_handle(), tokio::spawn(scrape).abort_handle()];
+        self.members.insert(id, Member { replica, watchers });
+        id
+    }
+
+    /// The dispatcher that chooses among the replicas.
+    #[must_use]
+    pub const fn dispatch(&self) -> &Arc<Dispatch> {
+        &self.dispatch
+    }
+
+    /// Replica `id`, if it belongs to the fleet.
+    #[must_use]
+    pub fn replica(&self, id: ReplicaId) -> Option<Arc<Replica>> {
+        self.members.get(&id).map(|it| Arc::clone(&it.replica))
+    }
+
+    /// Every replica, in the order in which they joined.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<Arc<Replica>> {
+        let mut replicas: Vec<_> =
+            self.members.iter().map(|it| Arc::clone(&it.value().replica)).collect();
+        replicas.sort_by_key(|it| it.id());
+        replicas
+    }
+
+    /// Whether any replica takes requests.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.members.iter().any(|it| it.value().replica.health() == Health::Ready)
+    }
+
+    /// How every replica fares, in the order in which they joined.
+    #[must_use]
+    pub fn status(&self) -> Vec<ReplicaStatus> {
+        self.replicas().iter().map(|it| it.status()).collect()
+    }
+}

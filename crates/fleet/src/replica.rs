@@ -1,0 +1,296 @@
+//! What the live layer keeps of a replica: where it is, how it is reached, how it fares.
+
+use std::sync::Arc;
+
+use http::{Uri, uri::PathAndQuery};
+use parking_lot::Mutex;
+use policy::event::Event;
+use types::{
+    replica::{Health, LoadReport, ReplicaId},
+    request::ModelId,
+};
+
+use crate::{
+    client::{self, ClientConfig, ReplicaClient},
+    dispatch::Dispatch,
+    health::{Failure, HealthConfig, HealthTracker},
+};
+
+/// A replica as the operator names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSpec {
+    /// Name for people, headers and metrics.
+    pub name: String,
+    /// Where it is.
+    pub origin: Origin,
+}
+
+/// Scheme, host and port of a replica: `http://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(Uri);
+
+/// A text is no replica's URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{url}` is no replica URL: {problem}")]
+pub struct BadOrigin {
+    url: String,
+    problem: &'static str,
+}
+
+impl std::str::FromStr for Origin {
+    type Err = BadOrigin;
+
+    fn from_str(url: &str) -> Result<Self, BadOrigin> {
+        let bad = |problem| BadOrigin { url: url.to_owned(), problem };
+        let uri: Uri = url.parse().map_err(|_| bad("write http://HOST:PORT"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(bad("TLS to replicas is not supported, write http://")),
+            Some(_) | None => return Err(bad("write http://HOST:PORT")),
+        }
+        if uri.authority().is_some_and(|it| it.as_str().contains('@')) {
+            return Err(bad("it must not carry a user or a password"));
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(bad("write http://HOST:PORT without a path"));
+        }
+        Ok(Self(uri))
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let authority = self.0.authority().map_or("", http::uri::Authority::as_str);
+        write!(f, "http://{authority}")
+    }
+}
+
+impl Origin {
+    /// The URI of `path` on the replica.
+    #[must_use]
+    pub fn uri(&self, path: PathAndQuery) -> Uri {
+        let mut parts = self.0.clone().into_parts();
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).unwrap_or_else(|_| self.0.clone())
+    }
+
+    /// What a `host` header to the replica says.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.0.authority().map_or("", http::uri::Authority::as_str)
+    }
+}
+
+/// One replica.
+#[derive(Debug)]
+pub struct Replica {
+    id: ReplicaId,
+    spec: ReplicaSpec,
+    client: ReplicaClient,
+    dispatch: Arc<Dispatch>,
+    state: Mutex<State>,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct State {
+    tracker: HealthTracker,
+    load: Option<LoadReport>,
+    models: Arc<[Model]>,
+}
+
+/// A model as a replica lists it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// The entry of `GET /v1/models`, as received.
+    pub entry: serde_json::Value,
+}
+
+/// How a replica fares, for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaStatus {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// Whether it takes requests.
+    pub health: Health,
+    /// Names of its models.
+    pub models: Vec<String>,
+    /// What it last said of its load.
+    pub load: Option<LoadReport>,
+}
+
+impl Replica {
+    /// A replica that joins the fleet, not ready yet.
+    pub(crate) fn join(
+        dispatch: &Arc<Dispatch>,
+        id: ReplicaId,
+        spec: ReplicaSpec,
+        health: HealthConfig,
+        client: &ClientConfig,
+    ) -> Arc<Self> {
+        dispatch.observe(Event::ReplicaJoined(id));
+        let tracker = HealthTracker::new(health);
+        Arc::new(Self {
+            id,
+            spec,
+            client: client::new(client),
+            dispatch: Arc::clone(dispatch),
+            state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
+        })
+    }
+
+    /// Which replica.
+    #[must_use]
+    pub const fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// Its name for people, headers and metrics.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn origin(&self) -> &Origin {
+        &self.spec.origin
+    }
+
+    /// How it is reached.
+    #[must_use]
+    pub const fn client(&self) -> &ReplicaClient {
+        &self.client
+    }
+
+    /// The models it lists.
+    #[must_use]
+    pub fn models(&self) -> Arc<[Model]> {
+        Arc::clone(&self.state.lock().models)
+    }
+
+    /// Whether it takes requests.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.state.lock().tracker.health()
+    }
+
+    /// How it fares, for people.
+    #[must_use]
+    pub fn status(&self) -> ReplicaStatus {
+        let state = self.state.lock();
+        ReplicaStatus {
+            id: self.id,
+            name: self.spec.name.clone(),
+            url: self.spec.origin.to_string(),
+            health: state.tracker.health(),
+            models: state.models.iter().map(|it| it.name.clone()).collect(),
+            load: state.load,
+        }
+    }
+
+    /// Learns that the replica answered a request, be it with a refusal.
+    pub fn answered(&self) {
+        let now = self.dispatch.now();
+        self.state.lock().tracker.answered(now);
+    }
+
+    /// Learns that bytes of an answer came.
+    pub fn byte(&self) {
+        let now = self.dispatch.now();
+        self.state.lock().tracker.byte(now);
+    }
+
+    /// Learns that a request failed on the replica.
+    pub fn request_failed(&self, failure: Failure) {
+        let now = self.dispatch.now();
+        let change = self.state.lock().tracker.request_failed(now, failure);
+        self.health_changed(change, failure);
+    }
+
+    /// Learns the result of a probe.
+    pub(crate) fn probed(&self, result: Result<(), Failure>) {
+        let now = self.dispatch.now();
+        let change = self.state.lock().tracker.probed(now, result);
+        self.health_changed(change, result.err().unwrap_or(Failure::Broken));
+    }
+
+    /// Time until the next probe is due.
+    pub(crate) fn probe_in(&self) -> std::time::Duration {
+        self.state.lock().tracker.probe_in()
+    }
+
+    /// Learns what the replica says of its load; `None` when it says nothing any more.
+    pub(crate) fn reported(&self, load: Option<LoadReport>) {
+        self.state.lock().load = load;
+        if let Some(report) = load {
+            self.dispatch.observe(Event::LoadReported { replica: self.id, report });
+        }
+    }
+
+    /// Learns which models the replica serves.
+    pub(crate) fn lists(&self, models: Vec<Model>) {
+        let ids = models.iter().map(|it| ModelId::from_name(&it.name)).collect();
+        {
+            let mut state = self.state.lock();
+            if *state.models == *models {
+                return;
+            }
+            state.models = models.into();
+        }
+        self.dispatch.observe(Event::ModelsListed { replica: self.id, models: ids });
+    }
+
+    fn health_changed(&self, change: Option<Health>, failure: Failure) {
+        let Some(health) = change else { return };
+        self.dispatch.observe(Event::HealthChanged { replica: self.id, health });
+        let name = self.name();
+        match health {
+            Health::Ejected => {
+                if failure == Failure::Refused {
+                    // Nothing listens: the process is gone, and its KV cache with it.
+                    self.dispatch.observe(Event::CacheLost(self.id));
+                }
+                tracing::warn!(replica = name, ?failure, "replica ejected");
+            }
+            Health::Ready => tracing::info!(replica = name, "replica ready"),
+            Health::Starting | Health::Draining => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_with_and_without_a_slash() {
+        for url in ["http://10.0.0.1:8000", "http://10.0.0.1:8000/"] {
+            let origin: Origin = url.parse().unwrap();
+            let uri = origin.uri(PathAndQuery::from_static("/v1/models?a=b"));
+            assert_eq!(uri.to_string(), "http://10.0.0.1:8000/v1/models?a=b");
+            assert_eq!(origin.to_string(), "http://10.0.0.1:8000");
+        }
+    }
+
+    #[test]
+    fn what_is_no_replica_url_is_told_the_cure() {
+        for (url, cure) in [
+            ("10.0.0.1:8000", "write http://HOST:PORT"),
+            ("localhost", "write http://HOST:PORT"),
+            ("https://a:1", "write http://"),
+            ("http://u:p@a:1", "password"),
+            ("http://a:1/v1", "without a path"),
+            ("file:///etc/passwd", "write http://HOST:PORT"),
+        ] {
+            let error = url.parse::<Origin>().unwrap_err().to_string();
+            assert!(error.contains(cure) && error.contains(url), "{error}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What is served on the admin port: health, metrics, and the policy in force.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use policy::{
+    config::{Routing, Saturation, StrategyName},
+    event::Event,
+    fleet_view::Load,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use types::replica::{Health, LoadReport};
+
+use crate::app::App;
+
+/// The admin port.
+pub(crate) fn routes(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/admin/replicas", get(replicas))
+        .route("/admin/policy", get(policy).put(put_policy))
+        .with_state(app)
+}
+
+async fn readyz(State(app): State<Arc<App>>) -> Response {
+    if app.is_ready() {
+        return "ready\n".into_response();
+    }
+    let why = if app.fleet.is_ready() { "shutting down\n" } else { "no replica is ready\n" };
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    ([content_type], app.telemetry.render(&app.fleet)).into_response()
+}
+
+/// A replica as `/admin/replicas` shows it.
+#[derive(Serialize)]
+struct ReplicaView {
+    name: String,
+    url: String,
+    health: Health,
+    models: Vec<String>,
+    in_flight: u32,
+    queued_prefill_tokens: u32,
+    reported: Option<LoadReport>,
+}
+
+async fn replicas(State(app): State<Arc<App>>) -> Response {
+    let view = |status: fleet::replica::ReplicaStatus| {
+        let load =
+            app.fleet.dispatch().inspect(|_, it| it.fleet().get(status.id).map(|it| it.load));
+        let Load { in_flight, queued_prefill } = load.unwrap_or_default();
+        ReplicaView {
+            name: status.name,
+            url: status.url,
+            health: status.health,
+            models: status.models,
+            in_flight,
+            queued_prefill_tokens: queued_prefill.0,
+            reported: status.load,
+        }
+    };
+    let replicas: Vec<ReplicaView> = app.fleet.status().into_iter().map(view).collect();
+    Json(json!({ "replicas": replicas })).into_response()
+}
+
+/// The policy as it is shown and set. What is left out when setting takes its default.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyView {
+    strategy: StrategyName,
+    #[serde(default)]
+    saturation: Option<Saturation>,
+    #[serde(default = "match_min")]
+    match_min: f64,
+}
+
+const fn match_min() -> f64 {
+    Routing::MATCH_MIN
+}
+
+impl From<Routing> for PolicyView {
+    fn from(Routing { strategy, saturation, match_min }: Routing) -> Self {
+        Self { strategy, saturation, match_min }
+    }
+}
+
+async fn policy(State(app): State<Arc<App>>) -> Json<PolicyView> {
+    Json(app.fleet.dispatch().inspect(|_, it| it.routing()).into())
+}
+
+/// Switches the strategy. Requests in flight, what is known of caches and conversations stay.
+async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    let view: PolicyView = match serde_json::from_slice(&body) {
+        Ok(view) => view,
+        Err(error) => {
+            let example = r#"send JSON such as {"strategy": "least-request"}"#;
+            return wrong(format!("the policy is not understood: {error}; {example}"));
+        }
+    };
+    let mut problems: Vec<String> = view.saturation.iter().flat_map(Saturation::problems).collect();
+    if !(0.0..=1.0).contains(&view.match_min) {
+        problems.push(format!("match_min: must be a share from 0 to 1, not {}", view.match_min));
+    }
+    if !problems.is_empty() {
+        return wrong(problems.join("\n"));
+    }
+    let default = Routing::new(view.strategy);
+    let saturation = view.saturation.or(default.saturation);
+    let routing = Routing { saturation, match_min: view.match_min, ..default };
+    app.fleet.dispatch().observe(Event::RoutingChanged(routing));
+    tracing::info!(strategy = view.strategy.as_str(), "policy changed");
+    Json(PolicyView::from(routing)).into_response()
+}

@@ -1,0 +1,95 @@
+//! What a configuration may say, and what it is told when it says something else.
+
+use super::*;
+
+fn parsed(text: &str) -> Config {
+    serde_yaml::from_str(text).unwrap()
+}
+
+fn problems(text: &str) -> String {
+    parsed(text).checked("test").unwrap_err().to_string()
+}
+
+#[test]
+fn one_replica_is_enough() {
+    let config = parsed("replicas: [{ url: 'http://10.0.0.1:8000' }]").checked("test").unwrap();
+    assert_eq!(config.replicas[0].name(), "10.0.0.1:8000");
+    assert_eq!(config.policy.strategy, StrategyName::PrefixAware);
+}
+
+#[test]
+fn quantities_carry_their_units() {
+    let config = parsed(
+        "
+policy:
+  strategy: sticky
+  prefix: { block: 32 tokens, index_bytes_max: 8MiB }
+  session: { ttl: 10m }
+  saturation: { threshold: 1.25, slack: 2, fallback: power-of-two }
+limits: { body_bytes_max: 1MiB }
+timeouts: { stall: 1m 30s }
+",
+    );
+    let dispatcher = config.dispatcher(1);
+    assert_eq!(dispatcher.prefix.block.0, 32);
+    assert_eq!(dispatcher.prefix.index_bytes_max, 8 << 20);
+    assert_eq!(dispatcher.session.ttl, Duration::from_secs(600));
+    assert_eq!(dispatcher.routing.saturation.unwrap().slack, 2);
+    assert_eq!(config.timeouts.stall, Duration::from_secs(90));
+}
+
+#[test]
+fn a_misspelled_key_is_named() {
+    let error = serde_yaml::from_str::<Config>("polices: {}").unwrap_err().to_string();
+    assert!(error.contains("polices"), "{error}");
+}
+
+#[test]
+fn an_unknown_strategy_is_told_the_known_ones() {
+    let error = serde_yaml::from_str::<Config>("policy: { strategy: robin }").unwrap_err();
+    assert!(error.to_string().contains("round-robin"), "{error}");
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let error = problems(
+        "
+replicas: [{ url: 'https://a:1' }, { url: 'http://b:1' }, { url: 'http://b:1/' }]
+admin: { listen: '0.0.0.0:9090' }
+policy:
+  session: { keys: ['cookie:sid'] }
+  saturation: { threshold: 0.2 }
+  prefix: { match_min: 7, block: 0 }
+attempts_max: 0
+drain: { lame_duck: 0s }
+",
+    );
+    for culprit in [
+        "replicas[0].url",
+        "replicas[2].url",
+        "admin.listen",
+        "policy.session.keys[0]",
+        "policy.saturation.threshold",
+        "policy.prefix.match_min",
+        "policy.prefix.block",
+        "attempts_max",
+    ] {
+        assert!(error.contains(culprit), "{culprit} is missing from: {error}");
+    }
+    assert!(!error.contains("lame_duck"), "zero is a choice there: {error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = load(Path::new("no/such/router.yaml")).unwrap_err().to_string();
+    assert!(error.contains("no/such/router.yaml"), "{error}");
+}
+
+#[test]
+fn what_is_printed_reads_back() {
+    let config = parsed("replicas: [{ name: a, url: 'http://a:1' }]\nhash_seed: 5");
+    let text = serde_yaml::to_string(&config).unwrap();
+    assert!(!text.contains("hash_seed"), "the seed is a secret: {text}");
+    let again = serde_yaml::to_string(&parsed(&text)).unwrap();
+    assert_eq!(text, again);
+}

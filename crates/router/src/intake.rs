@@ -1,0 +1,167 @@
+//! Reads a request as far as routing needs it, and keeps its bytes as they came.
+
+use std::sync::Arc;
+
+use axum::{body::Body, extract::Request};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::sync::OwnedSemaphorePermit;
+use types::{
+    block::HashKey,
+    quantity::Tokens,
+    request::{ModelId, Request as Routed, SessionKey},
+};
+use wire::{
+    headers::{self, session::Sources},
+    openai::{self, BadRequest, Endpoint},
+    prompt::PromptHash,
+};
+
+use crate::{app::App, passage::Passage, reject::Refusal};
+
+/// Bodies longer than this are read off the threads that serve: parsing takes milliseconds then.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// A request as the dispatcher and the replica will see it.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    pub(crate) request: Routed,
+    pub(crate) outbound: Outbound,
+}
+
+/// What is sent to the replica.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    pub(crate) path: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// The body's share of the memory for bodies.
+    _budget: OwnedSemaphorePermit,
+}
+
+/// What routing reads of a body.
+struct Read {
+    model: String,
+    prompt: PromptHash,
+    session: Option<SessionKey>,
+}
+
+/// Reads `request`.
+pub(crate) async fn read(
+    app: &App,
+    passage: &mut Passage,
+    request: Request,
+) -> Result<Intake, Refusal> {
+    let (head, body) = request.into_parts();
+    let mut headers = head.headers;
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|it| it != "identity") {
+        return Err(Refusal::Encoded);
+    }
+    let (body, budget) = receive(app, &headers, body).await?;
+    let tenant = tenant(app, &headers)?;
+    let read = interpret(&app.reader, passage.endpoint(), &headers, tenant, &body).await?;
+    passage.describe(&read.model, read.prompt.prompt);
+
+    headers::strip_hop_by_hop(&mut headers);
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    headers.insert(headers::REQUEST_ID, passage.request_id().clone());
+    let path = head.uri.path_and_query().cloned();
+    Ok(Intake {
+        request: Routed {
+            id: app.fleet.dispatch().next_id(),
+            model: ModelId::from_name(&read.model),
+            prompt: read.prompt.prompt,
+            blocks: read.prompt.blocks.into(),
+            session: read.session,
+        },
+        outbound: Outbound {
+            path: path.unwrap_or(PathAndQuery::from_static("/")),
+            headers,
+            body,
+            _budget: budget,
+        },
+    })
+}
+
+/// Receives the body within the limits of length, memory and time.
+async fn receive(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+    let bytes_max = app.limits.body_bytes_max.0;
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
+    if announced.is_some_and(|it| bytes_max < it) {
+        return Err(Refusal::TooLarge { bytes_max });
+    }
+    // A body of unknown length may become the longest one.
+    let permits = App::permits(announced.unwrap_or(bytes_max));
+    let budget = Arc::clone(&app.body_budget).try_acquire_many_owned(permits);
+    let budget = budget.map_err(|_| Refusal::OutOfMemory)?;
+    let collected = Limited::new(body, bytes_max).collect();
+    match tokio::time::timeout(app.timeouts.client_body, collected).await {
+        Ok(Ok(body)) => Ok((body.to_bytes(), budget)),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge { bytes_max }),
+        Ok(Err(_)) => Err(Refusal::BodyBroken),
+        Err(_) => Err(Refusal::BodyTimedOut { after: app.timeouts.client_body }),
+    }
+}
+
+fn length(value: &HeaderValue) -> Option<usize> {
+    value.to_str().ok()?.parse().ok()
+}
+
+fn tenant(app: &App, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(name) = &app.tenant_header else { return Ok(None) };
+    let value = headers.get(name).ok_or(Refusal::NoTenant)?;
+    Ok(Some(String::from_utf8_lossy(value.as_bytes()).into_owned()))
+}
+
+/// How bodies are read; the same for all requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    pub(crate) hash_key: HashKey,
+    pub(crate) block: Tokens,
+    pub(crate) sources: Sources,
+}
+
+impl Reader {
+    fn read(
+        &self,
+        endpoint: Endpoint,
+        headers: &HeaderMap,
+        tenant: Option<&str>,
+        body: &[u8],
+    ) -> Result<Read, BadRequest> {
+        let view = openai::parse(endpoint, body)?;
+        let session = self.sources.find(headers, &view, self.hash_key, tenant);
+        Ok(Read {
+            prompt: view.hash_prompt(self.hash_key, tenant, self.block),
+            session: session.map(|it| it.key),
+            model: view.model.into_owned(),
+        })
+    }
+}
+
+/// Reads what routing needs, on this thread when that is brief.
+async fn interpret(
+    reader: &Arc<Reader>,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    tenant: Option<String>,
+    body: &Bytes,
+) -> Result<Read, Refusal> {
+    if body.len() <= INLINE_BYTES_MAX {
+        return Ok(reader.read(endpoint, headers, tenant.as_deref(), body)?);
+    }
+    let (reader, headers, body) = (Arc::clone(reader), headers.clone(), body.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        reader.read(endpoint, &headers, tenant.as_deref(), &body)
+    });
+    match reading.await {
+        Ok(read) => Ok(read?),
+        Err(_) => Err(Refusal::Unreadable),
+    }
+}

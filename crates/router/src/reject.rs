@@ -1,0 +1,162 @@
+//! Turns a request away: the only table from reasons to status codes.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use bytes::Bytes;
+use fleet::health::Failure;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::Full;
+use policy::event::Reject;
+use wire::{
+    error_body::{ErrorBody, ErrorKind},
+    headers,
+    openai::{BadRequest, Dialect},
+};
+
+use crate::passage::Passage;
+
+/// Why a request gets no answer of a replica.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The body can't be routed.
+    #[error(transparent)]
+    Bad(#[from] BadRequest),
+    /// No such path.
+    #[error("no such path; see GET /v1/models and POST /v1/chat/completions")]
+    NoPath,
+    /// The path is served with another method.
+    #[error("method not allowed here; use {allowed}")]
+    Method { allowed: &'static str },
+    /// The body is longer than allowed.
+    #[error("the body is longer than the {bytes_max} bytes that are allowed")]
+    TooLarge { bytes_max: usize },
+    /// The body is compressed.
+    #[error("compressed bodies are not accepted: send it without content-encoding")]
+    Encoded,
+    /// The body broke off.
+    #[error("the body broke off before its end")]
+    BodyBroken,
+    /// The body took too long.
+    #[error("the body did not arrive within {after:?}")]
+    BodyTimedOut { after: Duration },
+    /// A tenant is required, and none is named.
+    #[error("the request names no tenant: the proxy in front must set the tenant header")]
+    NoTenant,
+    /// All bodies together take too much memory.
+    #[error("too many bytes of requests are being read; come again")]
+    OutOfMemory,
+    /// Reading the body failed for no fault of the client.
+    #[error("the body could not be read")]
+    Unreadable,
+    /// The dispatcher turned it away.
+    #[error(transparent)]
+    Dispatcher(#[from] Reject),
+    /// Replicas took it and gave no answer.
+    #[error("the replica failed before its answer began ({attempts} tried)")]
+    Upstream { failure: Failure, attempts: u32 },
+}
+
+/// What a client and a dashboard are told of a refusal.
+struct Told {
+    status: StatusCode,
+    kind: ErrorKind,
+    code: &'static str,
+    /// Value of `x-sluice-dropped-reason`, for refusals that are no fault of the request.
+    dropped: Option<&'static str>,
+}
+
+impl Refusal {
+    /// The field at fault, where it is one field's fault.
+    fn param(&self) -> Option<&'static str> {
+        if let Self::Bad(bad) = self {
+            return bad.param();
+        }
+        (*self == Self::Dispatcher(Reject::UnknownModel)).then_some("model")
+    }
+
+    fn told(&self) -> Told {
+        let told = |status, kind, code| Told { status, kind, code, dropped: None };
+        let dropped = |reason, told: Told| Told { dropped: Some(reason), ..told };
+        let unavailable =
+            told(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Overloaded, "overloaded");
+        match self {
+            Self::Bad(_) | Self::BodyBroken => {
+                told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "invalid_request")
+            }
+            Self::NoPath => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "path_not_found"),
+            Self::Method { .. } => told(
+                StatusCode::METHOD_NOT_ALLOWED,
+                ErrorKind::InvalidRequest,
+                "method_not_allowed",
+            ),
+            Self::TooLarge { .. } => {
+                told(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, "body_too_large")
+            }
+            Self::Encoded => told(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                ErrorKind::InvalidRequest,
+                "unsupported_encoding",
+            ),
+            Self::BodyTimedOut { .. } => {
+                told(StatusCode::REQUEST_TIMEOUT, ErrorKind::Timeout, "body_timeout")
+            }
+            Self::NoTenant => {
+                told(StatusCode::UNAUTHORIZED, ErrorKind::Authentication, "no_tenant")
+            }
+            Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
+            Self::OutOfMemory => dropped("rejected-saturated", unavailable),
+            Self::Dispatcher(Reject::NoReplicas) => {
+                dropped("rejected-no-replicas", Told { code: "no_replicas", ..unavailable })
+            }
+            Self::Dispatcher(Reject::UnknownModel) => {
+                told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "model_not_found")
+            }
+            Self::Dispatcher(Reject::AllTried)
+            | Self::Upstream { failure: Failure::Refused, .. } => {
+                told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
+            }
+            Self::Upstream { failure: Failure::Broken, .. } => {
+                told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
+            }
+            Self::Upstream { failure: Failure::TimedOut, .. } => {
+                told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "upstream_timeout")
+            }
+        }
+    }
+}
+
+/// Answers in the client's dialect, and lets the passage end.
+pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response {
+    let told = refusal.told();
+    passage.refused(told.status, told.code, told.dropped);
+    let mut response = error(refusal, passage.endpoint().dialect());
+    response.headers_mut().insert(headers::REQUEST_ID, passage.request_id().clone());
+    response
+}
+
+/// The answer to a request that belongs to no endpoint.
+pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response {
+    let Told { status, kind, code, dropped } = refusal.told();
+    let message = refusal.to_string();
+    let param = refusal.param();
+    let body = ErrorBody { kind, message: &message, param, code: Some(code) }.body(dialect);
+    let mut response = Response::new(axum::body::Body::new(Full::new(Bytes::from(body))));
+    *response.status_mut() = status;
+    let mut set = |name: HeaderName, value: &'static str| {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    };
+    set(header::CONTENT_TYPE, "application/json");
+    if let Refusal::Method { allowed } = refusal {
+        set(header::ALLOW, allowed);
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        // The time in which a probe can find a replica well again, or a body in memory can leave.
+        set(header::RETRY_AFTER, "1");
+        set(headers::RETRY_AFTER_MS, "1000");
+    }
+    if let Some(reason) = dropped {
+        set(headers::DROPPED_REASON, reason);
+    }
+    response
+}

@@ -1,0 +1,279 @@
+//! Names, units and meanings of every metric the router exports.
+//!
+//! Each router has a recorder of its own, so that two in one process do not mix. Labels come from
+//! closed sets (replica names, and the words below): never from what a client sends.
+
+use std::{sync::Arc, time::Duration};
+
+use dashmap::DashMap;
+use fleet::{fleet::Fleet, replica::Replica};
+use http::HeaderValue;
+use metrics::{Counter, Histogram, Unit, counter, gauge, histogram};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use policy::event::{Placement, Reason};
+use types::replica::{Health, ReplicaId};
+use wire::usage::Usage;
+
+use crate::passage::End;
+
+/// A metric that the router exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name; the exporter adds nothing.
+    pub name: &'static str,
+    /// What it counts or measures.
+    pub kind: Kind,
+    /// Its meaning.
+    pub help: &'static str,
+}
+
+/// What a metric does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts durations by size, in seconds.
+    Histogram,
+}
+
+const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
+    Metric { name, kind, help }
+}
+
+const REQUESTS: &str = "sluice_requests_total";
+const REJECTED: &str = "sluice_requests_rejected_total";
+const RETRIES: &str = "sluice_retries_total";
+const DECISIONS: &str = "sluice_decisions_total";
+const DECISION_SECONDS: &str = "sluice_decision_seconds";
+const TTFT: &str = "sluice_time_to_first_token_seconds";
+const ITL: &str = "sluice_inter_token_latency_seconds";
+const DURATION: &str = "sluice_request_duration_seconds";
+const PROMPT_TOKENS: &str = "sluice_prompt_tokens_total";
+const CACHED_TOKENS: &str = "sluice_prefix_cached_tokens_total";
+const EXPECTED_TOKENS: &str = "sluice_prefix_expected_tokens_total";
+const OUTPUT_TOKENS: &str = "sluice_output_tokens_total";
+const IN_FLIGHT: &str = "sluice_requests_in_flight";
+const QUEUED_PREFILL: &str = "sluice_queued_prefill_tokens";
+const READY: &str = "sluice_replica_ready";
+const REPORTED_RUNNING: &str = "sluice_replica_reported_running";
+const REPORTED_WAITING: &str = "sluice_replica_reported_waiting";
+const INDEX_BYTES: &str = "sluice_prefix_index_bytes";
+const INDEX_BLOCKS: &str = "sluice_prefix_index_blocks";
+const SESSIONS: &str = "sluice_sessions";
+const BUILD_INFO: &str = "sluice_build_info";
+
+/// Every metric, in the order of `docs/metrics.md`.
+pub const METRICS: [Metric; 21] = [
+    metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
+    metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
+    metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
+    metric(DECISIONS, Kind::Counter, "Placements, by what decided"),
+    metric(DECISION_SECONDS, Kind::Histogram, "Time to decide where a request goes"),
+    metric(TTFT, Kind::Histogram, "Time from a request's head to its first token, by replica"),
+    metric(ITL, Kind::Histogram, "Time between two pieces of a streamed answer, by replica"),
+    metric(DURATION, Kind::Histogram, "Time from a request's head to its end, by replica"),
+    metric(PROMPT_TOKENS, Kind::Counter, "Prompt tokens, as replicas counted them"),
+    metric(CACHED_TOKENS, Kind::Counter, "Prompt tokens that replicas found in their KV cache"),
+    metric(EXPECTED_TOKENS, Kind::Counter, "Prompt tokens expected in the cache at the placement"),
+    metric(OUTPUT_TOKENS, Kind::Counter, "Output tokens, as replicas counted them"),
+    metric(IN_FLIGHT, Kind::Gauge, "Requests placed whose last byte has not come, by replica"),
+    metric(QUEUED_PREFILL, Kind::Gauge, "Prompt tokens placed and not yet computed, by replica"),
+    metric(READY, Kind::Gauge, "Whether a replica takes requests (1) or not (0)"),
+    metric(REPORTED_RUNNING, Kind::Gauge, "Requests that a replica says it is running"),
+    metric(REPORTED_WAITING, Kind::Gauge, "Requests that a replica says are waiting"),
+    metric(INDEX_BYTES, Kind::Gauge, "Memory claimed by the prefix index, in bytes"),
+    metric(INDEX_BLOCKS, Kind::Gauge, "Blocks in the prefix index"),
+    metric(SESSIONS, Kind::Gauge, "Conversations remembered"),
+    metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
+];
+
+/// Upper bounds of the buckets for latencies a user feels, in seconds: those of OpenTelemetry's
+/// GenAI conventions, and beyond them for prompts that take a minute.
+const LATENCY_BUCKETS: [f64; 20] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    15.0, 30.0, 60.0, 120.0,
+];
+/// The same for what the router itself takes.
+const DECISION_BUCKETS: [f64; 10] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1e-2];
+
+/// How often recorded durations are folded into their buckets when nobody reads the metrics.
+pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The router's metrics.
+pub(crate) struct Telemetry {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    declared: Declared,
+    replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>>,
+}
+
+/// The metrics that every router has from the start.
+struct Declared {
+    ended: [Counter; End::ALL.len()],
+    retries: Counter,
+    decisions: [Counter; REASONS.len()],
+    decision_seconds: Histogram,
+    expected_tokens: Counter,
+}
+
+const REASONS: [Reason; 5] =
+    [Reason::Session, Reason::Prefix, Reason::Load, Reason::Fallback, Reason::Retry];
+
+/// The metrics of one replica, looked up once.
+#[derive(Debug)]
+pub(crate) struct ReplicaMetrics {
+    /// Its name, as a header has it.
+    pub(crate) name: HeaderValue,
+    pub(crate) ttft: Histogram,
+    pub(crate) itl: Histogram,
+    pub(crate) duration: Histogram,
+    prompt_tokens: Counter,
+    cached_tokens: Counter,
+    output_tokens: Counter,
+}
+
+impl ReplicaMetrics {
+    /// Counts what an answer says that it cost.
+    pub(crate) fn used(&self, usage: &Usage) {
+        let counters = [
+            (&self.prompt_tokens, usage.prompt),
+            (&self.cached_tokens, usage.cached),
+            (&self.output_tokens, usage.completion),
+        ];
+        for (counter, tokens) in counters {
+            if let Some(tokens) = tokens {
+                counter.increment(u64::from(tokens.0));
+            }
+        }
+    }
+}
+
+impl Telemetry {
+    /// Declares every metric.
+    pub(crate) fn new() -> Self {
+        let decision = Matcher::Full(DECISION_SECONDS.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&LATENCY_BUCKETS)
+            .and_then(|it| it.set_buckets_for_metric(decision, &DECISION_BUCKETS))
+            .unwrap_or_else(|_| PrometheusBuilder::new())
+            .build_recorder();
+        let handle = recorder.handle();
+        let declared = metrics::with_local_recorder(&recorder, || {
+            METRICS.iter().for_each(describe);
+            gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+            Declared {
+                ended: End::ALL.map(|it| counter!(REQUESTS, "outcome" => it.as_str())),
+                retries: counter!(RETRIES),
+                decisions: REASONS.map(|it| counter!(DECISIONS, "reason" => it.as_str())),
+                decision_seconds: histogram!(DECISION_SECONDS),
+                expected_tokens: counter!(EXPECTED_TOKENS),
+            }
+        });
+        Self { recorder, handle, declared, replicas: DashMap::new() }
+    }
+
+    /// Counts a decision.
+    pub(crate) fn decided(&self, took: Duration, placement: Option<&Placement>) {
+        let Declared { decisions, decision_seconds, expected_tokens, .. } = &self.declared;
+        decision_seconds.record(took);
+        let Some(placement) = placement else { return };
+        expected_tokens.increment(u64::from(placement.cached.0));
+        let reason = REASONS.iter().zip(decisions).find(|it| *it.0 == placement.reason);
+        if let Some((_, counter)) = reason {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a request that is placed again.
+    pub(crate) fn retried(&self) {
+        self.declared.retries.increment(1);
+    }
+
+    /// Counts a request that has left.
+    pub(crate) fn ended(&self, end: End, dropped: Option<&'static str>) {
+        if let Some((_, counter)) =
+            End::ALL.iter().zip(&self.declared.ended).find(|it| *it.0 == end)
+        {
+            counter.increment(1);
+        }
+        if let Some(reason) = dropped {
+            metrics::with_local_recorder(&self.recorder, || {
+                counter!(REJECTED, "reason" => reason).increment(1);
+            });
+        }
+    }
+
+    /// The metrics of `replica`.
+    pub(crate) fn replica(&self, replica: &Replica) -> Arc<ReplicaMetrics> {
+        if let Some(metrics) = self.replicas.get(&replica.id()) {
+            return Arc::clone(&metrics);
+        }
+        let metrics = Arc::new(self.declare(replica));
+        self.replicas.insert(replica.id(), Arc::clone(&metrics));
+        metrics
+    }
+
+    fn declare(&self, replica: &Replica) -> ReplicaMetrics {
+        let name = replica.name().to_owned();
+        metrics::with_local_recorder(&self.recorder, || ReplicaMetrics {
+            ttft: histogram!(TTFT, "replica" => name.clone()),
+            itl: histogram!(ITL, "replica" => name.clone()),
+            duration: histogram!(DURATION, "replica" => name.clone()),
+            prompt_tokens: counter!(PROMPT_TOKENS, "replica" => name.clone()),
+            cached_tokens: counter!(CACHED_TOKENS, "replica" => name.clone()),
+            output_tokens: counter!(OUTPUT_TOKENS, "replica" => name.clone()),
+            name: HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("replica")),
+        })
+    }
+
+    /// Folds recorded durations into their buckets, so that they take no memory until read.
+    pub(crate) fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The text that Prometheus scrapes, gauges read now.
+    pub(crate) fn render(&self, fleet: &Fleet) -> String {
+        metrics::with_local_recorder(&self.recorder, || read_gauges(fleet));
+        self.handle.render()
+    }
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Telemetry")
+    }
+}
+
+fn describe(metric: &Metric) {
+    let (name, help) = (metric.name, metric.help);
+    match metric.kind {
+        Kind::Counter => metrics::describe_counter!(name, help),
+        Kind::Gauge => metrics::describe_gauge!(name, help),
+        Kind::Histogram => metrics::describe_histogram!(name, Unit::Seconds, help),
+    }
+}
+
+/// Sets every gauge from what the dispatcher and the replicas say now.
+fn read_gauges(fleet: &Fleet) {
+    for status in fleet.status() {
+        let ready = if status.health == Health::Ready { 1.0 } else { 0.0 };
+        gauge!(READY, "replica" => status.name.clone()).set(ready);
+        let load = status.load.unwrap_or_default();
+        gauge!(REPORTED_RUNNING, "replica" => status.name.clone()).set(load.running);
+        gauge!(REPORTED_WAITING, "replica" => status.name.clone()).set(load.waiting);
+        let placed = fleet.dispatch().inspect(|_, it| it.fleet().get(status.id).map(|it| it.load));
+        let placed = placed.unwrap_or_default();
+        gauge!(IN_FLIGHT, "replica" => status.name.clone()).set(placed.in_flight);
+        gauge!(QUEUED_PREFILL, "replica" => status.name).set(placed.queued_prefill.0);
+    }
+    let (bytes, blocks, sessions) = fleet
+        .dispatch()
+        .inspect(|_, it| (it.prefixes().bytes(), it.prefixes().len(), it.sessions()));
+    gauge!(INDEX_BYTES).set(bytes as f64);
+    gauge!(INDEX_BLOCKS).set(blocks as f64);
+    gauge!(SESSIONS).set(sessions as f64);
+}

@@ -1,0 +1,106 @@
+//! Sends a request to its replica, and to another one as long as no byte of an answer has come.
+//!
+//! A request is sent again when the replica said no (429, 503) or when the connection failed before
+//! the answer's head. It is never sent to more replicas than `attempts_max`: were it the request
+//! that kills them, it would go through the whole fleet. A replica that is merely slow is not given
+//! up for another, for its work would be done twice.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fleet::{client::failure_of, health::Failure, replica::Replica};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use policy::event::Reject;
+
+use crate::{app::App, intake::Outbound, passage::Passage, reject::Refusal};
+
+/// The answer of a replica, its head received.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) replica: Arc<Replica>,
+}
+
+/// What came of one attempt.
+enum Attempt {
+    /// An answer to be relayed.
+    Answered(Response<Incoming>),
+    /// The replica said no, in an answer that is relayed if nobody else takes the request.
+    Declined(Response<Incoming>),
+    /// No answer came.
+    Failed(Failure),
+}
+
+/// Sends the request of `passage` until a replica answers or no more may be tried.
+pub(crate) async fn send(
+    app: &App,
+    passage: &mut Passage,
+    outbound: Outbound,
+) -> Result<Answer, Refusal> {
+    loop {
+        let placement = passage.placement()?;
+        // A replica can leave between the decision and here; the request then goes elsewhere.
+        let Some(replica) = app.fleet.replica(placement.replica) else {
+            passage.retry()?;
+            continue;
+        };
+        passage.sent_to(&replica);
+        let attempt = attempt(app, &replica, &outbound).await;
+        let may_retry = placement.attempt < app.attempts_max;
+        match attempt {
+            Attempt::Answered(response) => return Ok(Answer { response, replica }),
+            Attempt::Declined(response) => {
+                if !may_retry || passage.retry().is_err() {
+                    return Ok(Answer { response, replica });
+                }
+            }
+            Attempt::Failed(failure) => {
+                let refusal = Refusal::Upstream { failure, attempts: placement.attempt };
+                if !may_retry || failure == Failure::TimedOut {
+                    return Err(refusal);
+                }
+                // Where nobody is left to try, what went wrong says more than that.
+                passage.retry().map_err(|reject| match reject {
+                    Reject::AllTried | Reject::NoReplicas => refusal,
+                    Reject::UnknownModel => Refusal::Dispatcher(reject),
+                })?;
+            }
+        }
+    }
+}
+
+async fn attempt(app: &App, replica: &Replica, outbound: &Outbound) -> Attempt {
+    let mut request = Request::new(Full::<Bytes>::new(outbound.body.clone()));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = replica.origin().uri(outbound.path.clone());
+    request.headers_mut().clone_from(&outbound.headers);
+    let answer = tokio::time::timeout(app.timeouts.answer, replica.client().request(request));
+    let failure = match answer.await {
+        Ok(Ok(response)) => return judge(replica, response),
+        Ok(Err(error)) => failure_of(&error),
+        Err(_) => Failure::TimedOut,
+    };
+    replica.request_failed(failure);
+    Attempt::Failed(failure)
+}
+
+/// Says whether an answer is one, and what it says of the replica's health: a refusal is no
+/// illness, a server error may be one.
+fn judge(replica: &Replica, response: Response<Incoming>) -> Attempt {
+    match response.status() {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            replica.answered();
+            Attempt::Declined(response)
+        }
+        status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
+            replica.request_failed(Failure::Broken);
+            Attempt::Answered(response)
+        }
+        _ => {
+            replica.answered();
+            Attempt::Answered(response)
+        }
+    }
+}
