@@ -4,8 +4,8 @@
 //! as users do who know nothing of each other. A client that waits for answers slows down with the
 //! fleet it measures and never sees its queues.
 //!
-//! Read in this order: [`options`], [`run`](crate::run()) (the story), `schedule` (when requests leave), `send`
-//! (one request), `observe` (what its answer says), [`output`] (the results folder).
+//! Read in this order: [`options`], [`run`](crate::run()) (the story), `schedule` (when requests
+//! leave), `send` (one request), `observe` (what its answer says), [`output`] (the results folder).
 
 mod body;
 pub mod models;

@@ -24,7 +24,7 @@ pub struct ReplayOptions {
     /// Whether to send `x-session-id`.
     pub session_header: bool,
     /// Most requests open at once; what is due beyond it is recorded as failed. Each takes a file
-    /// descriptor and some 100 KB.
+    /// descriptor and the memory of its body.
     pub open_requests_max: usize,
     /// Longest time from a request's schedule to its last token.
     pub request_deadline: Duration,

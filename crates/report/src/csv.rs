@@ -23,12 +23,13 @@ pub fn runs(runs: &[Run]) -> String {
     out
 }
 
-const RUN_COLUMNS: [&str; 19] = [
+const RUN_COLUMNS: [&str; 20] = [
     "workload",
     "policy",
     "admission",
     "seed",
     "window_s",
+    "drain_s",
     "requests",
     "completed",
     "good",
@@ -46,13 +47,14 @@ const RUN_COLUMNS: [&str; 19] = [
 ];
 
 /// The cells under [`RUN_COLUMNS`].
-fn run_cells(run: &Run) -> [String; 19] {
+fn run_cells(run: &Run) -> [String; 20] {
     [
         text(&run.workload),
         text(&run.policy),
         text(&run.admission),
         run.seed.to_string(),
         run.window_s.to_string(),
+        run.drain_s.to_string(),
         run.requests.to_string(),
         run.completed.to_string(),
         run.good.to_string(),
@@ -137,7 +139,7 @@ mod tests {
             let column = lines[0].iter().position(|it| *it == name).unwrap();
             (lines[1][column], lines[2][column])
         };
-        assert_eq!(value("request_goodput"), ("0.2", "0"));
+        assert_eq!(value("request_goodput"), ("0.25", "0"));
         assert_eq!(value("cost_per_accepted"), ("0.01", ""));
         assert_eq!(value("ttft_ms_p50"), ("300", ""));
         assert_eq!(value("e2e_ms_max"), ("3000", ""));

@@ -1,12 +1,13 @@
 //! The figures of a run: `summary.json`.
 //!
-//! Every rate of a run has one denominator, its **window**: from the first scheduled send to the
-//! end of the schedule or the last token of the last whole answer, whichever is later. So a fleet
-//! that takes longer to work off what it was sent is credited with less, goodput never exceeds
-//! throughput, and figures compare with those of `vllm bench serve`, which counts alike. A run that
-//! is short against its answers therefore reads low, in throughput and goodput alike;
-//! `good_request_fraction` has no denominator in time and does not. Requests that fail do not
-//! stretch the window, or one that hangs until its deadline would change every figure.
+//! Every rate of a run has one denominator, its **window**: the time in which requests were
+//! scheduled, from the run's start to the schedule's end. Each request counts in full, whenever it
+//! ended. So goodput is the offered rate times the good fraction, two policies under the same
+//! schedule are divided by the same number, and neither a straggler nor an answer that outlives a
+//! short run moves the figures. The price: a fleet that is sent too much and works it off later
+//! still shows the completed requests as throughput. `drain_s` tells: where the last whole answer
+//! came much later after the window than an answer takes, the fleet did not keep up, and what it
+//! sustained is `completed / (window_s + drain_s)`, the figure that `vllm bench serve` prints.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -78,6 +79,8 @@ pub struct Run {
     pub seed: u64,
     /// Length of the window, in seconds.
     pub window_s: f64,
+    /// Time from the window's end to the last token of the last whole answer, in seconds.
+    pub drain_s: f64,
     /// Requests scheduled.
     pub requests: u64,
     /// Requests whose whole answer came.
@@ -88,7 +91,7 @@ pub struct Run {
     pub rejected: u64,
     /// Requests that ended in any other way.
     pub failed: u64,
-    /// Requests scheduled per second of the schedule.
+    /// Requests scheduled per second of the window.
     pub offered_rps: f64,
     /// Completed requests per second of the window.
     pub request_throughput: f64,
@@ -104,8 +107,8 @@ pub struct Run {
     pub output_token_goodput: f64,
     /// Cached over all prompt tokens, of completed requests whose engine says; null where none does.
     pub cache_hit_rate: Option<f64>,
-    /// What the fleet cost over the window for each good request; null without costs or without any
-    /// good request.
+    /// What the fleet cost, window and drain, for each good request; null without costs or without
+    /// any good request.
     pub cost_per_accepted: Option<f64>,
     /// How late requests were sent; null where none was.
     pub generator_lag_ms: Option<Stats>,
@@ -126,39 +129,30 @@ impl Run {
         let count_of = |ending| records.iter().filter(|it| it.ending == ending).count();
         let completed = || records.iter().filter(|it| it.ending == Ending::Completed);
         let good = || records.iter().filter(|it| it.slo.good);
-        let first = records.iter().map(|it| it.scheduled).min().unwrap_or_default();
-        let last_scheduled = records.iter().map(|it| it.scheduled).max().unwrap_or_default();
-        let last_token = completed().filter_map(|it| it.last_token).max().unwrap_or_default();
-        let schedule_end = match info.scheduled_for {
-            Some(length) => last_scheduled.max(Timestamp::from_elapsed(length)),
-            None => last_scheduled,
-        };
-        // A schedule with an end of its own starts with the run, not with its first request.
-        let start = if info.scheduled_for.is_some() { Timestamp::ZERO } else { first };
-        let schedule_s = schedule_end.since(start).as_secs_f64();
-        let window_s = schedule_end.max(last_token).since(start).as_secs_f64();
-        let per_s = |amount: f64, seconds: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
+        let window = Window::of(info, records);
+        let per_s = |amount: f64| ratio(amount, window.length_s).unwrap_or_default();
         let goods = count(good().count());
-        let costs = info.costs.map(|it| it.total(window_s));
+        let costs = info.costs.map(|it| it.total(window.length_s + window.drain_s));
 
         Self {
             workload: info.workload.clone(),
             policy: info.policy.clone(),
             admission: info.admission.clone(),
             seed: info.seed,
-            window_s,
+            window_s: window.length_s,
+            drain_s: window.drain_s,
             requests: records.len() as u64,
             completed: completed().count() as u64,
             good: good().count() as u64,
             rejected: count_of(Ending::Rejected) as u64,
             failed: count_of(Ending::Failed) as u64,
-            offered_rps: per_s(count(records.len()), schedule_s),
-            request_throughput: per_s(count(completed().count()), window_s),
-            request_goodput: per_s(goods, window_s),
+            offered_rps: per_s(count(records.len())),
+            request_throughput: per_s(count(completed().count())),
+            request_goodput: per_s(goods),
             good_request_fraction: ratio(goods, count(records.len())),
             good_session_fraction: good_session_fraction(records),
-            output_token_throughput: per_s(output_tokens(completed()), window_s),
-            output_token_goodput: per_s(output_tokens(good()), window_s),
+            output_token_throughput: per_s(output_tokens(completed())),
+            output_token_goodput: per_s(output_tokens(good())),
             cache_hit_rate: cache_hit_rate(completed()),
             cost_per_accepted: costs.and_then(|it| ratio(it, goods)),
             generator_lag_ms: stats_ms(records.iter().map(RequestRecord::lag)),
@@ -167,6 +161,28 @@ impl Run {
             itl_ms: gaps.stats_ms(),
             e2e_ms: stats_ms(completed().map(RequestRecord::e2e)),
         }
+    }
+}
+
+/// The time that a run's rates refer to.
+struct Window {
+    length_s: f64,
+    drain_s: f64,
+}
+
+impl Window {
+    /// A schedule whose length is known starts with the run; one that is not, with its first request.
+    /// Requests that all leave at once have no window but the time it takes to answer them.
+    fn of(info: &RunInfo, records: &[RequestRecord]) -> Self {
+        let scheduled = || records.iter().map(|it| it.scheduled);
+        let (start, end) = match info.scheduled_for {
+            Some(length) => (Timestamp::ZERO, Timestamp::from_elapsed(length)),
+            None => (scheduled().min().unwrap_or_default(), scheduled().max().unwrap_or_default()),
+        };
+        let whole = records.iter().filter(|it| it.ending == Ending::Completed);
+        let last = whole.filter_map(|it| it.last_token).max().unwrap_or_default();
+        let end = if end > start { end } else { last };
+        Self { length_s: end.since(start).as_secs_f64(), drain_s: last.since(end).as_secs_f64() }
     }
 }
 

@@ -37,8 +37,8 @@ pub fn comparison(runs: &[Run]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "{}: {} requests at {:.1}/s\n{table}",
-            first.workload, first.requests, first.offered_rps
+            "{}: {} requests at {:.1}/s for {:.0} s\n{table}",
+            first.workload, first.requests, first.offered_rps, first.window_s
         );
     }
     out
@@ -64,13 +64,14 @@ pub fn single(run: &Run) -> String {
     let fraction = percent(run.good_request_fraction);
     let hit_rate = percent(run.cache_hit_rate);
     format!(
-        "{workload}: {requests} requests at {:.2}/s, window {:.1} s\n\
+        "{workload}: {requests} requests at {:.2}/s for {:.1} s; last answer {:.1} s later\n\
          completed {completed}, rejected {rejected}, failed {failed}; good {good} ({fraction})\n\
          requests: throughput {:.2}/s, goodput {:.2}/s\n\
          output tokens: throughput {:.1}/s, goodput {:.1}/s\n\
          cache hit rate: {hit_rate}\n{latencies}\n",
         run.offered_rps,
         run.window_s,
+        run.drain_s,
         run.request_throughput,
         run.request_goodput,
         run.output_token_throughput,

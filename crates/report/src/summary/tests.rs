@@ -71,16 +71,17 @@ fn near(actual: f64, expected: f64) {
 #[test]
 fn every_definition_of_the_contract_holds() {
     let run = run(&records());
-    near(run.window_s, 10.0);
+    near(run.window_s, 8.0);
+    near(run.drain_s, 2.0);
     assert_eq!((run.requests, run.completed, run.good), (5, 3, 2));
     assert_eq!((run.rejected, run.failed), (1, 1));
     near(run.offered_rps, 5.0 / 8.0);
-    near(run.request_throughput, 0.3);
-    near(run.request_goodput, 0.2);
+    near(run.request_throughput, 3.0 / 8.0);
+    near(run.request_goodput, 2.0 / 8.0);
     near(run.good_request_fraction.unwrap(), 0.4);
     near(run.good_session_fraction.unwrap(), 0.5);
-    near(run.output_token_throughput, 3.0);
-    near(run.output_token_goodput, 2.0);
+    near(run.output_token_throughput, 30.0 / 8.0);
+    near(run.output_token_goodput, 20.0 / 8.0);
     near(run.cache_hit_rate.unwrap(), 0.6);
     near(run.cost_per_accepted.unwrap(), 0.01);
     near(run.ttft_ms.unwrap().p50, 300.0);
@@ -90,8 +91,31 @@ fn every_definition_of_the_contract_holds() {
 }
 
 #[test]
-fn a_request_that_hangs_until_its_deadline_does_not_stretch_the_window() {
-    near(run(&[answered(1_000, 200, None), ended(2_000, Ending::Failed)]).window_s, 8.0);
+fn a_straggler_moves_the_drain_and_nothing_else() {
+    let (mut straggling, run_before) = (records(), run(&records()));
+    straggling[1].last_token = Some(at(90_000));
+    let run = run(&straggling);
+    near(run.drain_s, 82.0);
+    near(run.request_goodput, run_before.request_goodput);
+    near(run.output_token_throughput, run_before.output_token_throughput);
+}
+
+#[test]
+fn a_request_that_hangs_until_its_deadline_is_no_drain() {
+    near(run(&[answered(1_000, 200, None), ended(2_000, Ending::Failed)]).drain_s, 0.0);
+}
+
+#[test]
+fn without_a_length_the_schedule_reaches_from_its_first_request_to_its_last() {
+    let window = |records: &[RequestRecord]| {
+        let run = Run::measure(&RunInfo::default(), records, &Histogram::new());
+        (run.window_s, run.drain_s)
+    };
+    let (one, two) = (answered(1_000, 200, None), answered(3_000, 200, None));
+    let (length, drain) = window(&[one.clone(), two]);
+    near(length, 2.0);
+    near(drain, 1.1);
+    near(window(&[one]).0, 1.1);
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub struct BadLine {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// It is not an object with the three numbers.
-    #[error("{reason}; correct or remove the line, or skip such lines with --skip-bad-lines")]
+    #[error("{reason}; correct or remove the line, or set skip_bad_lines (--skip-bad-lines)")]
     Unreadable {
         /// What the parser found.
         reason: String,
@@ -113,8 +113,10 @@ fn parse(text: &str, block: u32) -> Result<Line, Problem> {
     }
     let fitting = BLOCK_TOKENS_KNOWN.into_iter().find(|it| fits(input, names, *it));
     let cure = match fitting {
-        Some(size) => format!("blocks of {size} would: pass --trace-block {size}"),
-        None => "correct the line or pass the file's block size with --trace-block".to_owned(),
+        Some(size) => {
+            format!("blocks of {size} would: set block_tokens to {size} (--trace-block {size})")
+        }
+        None => "correct the line or set block_tokens (--trace-block) to the file's".to_owned(),
     };
     Err(Problem::BlockMismatch { names, input, block, cure })
 }
@@ -162,7 +164,7 @@ mod tests {
         assert_eq!(
             error,
             "t.jsonl, line 1: 3 hash_ids for 40 tokens do not fit blocks of 512 tokens; blocks of \
-             16 would: pass --trace-block 16"
+             16 would: set block_tokens to 16 (--trace-block 16)"
         );
     }
 
@@ -171,7 +173,7 @@ mod tests {
         let text = format!("{ROW}\n\n{}", ROW.split_at(30).0);
         let error = read_with(16, false, &text).unwrap_err().to_string();
         assert!(error.starts_with("t.jsonl, line 3: EOF while parsing"), "{error}");
-        assert!(error.ends_with("--skip-bad-lines"), "{error}");
+        assert!(error.ends_with("(--skip-bad-lines)"), "{error}");
         let recorded = read_with(16, true, &text).unwrap();
         assert_eq!((recorded.rows.len(), recorded.skipped.bad_lines), (1, 1));
     }

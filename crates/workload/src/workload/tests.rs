@@ -7,6 +7,8 @@ use crate::schedule::Schedule;
 
 const SUPPORT_CHAT: &str = include_str!("../../../../config/workloads/support-chat.yaml");
 
+const MOONCAKE: &str = include_str!("../../../../config/workloads/mooncake.yaml");
+
 fn parse(text: &str) -> Result<Workload, String> {
     serde_yaml::from_str(text).map_err(|error| error.to_string())
 }
@@ -54,7 +56,9 @@ fn a_workload_survives_being_written() {
 
 #[test]
 fn the_bundled_slice_reuses_what_its_readme_says() {
-    let workload = Workload::Trace(Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned()));
+    let workload = parse(MOONCAKE).unwrap();
+    let defaults = Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned());
+    assert_eq!(workload, Workload::Trace(defaults));
     let planned = workload.plan(&load(Schedule::Trace { speedup: 1.0 }, None), no_file).unwrap();
     let (mut seen, mut reused, mut total) = (BTreeSet::new(), 0_u64, 0_u64);
     for arrival in &planned.arrivals {
