@@ -74,7 +74,7 @@ impl Batch {
         let mut budget = self.tokens_max;
         let preempted = self.schedule_running(&mut budget, &mut work);
         counters.preemptions = counters.preemptions.saturating_add(preempted);
-        // A sequence that was just preempted would take the freed blocks straight back.
+        // A chunk that was just preempted could take its blocks straight back, a block shorter.
         if preempted == 0 {
             self.admit_waiting(&mut budget, &mut work, counters);
         }

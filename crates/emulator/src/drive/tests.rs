@@ -78,6 +78,17 @@ async fn the_clock_starts_anew_after_a_rest() {
     assert_within_a_tick(until(&ticket, 1).await, prefill());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_does_not_rush_through_the_steps_it_missed() {
+    let replica = replica();
+    let ticket = submit(&replica, 1000);
+    until(&ticket, 10).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let before = until(&ticket, 11).await;
+    let after = until(&ticket, 21).await;
+    assert!(before + after > decode(1000) * 10, "{before:?} and {after:?} for 11 tokens");
+}
+
 async fn ticket_ends(ticket: &Ticket) {
     ticket.inbox.ended().await;
 }

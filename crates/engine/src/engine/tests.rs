@@ -185,6 +185,20 @@ fn the_last_admitted_makes_room_and_keeps_its_cached_blocks() {
 }
 
 #[test]
+fn a_chunk_that_made_room_does_not_come_back_within_the_step() {
+    let mut engine = engine(9);
+    engine.submit(job(1, 4, 8)).unwrap();
+    assert_eq!(step(&mut engine), [(1, 1)]);
+    engine.submit(job(2, 33, 1)).unwrap();
+    assert_eq!(step(&mut engine), [(1, 2)]);
+    // 15 tokens in 4 blocks; the next 15 need 4 more, and 3 are free.
+    assert_eq!(step(&mut engine), [(1, 3)]);
+    assert_eq!((engine.load().running, engine.counters().preemptions), (1, 1));
+    let last = drain(&mut engine);
+    assert_eq!(last.last().map(|it| (it.id.0, it.cached.0)), Some((2, 0)));
+}
+
+#[test]
 fn an_aborted_job_frees_its_blocks_at_the_next_boundary() {
     let mut engine = engine(16);
     engine.submit(job(1, 12, 40)).unwrap();
