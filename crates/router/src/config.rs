@@ -320,12 +320,19 @@ impl fmt::Display for Problems {
 ///
 /// When it can't be read or parsed, or with everything that is wrong with its values.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    read(path)?.checked(&path.display().to_string())
+}
+
+/// Reads the configuration at `path`, to be completed and then [checked](Config::checked).
+///
+/// # Errors
+///
+/// When it can't be read or parsed.
+pub fn read(path: &Path) -> Result<Config, ConfigError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: name.clone(), source })?;
-    let config: Config = serde_yaml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: name.clone(), source })?;
-    config.checked(&name)
+    serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse { path: name, source })
 }
 
 impl Config {

@@ -6,7 +6,6 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
 use fleet::{fleet::Fleet, replica::ReplicaSpec};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -16,7 +15,7 @@ use hyper_util::{
 use rand::TryRng as _;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use types::block::HashKey;
+use types::{block::HashKey, replica::Health};
 
 use crate::{
     admin,
@@ -31,6 +30,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// How long a refused `accept` (no file descriptors left, say) is waited out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Time between two looks at whether all replicas are ready.
+const READY_POLL: Duration = Duration::from_millis(10);
 
 /// How long answers that were cut off get to reach their clients.
 const CUT_FLUSH: Duration = Duration::from_secs(1);
@@ -49,23 +51,28 @@ pub enum StartError {
     Random(String),
 }
 
-/// The router's ports, open and not yet served.
+/// A router whose ports are open and whose replicas are watched; [`Router::run`] serves.
 #[derive(Debug)]
-pub struct Ports {
+pub struct Router {
+    app: Arc<App>,
+    config: Config,
     data: TcpListener,
     admin: TcpListener,
 }
 
-impl Ports {
-    /// Opens both ports; port 0 takes a free one.
+impl Router {
+    /// Checks the configuration, opens both ports (port 0 takes a free one) and begins to watch the
+    /// replicas. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// Names the port that can't be had.
-    pub async fn open(config: &Config) -> Result<Self, StartError> {
+    /// When the configuration can't be used, before any port opens; or when a port can't be had.
+    pub async fn open(config: Config) -> Result<Self, StartError> {
+        let config = config.checked("given")?;
         let data = bind(config.listen, "listen").await?;
         let admin = bind(config.admin.listen, "admin.listen").await?;
-        Ok(Self { data, admin })
+        let app = Arc::new(assemble(&config)?);
+        Ok(Self { app, config, data, admin })
     }
 
     /// Address of the data port.
@@ -85,6 +92,32 @@ impl Ports {
     pub fn admin(&self) -> io::Result<SocketAddr> {
         self.admin.local_addr()
     }
+
+    /// Waits until every replica takes requests; pending for ever while one does not.
+    pub async fn all_ready(&self) {
+        let all = || self.app.fleet.status().iter().all(|it| it.health == Health::Ready);
+        while !all() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Serves until `shutdown` completes, and then until all open answers have ended or run out of
+    /// time.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { app, config, data, admin } = self;
+        let _helpers = Helpers([
+            tokio::spawn(serve_admin(admin, admin::routes(Arc::clone(&app)))),
+            tokio::spawn(upkeep(Arc::clone(&app))),
+        ]);
+        let doors = Doors::new(&config, routes::data(Arc::clone(&app)));
+        let close = CancellationToken::new();
+        let open = doors.serve(data, close.clone());
+        tokio::pin!(open);
+        tokio::select! {
+            () = &mut open => {}
+            () = shutdown => end(&app, config.drain, close, open).await,
+        }
+    }
 }
 
 async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
@@ -92,39 +125,8 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Sta
     listener.map_err(|source| StartError::Port { address, key, source })
 }
 
-/// Serves until `shutdown` completes, and then until all open answers have ended or run out of
-/// time.
-///
-/// # Errors
-///
-/// When the configuration can't be used.
-pub async fn serve(
-    config: Config,
-    ports: Ports,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), StartError> {
-    let config = config.checked("given")?;
-    let app = Arc::new(assemble(&config)?);
-    let helpers = Helpers(vec![
-        tokio::spawn(serve_admin(ports.admin, admin::routes(Arc::clone(&app)))),
-        tokio::spawn(upkeep(Arc::clone(&app))),
-    ]);
-    let doors = Doors::new(&config, routes::data(Arc::clone(&app)));
-    let close = CancellationToken::new();
-    let open = doors.serve(ports.data, close.clone());
-    tokio::pin!(open);
-    tokio::select! {
-        () = &mut open => {}
-        () = shutdown => {
-            end(&app, config.drain, close, open).await;
-        }
-    }
-    drop(helpers);
-    Ok(())
-}
-
 /// Tasks that end with the router.
-struct Helpers(Vec<JoinHandle<()>>);
+struct Helpers([JoinHandle<()>; 2]);
 
 impl Drop for Helpers {
     fn drop(&mut self) {
@@ -169,7 +171,7 @@ async fn end(app: &App, drain: Drain, close: CancellationToken, open: impl Futur
     }
 }
 
-async fn serve_admin(listener: TcpListener, routes: Router) {
+async fn serve_admin(listener: TcpListener, routes: axum::Router) {
     if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "admin port failed");
     }
@@ -185,13 +187,13 @@ async fn upkeep(app: Arc<App>) {
 
 /// Takes connections of the data port and serves each.
 struct Doors {
-    routes: Router,
+    routes: axum::Router,
     connections: Arc<Semaphore>,
     builder: auto::Builder<TokioExecutor>,
 }
 
 impl Doors {
-    fn new(config: &Config, routes: Router) -> Self {
+    fn new(config: &Config, routes: axum::Router) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()

@@ -1,3 +1,44 @@
 //! The one binary: parses arguments and starts one of the programs.
 
-fn main() {}
+mod args;
+mod check;
+mod demo;
+mod emulate;
+mod logs;
+mod replay;
+mod serve;
+mod shutdown;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use router::{config::ConfigError, serve::StartError};
+
+use crate::args::{Args, Verb};
+
+/// What `sysexits.h` calls `EX_CONFIG`: the configuration can't be used.
+const EXIT_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let Args { verb, log_format } = Args::parse();
+    let _logs = logs::start(log_format, verb.log_filter());
+    let result = match verb {
+        Verb::Demo(demo) => demo::run(&demo),
+        Verb::Serve(serve) => serve::run(serve),
+        Verb::Emulate(emulate) => emulate::run(emulate),
+        Verb::Replay(replay) => replay::run(&replay),
+        Verb::Check(check) => check::run(&check),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a person is told what went wrong")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    let is_config = error.downcast_ref::<ConfigError>().is_some()
+        || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+    if is_config { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+}

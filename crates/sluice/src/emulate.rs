@@ -1,0 +1,56 @@
+//! `sluice emulate`: emulated replicas.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use emulator::{Fault, Options};
+use types::quantity::{Blocks, Tokens};
+
+use crate::shutdown;
+
+/// Serves emulated replicas that speak the OpenAI API and vLLM's metrics; no GPU, no model.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  sluice emulate --listen 127.0.0.1:8000 --replicas 4 --profile llama-3-8b-h100")]
+pub(crate) struct Emulate {
+    /// Address of the first replica; the others take the ports after it.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+    /// Number of replicas.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u16,
+    /// The model and GPU to emulate; an unknown name lists the known ones.
+    #[arg(long, value_name = "NAME", default_value = "llama-3-8b-h100")]
+    profile: String,
+    /// Name under which the model is served; the profile's when absent.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Blocks of 16 tokens in the KV cache, instead of the profile's.
+    #[arg(long, value_name = "N")]
+    kv_blocks: Option<u32>,
+    /// Most sequences in one step, instead of the profile's.
+    #[arg(long, value_name = "N")]
+    max_num_seqs: Option<u32>,
+    /// Most tokens in one step, instead of the profile's.
+    #[arg(long, value_name = "N")]
+    max_num_batched_tokens: Option<u32>,
+    /// What goes wrong: down, silence, close, break:CHUNKS, stall:CHUNKS, status:CODE …
+    #[arg(long, value_name = "FAULT", default_value = "none")]
+    fault: Fault,
+}
+
+pub(crate) fn run(emulate: Emulate) -> anyhow::Result<()> {
+    let options = Options {
+        listen: emulate.listen,
+        replicas: emulate.replicas,
+        profile: emulate.profile,
+        model: emulate.model,
+        kv_blocks: emulate.kv_blocks.map(Blocks),
+        max_num_seqs: emulate.max_num_seqs,
+        max_num_batched_tokens: emulate.max_num_batched_tokens.map(Tokens),
+        fault: emulate.fault,
+    };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the threads that serve")?;
+    runtime.block_on(emulator::run(&options, shutdown::requested()))?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! `sluice serve`: the router.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Context as _;
+use policy::config::StrategyName;
+use router::{
+    config::{self, Config},
+    serve::Router,
+};
+
+use crate::shutdown;
+
+/// Routes requests to replicas that speak the OpenAI API.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice serve --replica http://10.0.0.11:8000 --replica http://10.0.0.12:8000
+  sluice serve -c config/router.yaml")]
+pub(crate) struct Serve {
+    /// The configuration; optional when replicas are given.
+    #[arg(short, long, value_name = "FILE", env = "SLUICE_CONFIG")]
+    config: Option<PathBuf>,
+    /// A replica, in addition to those of the configuration; may be repeated.
+    #[arg(long, value_name = "URL")]
+    replica: Vec<String>,
+    /// The strategy: round-robin, random, least-request, power-of-two, sticky or prefix-aware.
+    #[arg(long, value_name = "NAME")]
+    policy: Option<StrategyName>,
+    /// Address of the data port.
+    #[arg(long, value_name = "ADDR", env = "SLUICE_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Address of the admin port.
+    #[arg(long, value_name = "ADDR", env = "SLUICE_ADMIN_LISTEN")]
+    admin_listen: Option<SocketAddr>,
+    /// Threads that serve; one for each core when absent.
+    #[arg(long, value_name = "N")]
+    worker_threads: Option<std::num::NonZeroUsize>,
+}
+
+pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
+    let config = configuration(serve)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.worker_threads {
+        runtime.worker_threads(threads.get());
+    }
+    let runtime = runtime.enable_all().build().context("cannot start the threads that serve")?;
+    runtime.block_on(async {
+        let router = Router::open(config).await?;
+        tracing::info!(listen = %router.data()?, admin = %router.admin()?, "serving");
+        router.run(shutdown::requested()).await;
+        tracing::info!("ended");
+        Ok(())
+    })
+}
+
+/// The configuration file with what was typed laid over it.
+fn configuration(serve: Serve) -> anyhow::Result<Config> {
+    let mut config = match &serve.config {
+        Some(path) => config::read(path)?,
+        None => Config::default(),
+    };
+    config
+        .replicas
+        .extend(serve.replica.into_iter().map(|url| config::Replica { name: None, url }));
+    config.policy.strategy = serve.policy.unwrap_or(config.policy.strategy);
+    config.listen = serve.listen.unwrap_or(config.listen);
+    config.admin.listen = serve.admin_listen.unwrap_or(config.admin.listen);
+    config.worker_threads = serve.worker_threads.or(config.worker_threads);
+    let origin = serve.config.map_or_else(|| "given".to_owned(), |it| it.display().to_string());
+    Ok(config.checked(&origin)?)
+}
