@@ -4,11 +4,12 @@
 //! long its answer is to be. Prompts are kept as segments and become text only when they are sent,
 //! so that a trace of a million requests fits in memory and equal segments render to equal text.
 //!
-//! Read in this order: [`arrival`], [`prompt`], [`workload`] (the file format), then a generator:
+//! Read in this order: [`arrival`], [`prompt`], [`file`] (what a workload file says), then a generator:
 //! [`support_chat`], [`independent`] or [`trace`].
 
 pub mod arrival;
 pub mod bundled;
+pub mod file;
 pub mod independent;
 pub mod prompt;
 pub mod range;
@@ -18,9 +19,8 @@ pub mod support_chat;
 mod text;
 pub mod trace;
 mod words;
-pub mod workload;
 
 pub use arrival::Arrival;
+pub use file::{Planned, Workload, WorkloadError};
 pub use prompt::{Message, Prompt, Role, Segment};
 pub use schedule::{Load, Schedule};
-pub use workload::{Workload, WorkloadError};
