@@ -70,6 +70,21 @@ async fn a_stream_stalls_after_its_chunks_until_the_client_leaves() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_stream_comes_before_its_first_token() {
+    let replica = replica().await;
+    replica.set_fault(Fault::StallAfter(0)).await.unwrap();
+    let mut stream = TcpStream::connect(replica.address()).await.unwrap();
+    let request = post("/v1/chat/completions", &streamed(10, 20));
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0);
+    }
+    let answer = common::Answer::parse(&bytes);
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+}
+
+#[tokio::test]
 async fn silence_is_silence_on_every_route() {
     let replica = replica().await;
     replica.set_fault(Fault::Silence).await.unwrap();

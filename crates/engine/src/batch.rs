@@ -74,7 +74,7 @@ impl Batch {
         let mut budget = self.tokens_max;
         let preempted = self.schedule_running(&mut budget, &mut work);
         counters.preemptions = counters.preemptions.saturating_add(preempted);
-        // A chunk that was just preempted could take its blocks straight back, a block shorter.
+        // Who just made room waits a step, as in vLLM; a chunk could else take its room back.
         if preempted == 0 {
             self.admit_waiting(&mut budget, &mut work, counters);
         }
