@@ -114,9 +114,9 @@ fn parse(text: &str, block: u32) -> Result<Line, Problem> {
     let fitting = BLOCK_TOKENS_KNOWN.into_iter().find(|it| fits(input, names, *it));
     let cure = match fitting {
         Some(size) => {
-            format!("blocks of {size} would: set block_tokens to {size} (--trace-block {size})")
+            format!("blocks of {size} would: set block_tokens to {size} (--block-tokens {size})")
         }
-        None => "correct the line or set block_tokens (--trace-block) to the file's".to_owned(),
+        None => "correct the line or set block_tokens (--block-tokens) to the file's".to_owned(),
     };
     Err(Problem::BlockMismatch { names, input, block, cure })
 }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(
             error,
             "t.jsonl, line 1: 3 hash_ids for 40 tokens do not fit blocks of 512 tokens; blocks of \
-             16 would: set block_tokens to 16 (--trace-block 16)"
+             16 would: set block_tokens to 16 (--block-tokens 16)"
         );
     }
 
