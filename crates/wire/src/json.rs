@@ -98,7 +98,7 @@ impl<'de> Deserialize<'de> for Entries<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
-                let mut entries = Vec::with_capacity(4);
+                let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     if entries.len() == Entries::MAX {
                         return Err(A::Error::invalid_length(entries.len(), &self));

@@ -40,7 +40,9 @@ const PART: &[u8] = b"\x1f";
 /// Tokens that an image, a sound or a video counts as, whatever the length of its encoding.
 ///
 /// LLaVA-1.5 spends 576 on an image, Qwen2-VL one on each 28 × 28 pixels: 1,337 for a megapixel.
-const MEDIA: Tokens = Tokens(1024);
+const MEDIA_TOKENS: usize = 1024;
+/// Images, sounds and videos that are counted; more of them would make a small body a huge prompt.
+const MEDIA_PARTS_MAX: usize = 512;
 /// Content within content (a tool's result holds parts) is read to this depth, then taken as it is.
 const DEPTH_MAX: u32 = 4;
 
@@ -88,24 +90,28 @@ impl View<'_> {
             Content::None => {}
             Content::Conversation { tools, system, turns } => {
                 let mut emit = |piece: &[u8]| hasher.update(piece);
-                lay_tools(tools, &mut emit);
-                lay_system(system, &mut emit);
-                lay_turns(turns, &mut emit);
+                let mut layout = Layout::new(&mut emit);
+                layout.tools(tools);
+                layout.system(system);
+                layout.turns(turns);
             }
             Content::Prompts(prompts) => {
                 let mut first = true;
                 for_each_prompt(prompts, |prompt| {
                     if std::mem::take(&mut first) {
-                        lay_prompt(prompt, &mut |piece| hasher.update(piece));
+                        Layout::new(&mut |piece| hasher.update(piece)).prompt(prompt);
                     } else {
-                        lay_prompt(prompt, &mut |piece| {
+                        let mut count = |piece: &[u8]| {
                             bytes_beside = bytes_beside.saturating_add(piece.len());
-                        });
+                        };
+                        Layout::new(&mut count).prompt(prompt);
                     }
                 });
             }
             Content::Pairs(text, others) => {
-                for_each_prompt(text, |prompt| lay_prompt(prompt, &mut |it| hasher.update(it)));
+                for_each_prompt(text, |prompt| {
+                    Layout::new(&mut |piece| hasher.update(piece)).prompt(prompt);
+                });
                 bytes_beside = others.map_or(0, |raw| raw.get().len());
             }
         }
@@ -120,62 +126,24 @@ impl View<'_> {
         let Content::Conversation { system, turns, .. } = self.content else {
             return None;
         };
-        let mut hasher = Xxh3::with_seed(key.0);
-        lay_system(system, &mut |piece| hasher.update(piece));
-        let mut found = false;
         let turns = turns?;
-        if json::quoted(turns).is_some() {
-            lay_turns(Some(turns), &mut |piece| hasher.update(piece));
-            found = true;
+        let mut hasher = Xxh3::with_seed(key.0);
+        let mut emit = |piece: &[u8]| hasher.update(piece);
+        let mut layout = Layout::new(&mut emit);
+        layout.system(system);
+        let mut found = json::quoted(turns).is_some();
+        if found {
+            layout.turns(Some(turns));
         }
         json::for_each_item(turns, |turn: Turn<'_>| {
             let role = turn.role.and_then(json::quoted);
             if matches!(role, Some("system" | "developer" | "user")) {
-                turn.lay(&mut |piece| hasher.update(piece));
+                layout.turn(&turn);
                 found = role == Some("user");
             }
             if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found.then(|| hasher.digest128())
-    }
-}
-
-type Emit<'e> = &'e mut dyn FnMut(&[u8]);
-
-fn lay_tools(tools: Option<&RawValue>, emit: Emit<'_>) {
-    if let Some(tools) = tools {
-        emit(TURN);
-        emit(b"tools");
-        emit(PART);
-        json::compact(tools, emit);
-    }
-}
-
-fn lay_system(system: Option<&RawValue>, emit: Emit<'_>) {
-    if let Some(system) = system {
-        emit(TURN);
-        emit(b"system");
-        emit(PART);
-        lay_content(system, emit, DEPTH_MAX);
-    }
-}
-
-/// Lays out an array of turns, or a text that stands for one turn of the user's.
-fn lay_turns(turns: Option<&RawValue>, emit: Emit<'_>) {
-    let Some(turns) = turns else { return };
-    if let Some(text) = json::quoted(turns) {
-        emit(TURN);
-        emit(b"user");
-        emit(PART);
-        emit(text.as_bytes());
-        return;
-    }
-    let regular = json::for_each_item(turns, |turn: Turn<'_>| {
-        turn.lay(emit);
-        ControlFlow::Continue(())
-    });
-    if !regular {
-        json::compact(turns, emit);
     }
 }
 
@@ -200,81 +168,152 @@ struct Turn<'a> {
     output: Option<&'a RawValue>,
 }
 
-impl Turn<'_> {
-    fn lay(&self, emit: Emit<'_>) {
-        emit(TURN);
-        emit(self.role.and_then(json::quoted).unwrap_or_default().as_bytes());
-        emit(PART);
-        if let Some(content) = self.content {
-            lay_content(content, emit, DEPTH_MAX);
+/// Lays a prompt out as a stream of bytes.
+struct Layout<'e> {
+    emit: &'e mut dyn FnMut(&[u8]),
+    media_parts: usize,
+}
+
+impl<'e> Layout<'e> {
+    fn new(emit: &'e mut dyn FnMut(&[u8])) -> Self {
+        Self { emit, media_parts: 0 }
+    }
+
+    fn open(&mut self, role: &str) {
+        (self.emit)(TURN);
+        (self.emit)(role.as_bytes());
+        (self.emit)(PART);
+    }
+
+    fn name(&mut self, name: &str) {
+        (self.emit)(PART);
+        (self.emit)(name.as_bytes());
+        (self.emit)(PART);
+    }
+
+    fn tools(&mut self, tools: Option<&RawValue>) {
+        if let Some(tools) = tools {
+            self.open("tools");
+            json::compact(tools, self.emit);
+        }
+    }
+
+    fn system(&mut self, system: Option<&RawValue>) {
+        if let Some(system) = system {
+            self.open("system");
+            self.content(system, DEPTH_MAX);
+        }
+    }
+
+    /// Lays out an array of turns, or a text that stands for one turn of the user's.
+    fn turns(&mut self, turns: Option<&RawValue>) {
+        let Some(turns) = turns else { return };
+        if let Some(text) = json::quoted(turns) {
+            self.open("user");
+            (self.emit)(text.as_bytes());
+            return;
+        }
+        let regular = json::for_each_item(turns, |turn: Turn<'_>| {
+            self.turn(&turn);
+            ControlFlow::Continue(())
+        });
+        if !regular {
+            json::compact(turns, self.emit);
+        }
+    }
+
+    fn turn(&mut self, turn: &Turn<'_>) {
+        self.open(turn.role.and_then(json::quoted).unwrap_or_default());
+        if let Some(content) = turn.content {
+            self.content(content, DEPTH_MAX);
         }
         let rest = [
-            ("name", self.name),
-            ("tool_calls", self.tool_calls),
-            ("tool_call_id", self.tool_call_id),
-            ("arguments", self.arguments),
-            ("call_id", self.call_id),
-            ("output", self.output),
+            ("name", turn.name),
+            ("tool_calls", turn.tool_calls),
+            ("tool_call_id", turn.tool_call_id),
+            ("arguments", turn.arguments),
+            ("call_id", turn.call_id),
+            ("output", turn.output),
         ];
         for (name, value) in rest {
             if let Some(value) = value {
-                emit(PART);
-                emit(name.as_bytes());
-                emit(PART);
-                lay_content(value, emit, DEPTH_MAX);
+                self.name(name);
+                self.content(value, DEPTH_MAX);
             }
         }
     }
-}
 
-/// Lays out a text or an array of parts; anything else as it stands.
-fn lay_content(content: &RawValue, emit: Emit<'_>, depth: u32) {
-    if let Some(text) = json::quoted(content) {
-        emit(text.as_bytes());
-        return;
+    /// Lays out a text or an array of parts; anything else as it stands.
+    fn content(&mut self, content: &RawValue, depth: u32) {
+        if let Some(text) = json::quoted(content) {
+            (self.emit)(text.as_bytes());
+            return;
+        }
+        let mut first = true;
+        let regular = depth > 0
+            && json::for_each_item(content, |part: Entries<'_>| {
+                if !std::mem::take(&mut first) {
+                    (self.emit)(PART);
+                }
+                self.part(&part, depth.saturating_sub(1));
+                ControlFlow::Continue(())
+            });
+        if !regular {
+            json::compact(content, self.emit);
+        }
     }
-    let mut first = true;
-    let regular = depth > 0
-        && json::for_each_item(content, |part: Entries<'_>| {
-            if !std::mem::take(&mut first) {
-                emit(PART);
+
+    fn part(&mut self, part: &Entries<'_>, depth: u32) {
+        let text = part.get("text").and_then(json::quoted);
+        let kind = part.get("type").and_then(json::quoted).unwrap_or_default();
+        if let Some(text) = text {
+            (self.emit)(text.as_bytes());
+        } else if ["image", "audio", "video"].iter().any(|it| kind.contains(it)) {
+            self.media(part, depth);
+        } else {
+            self.entries(part, depth);
+        }
+    }
+
+    /// Lays out a digest, repeated to the length that the engine's own tokens would have.
+    fn media(&mut self, part: &Entries<'_>, depth: u32) {
+        let mut hasher = Xxh3::new();
+        let mut emit = |piece: &[u8]| hasher.update(piece);
+        // What lies within a medium is part of its digest and has no length of its own.
+        Layout { emit: &mut emit, media_parts: MEDIA_PARTS_MAX }.entries(part, depth);
+        let digest = hasher.digest128().to_le_bytes();
+        let counts = self.media_parts < MEDIA_PARTS_MAX;
+        self.media_parts = self.media_parts.saturating_add(1);
+        let tokens = if counts { MEDIA_TOKENS } else { 1 };
+        for _ in 0..tokens.saturating_mul(BYTES_PER_TOKEN).div_ceil(digest.len()) {
+            (self.emit)(&digest);
+        }
+    }
+
+    /// Lays out an object's entries as they stand, but for the marks that clients move about.
+    fn entries(&mut self, part: &Entries<'_>, depth: u32) {
+        for (key, value) in part.iter().filter(|(key, _)| *key != "cache_control") {
+            self.name(key);
+            if key == "content" {
+                self.content(value, depth);
+            } else {
+                json::compact(value, self.emit);
             }
-            lay_part(&part, emit, depth.saturating_sub(1));
+        }
+    }
+
+    /// Lays out a text, or token ids as four little-endian bytes each; anything else as it stands.
+    fn prompt(&mut self, prompt: &RawValue) {
+        if let Some(text) = json::quoted(prompt) {
+            (self.emit)(text.as_bytes());
+            return;
+        }
+        let regular = json::for_each_item(prompt, |id: u32| {
+            (self.emit)(&id.to_le_bytes());
             ControlFlow::Continue(())
         });
-    if !regular {
-        json::compact(content, emit);
-    }
-}
-
-fn lay_part(part: &Entries<'_>, emit: Emit<'_>, depth: u32) {
-    let text = part.get("text").and_then(json::quoted);
-    let kind = part.get("type").and_then(json::quoted).unwrap_or_default();
-    if let Some(text) = text {
-        emit(text.as_bytes());
-    } else if ["image", "audio", "video"].iter().any(|it| kind.contains(it)) {
-        let mut hasher = Xxh3::new();
-        lay_entries(part, &mut |piece| hasher.update(piece), depth);
-        let digest = hasher.digest128().to_le_bytes();
-        let bytes = usize::try_from(MEDIA.0).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_TOKEN);
-        for _ in 0..bytes.div_ceil(digest.len()) {
-            emit(&digest);
-        }
-    } else {
-        lay_entries(part, emit, depth);
-    }
-}
-
-/// Lays out an object's entries as they stand, but for the marks that clients move about.
-fn lay_entries(part: &Entries<'_>, emit: Emit<'_>, depth: u32) {
-    for (key, value) in part.iter().filter(|(key, _)| *key != "cache_control") {
-        emit(PART);
-        emit(key.as_bytes());
-        emit(PART);
-        if key == "content" {
-            lay_content(value, emit, depth);
-        } else {
-            json::compact(value, emit);
+        if !regular {
+            json::compact(prompt, self.emit);
         }
     }
 }
@@ -292,20 +331,5 @@ fn for_each_prompt<'a>(prompts: Option<&'a RawValue>, mut visit: impl FnMut(&'a 
         });
     } else {
         visit(prompts);
-    }
-}
-
-/// Lays out a text, or token ids as four little-endian bytes each; anything else as it stands.
-fn lay_prompt(prompt: &RawValue, emit: Emit<'_>) {
-    if let Some(text) = json::quoted(prompt) {
-        emit(text.as_bytes());
-        return;
-    }
-    let regular = json::for_each_item(prompt, |id: u32| {
-        emit(&id.to_le_bytes());
-        ControlFlow::Continue(())
-    });
-    if !regular {
-        json::compact(prompt, emit);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use types::quantity::Tokens;
+use types::{block::HashKey, quantity::Tokens};
 
 use super::{BadRequest, Dialect, Endpoint, View, parse};
 
@@ -136,7 +136,10 @@ fn nesting_of_any_depth_costs_no_stack() {
     for field in ["unread", "messages", "stream_options", "tools"] {
         let (open, close) = ("[".repeat(200_000), "]".repeat(200_000));
         let body = format!(r#"{{"model":"m","{field}":{open}{close}}}"#);
-        assert_eq!(chat(&body).unwrap().model, "m");
+        let view = chat(&body).unwrap();
+        let read = field == "messages" || field == "tools";
+        assert_eq!(view.hash_prompt(HashKey(1), None, Tokens(16)).blocks.len() > 6_000, read);
+        assert_eq!(view.first_turn_hash(HashKey(1)), None);
         let body = format!(r#"{{"model":"m","{field}":{}"#, "{\"a\":".repeat(200_000));
         assert!(matches!(chat(&body), Err(BadRequest::NotJson { .. })));
     }

@@ -98,6 +98,13 @@ fn an_image_counts_as_one_whatever_its_encoding() {
 }
 
 #[test]
+fn a_small_body_cannot_claim_a_huge_prompt_by_naming_images() {
+    let parts = r#"{"type":"image"},"#.repeat(100_000);
+    let many = chat(&format!(r#"[{{"role":"user","content":[{parts}{{}}]}}]"#));
+    assert!(many.prompt.0 < 512 * 1024 + 100_000 * 5, "{}", many.prompt);
+}
+
+#[test]
 fn token_ids_are_counted_exactly() {
     let ids = hash(Endpoint::Completions, r#"{"model":"m","prompt":[1, 2,3 ,4000000000]}"#);
     assert_eq!((ids.prompt, ids.blocks.len()), (Tokens(4), 4));
