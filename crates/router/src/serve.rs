@@ -70,6 +70,16 @@ impl Router {
     pub async fn open(config: Config) -> Result<Self, StartError> {
         let config = config.checked("given")?;
         let data = bind(config.listen, "listen").await?;
+        Self::open_on(config, data).await
+    }
+
+    /// As [`Self::open`], with a data port that is open already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub async fn open_on(config: Config, data: TcpListener) -> Result<Self, StartError> {
+        let config = config.checked("given")?;
         let admin = bind(config.admin.listen, "admin.listen").await?;
         let app = Arc::new(assemble(&config)?);
         Ok(Self { app, config, data, admin })

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use emulator::{Fault, Options};
 use types::quantity::{Blocks, Tokens};
 
-use crate::shutdown;
+use crate::{limits, shutdown};
 
 /// Serves emulated replicas that speak the OpenAI API and vLLM's metrics; no GPU, no model.
 #[derive(Debug, clap::Args)]
@@ -50,6 +50,7 @@ pub(crate) fn run(emulate: Emulate) -> anyhow::Result<()> {
         max_num_batched_tokens: emulate.max_num_batched_tokens.map(Tokens),
         fault: emulate.fault,
     };
+    limits::raise();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads that serve")?;
     runtime.block_on(emulator::run(&options, shutdown::requested()))?;
     Ok(())

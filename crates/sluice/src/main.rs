@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod demo;
 mod emulate;
+mod limits;
 mod logs;
 mod replay;
 mod serve;

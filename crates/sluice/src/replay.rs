@@ -17,7 +17,7 @@ use workload::{
     trace::{Skipped, Trace},
 };
 
-use crate::shutdown;
+use crate::{limits, shutdown};
 
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
 #[derive(Debug, clap::Args)]
@@ -87,6 +87,7 @@ pub(crate) struct Replay {
 }
 
 pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
+    limits::raise();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads that send")?;
     runtime.block_on(send(replay))
 }
@@ -114,7 +115,8 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         policy: "unknown".to_owned(),
         admission: "unknown".to_owned(),
         seed: load.seed,
-        scheduled_for: load.duration,
+        // A trace may end before the time is over, and then its last request ends the schedule.
+        scheduled_for: if matches!(workload, Workload::Trace(_)) { None } else { load.duration },
         costs: None,
     };
     let measured = Run::measure(&info, &recording.records, &recording.gaps);

@@ -9,7 +9,7 @@ use router::{
     serve::Router,
 };
 
-use crate::shutdown;
+use crate::{limits, shutdown};
 
 /// Routes requests to replicas that speak the OpenAI API.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,7 @@ pub(crate) struct Serve {
 
 pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
     let config = configuration(serve)?;
+    limits::raise();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.worker_threads {
         runtime.worker_threads(threads.get());

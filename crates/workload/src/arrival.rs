@@ -1,6 +1,12 @@
 //! One request of a workload.
 
-use types::{quantity::Tokens, time::Timestamp};
+use std::collections::BTreeSet;
+
+use types::{
+    block::{ChainSeed, HashKey, Scope, hash_block},
+    quantity::Tokens,
+    time::Timestamp,
+};
 
 use crate::prompt::Prompt;
 
@@ -19,4 +25,49 @@ pub struct Arrival {
     pub prompt: Prompt,
     /// Length of the answer.
     pub output: Tokens,
+}
+
+/// The share of prompt tokens that an earlier request of the same run already had as its prefix: what
+/// an infinite cache would reuse, and so the most that any routing can save. 0 without any tokens.
+#[must_use]
+pub fn reuse(arrivals: &[Arrival]) -> f64 {
+    let mut seen = BTreeSet::new();
+    let (mut reused, mut all) = (0_u64, 0_u64);
+    for arrival in arrivals {
+        let mut prefix = ChainSeed::new(HashKey(0), &Scope::default()).as_parent();
+        let mut is_shared = true;
+        for segment in arrival.prompt.messages.iter().flat_map(|it| &it.segments) {
+            prefix = hash_block(prefix, &segment.id.to_le_bytes());
+            is_shared &= !seen.insert(prefix);
+            let tokens = u64::from(segment.tokens.0);
+            all = all.saturating_add(tokens);
+            reused = reused.saturating_add(if is_shared { tokens } else { 0 });
+        }
+    }
+    if all == 0 { 0.0 } else { reused as f64 / all as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Segment;
+
+    fn arrival(ids: &[u64]) -> Arrival {
+        let segment = |id: &u64| Segment { id: *id, tokens: Tokens(10) };
+        Arrival {
+            at: Timestamp::ZERO,
+            session: None,
+            turn: 0,
+            tenant: None,
+            prompt: Prompt::from_user(ids.iter().map(segment).collect()),
+            output: Tokens(1),
+        }
+    }
+
+    #[test]
+    fn only_leading_segments_are_reused() {
+        assert_eq!(reuse(&[]).to_string(), "0");
+        let arrivals = [arrival(&[1, 2]), arrival(&[1, 3]), arrival(&[4, 2]), arrival(&[1, 3, 5])];
+        assert!((reuse(&arrivals) - 3.0 / 9.0).abs() < 1e-9);
+    }
 }
