@@ -1,9 +1,9 @@
 //! Serves the OpenAI API and proxies each request to its replica.
 //!
-//! Start with [`completion`]: the whole path of a request in one file. Along it lie [`intake`],
-//! [`upstream`] and [`relay`]; [`passage`] is what a request carries from end to end, and
-//! [`reject`] the only table from refusals to status codes. [`serve`] owns the ports and how the
-//! router ends; [`routes`], [`models`] and [`admin`] what is served on them.
+//! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
+//! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
+//! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
+//! `routes`, `models` and `admin` what is served on them.
 
 mod admin;
 mod app;

@@ -1,20 +1,40 @@
-//! Every file below `config/` is YAML, in its own right and not only by its name.
+//! Every file below `config/` is one that a program accepts.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 
-use serde_yaml::Value;
+use workload::Workload;
 
 #[test]
-fn every_configuration_file_is_yaml_with_something_in_it() {
+fn every_configuration_file_loads() {
+    let config = tidy::root().join("config");
     let mut wrong = Vec::new();
-    for path in tidy::files(&tidy::root().join("config"), &["yaml", "yml"]).unwrap() {
-        match serde_yaml::from_str::<Value>(&fs::read_to_string(&path).unwrap()) {
-            Ok(Value::Mapping(mapping)) if !mapping.is_empty() => {}
-            Ok(_) => wrong.push(format!("{}: holds no mapping", path.display())),
-            Err(error) => wrong.push(format!("{}: {error}", path.display())),
-        }
+    let files = tidy::files(&config, &["yaml", "yml"]).unwrap();
+    assert!(!files.is_empty(), "nothing was found to load");
+    for path in files {
+        let is_workload = path.parent().is_some_and(|it| it.ends_with("workloads"));
+        let problems = if is_workload {
+            let text = fs::read_to_string(&path).unwrap();
+            match serde_yaml::from_str::<Workload>(&text) {
+                Ok(workload) => workload.problems(),
+                Err(error) => vec![error.to_string()],
+            }
+        } else {
+            router::config::load(&path).err().iter().map(ToString::to_string).collect()
+        };
+        wrong.extend(problems.into_iter().map(|it| format!("{}: {it}", path.display())));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The example shows every field with its default, so that nobody has to look for them in the code.
+#[test]
+fn the_example_states_every_default() {
+    let path = tidy::root().join("config/router.yaml");
+    let mut shown = router::config::load(&path).unwrap();
+    shown.replicas.clear();
+    let shown = serde_yaml::to_string(&shown).unwrap();
+    let defaults = serde_yaml::to_string(&router::config::Config::default()).unwrap();
+    assert_eq!(shown, defaults);
 }

@@ -16,10 +16,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("report", &["types"]),
     ("wire", &["types"]),
     ("fleet", &["types", "policy", "wire"]),
-    ("router", &["types", "policy", "wire", "fleet", "report"]),
-    ("emulator", &["types", "engine", "wire"]),
+    ("router", &["types", "policy", "wire", "fleet"]),
+    ("emulator", &["types", "engine"]),
     ("replay", &["types", "workload", "wire", "report"]),
-    ("sluice", &["types", "workload", "report", "engine", "router", "emulator", "replay"]),
+    ("sluice", &["types", "policy", "workload", "report", "wire", "router", "emulator", "replay"]),
 ];
 
 /// Look at the others from outside, so may use any.
