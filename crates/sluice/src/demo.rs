@@ -35,6 +35,9 @@ const POLICIES: [StrategyName; 4] = [
 
 const SEED: u64 = 1;
 
+/// Time from the first request of the bundled slice to its last, in seconds, as recorded.
+const SLICE_S: f64 = 597.0;
+
 /// Compares four policies on emulated replicas, then serves until Ctrl-C. No GPU, model, network or
 /// configuration needed.
 #[derive(Debug, clap::Args)]
@@ -103,11 +106,11 @@ async fn perform(demo: &Demo) -> anyhow::Result<()> {
     if demo.exit { Ok(()) } else { serve(port, demo.json).await }
 }
 
-/// Real traffic: the bundled slice of a production trace, faster than it was recorded.
+/// Real traffic: the bundled slice of a production trace, sped up to fit the time.
 fn trace(duration: Duration) -> anyhow::Result<Act> {
     let workload = Workload::Trace(Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned()));
-    let schedule = Schedule::Trace { speedup: 2.5 };
-    let load = Load { schedule, duration: Some(duration), seed: SEED };
+    let schedule = Schedule::Trace { speedup: SLICE_S / duration.as_secs_f64() };
+    let load = Load { schedule, duration: None, seed: SEED };
     let arrivals = workload.plan(&load, |file| std::fs::read_to_string(file))?.arrivals;
     Ok(Act {
         name: "mooncake-slice",
@@ -115,7 +118,7 @@ fn trace(duration: Duration) -> anyhow::Result<Act> {
         arrivals,
         kv_tokens: None,
         endpoint: Endpoint::Completions,
-        // Prompts of 15,000 tokens take half a second to compute when nothing else runs.
+        // A prompt of 40,000 tokens takes two seconds to compute when nothing else runs.
         slo: slo(5_000, 60),
         scheduled_for: None,
     })
@@ -125,7 +128,7 @@ fn trace(duration: Duration) -> anyhow::Result<Act> {
 /// replica's four times over.
 fn support_chat(duration: Duration) -> anyhow::Result<Act> {
     let workload = Workload::SupportChat(SupportChat::default());
-    let schedule = Schedule::Poisson { rate_per_s: 36.0 };
+    let schedule = Schedule::Poisson { rate_per_s: 30.0 };
     let load = Load { schedule, duration: Some(duration), seed: SEED };
     let arrivals = workload.plan(&load, |file| std::fs::read_to_string(file))?.arrivals;
     Ok(Act {
