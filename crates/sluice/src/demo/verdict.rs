@@ -37,8 +37,8 @@ fn sentence(runs: &[Run], workload: &str, reuse: f64) -> Option<String> {
     let limit = reuse * 100.0;
     Some(if reuse < REUSE_WORTH_ROUTING_FOR {
         format!(
-            "{workload}: only {limit:.0} % of the prompt tokens repeat a prefix, so there is little to \
-             find: prefix-aware reuses {aware_hits:.0} %\nwhere round-robin reuses {plain_hits:.0} %, and {ttft}."
+            "{workload}: {limit:.0} % of the prompt tokens repeat a prefix, so there is not much to find: \
+             prefix-aware reuses {aware_hits:.0} %\nwhere round-robin reuses {plain_hits:.0} %, and {ttft}."
         )
     } else {
         format!(
