@@ -1,1 +1,0 @@
-//! Benchmarks of the figures the project promises; recorded runs live in `runs/`.

@@ -1,0 +1,104 @@
+//! What a person at a terminal is told when something is wrong, and how the programs end.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+fn sluice(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluice")).args(arguments).output().unwrap()
+}
+
+/// Exit code and stderr.
+fn failed(arguments: &[&str]) -> (i32, String) {
+    let output = sluice(arguments);
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_configuration_with_three_mistakes_is_told_all_three() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("router.yaml");
+    let text = "replicas: [{ url: 'ftp://a' }]\nattempts_max: 0\npolicy: { prefix: { match_min: 3 } }\n";
+    fs::write(&file, text).unwrap();
+    for verb in ["check", "serve"] {
+        let (code, told) = failed(&[verb, "-c", file.to_str().unwrap()]);
+        assert_eq!(code, 78, "{told}");
+        for culprit in ["router.yaml", "replicas[0].url", "attempts_max", "policy.prefix.match_min"] {
+            assert!(told.contains(culprit), "{culprit} is missing: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("router.yaml");
+    fs::write(&file, "polcy: {}\n").unwrap();
+    let (code, told) = failed(&["check", "-c", file.to_str().unwrap()]);
+    assert!(code == 78 && told.contains("polcy") && told.contains("line 1"), "{told}");
+    let (code, told) = failed(&["check", "-c", "no/such/file.yaml"]);
+    assert!(code == 78 && told.contains("no/such/file.yaml"), "{told}");
+    let (code, told) = failed(&["serve"]);
+    assert!(code == 78 && told.contains("--replica URL"), "{told}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let replica = ["serve", "--replica", "http://127.0.0.1:9"];
+    let (code, told) = failed(&[&replica[..], &["--listen", &address]].concat());
+    assert!(code == 1 && told.contains(&address) && told.contains("`listen`"), "{told}");
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, told) = failed(&["demo", "--port", &port]);
+    assert!(code == 1 && told.contains(&port) && told.contains("--port"), "{told}");
+}
+
+#[test]
+fn a_bad_line_of_a_trace_is_named_with_the_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.jsonl");
+    let row = r#"{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}"#;
+    let file_name = file.to_str().unwrap();
+    for bad in [&row[..40], r#"{"timestamp": 1, "output_length": 5}"#] {
+        fs::write(&file, format!("{row}\n{bad}\n")).unwrap();
+        let target = ["replay", "--target", "http://127.0.0.1:9", "--model", "m"];
+        let (code, told) = failed(&[&target[..], &["--trace", file_name]].concat());
+        assert_eq!(code, 1, "{told}");
+        for part in ["trace.jsonl", "2", "--skip-bad-lines"] {
+            assert!(told.contains(part), "{part} is missing: {told}");
+        }
+    }
+}
+
+#[test]
+fn what_is_mistyped_is_a_usage_error() {
+    for arguments in [&["serv"][..], &["replay"], &["serve", "--policy", "robin"], &["demo", "--port", "x"]] {
+        assert_eq!(failed(arguments).0, 2, "{arguments:?}");
+    }
+    let (_, told) = failed(&["serve", "--policy", "robin"]);
+    assert!(told.contains("round-robin"), "{told}");
+    let (code, told) = failed(&["emulate", "--profile", "gpt-9"]);
+    assert!(code == 1 && told.contains("llama-3-8b-h100"), "{told}");
+}
+
+#[test]
+fn a_served_process_ends_at_sigterm_with_0() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["serve", "--replica", "http://127.0.0.1:9", "--listen", "127.0.0.1:0"])
+        .args(["--admin-listen", "127.0.0.1:0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("serving")));
+    let kill = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
+}
