@@ -23,12 +23,14 @@ fn failed(arguments: &[&str]) -> (i32, String) {
 fn a_configuration_with_three_mistakes_is_told_all_three() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("router.yaml");
-    let text = "replicas: [{ url: 'ftp://a' }]\nattempts_max: 0\npolicy: { prefix: { match_min: 3 } }\n";
+    let text =
+        "replicas: [{ url: 'ftp://a' }]\nattempts_max: 0\npolicy: { prefix: { match_min: 3 } }\n";
     fs::write(&file, text).unwrap();
     for verb in ["check", "serve"] {
         let (code, told) = failed(&[verb, "-c", file.to_str().unwrap()]);
         assert_eq!(code, 78, "{told}");
-        for culprit in ["router.yaml", "replicas[0].url", "attempts_max", "policy.prefix.match_min"] {
+        for culprit in ["router.yaml", "replicas[0].url", "attempts_max", "policy.prefix.match_min"]
+        {
             assert!(told.contains(culprit), "{culprit} is missing: {told}");
         }
     }
@@ -78,7 +80,9 @@ fn a_bad_line_of_a_trace_is_named_with_the_cure() {
 
 #[test]
 fn what_is_mistyped_is_a_usage_error() {
-    for arguments in [&["serv"][..], &["replay"], &["serve", "--policy", "robin"], &["demo", "--port", "x"]] {
+    for arguments in
+        [&["serv"][..], &["replay"], &["serve", "--policy", "robin"], &["demo", "--port", "x"]]
+    {
         assert_eq!(failed(arguments).0, 2, "{arguments:?}");
     }
     let (_, told) = failed(&["serve", "--policy", "robin"]);
