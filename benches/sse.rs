@@ -1,44 +1,25 @@
-//! What looking at a stream costs for each event: finding it, and reading what it says.
+//! What the router does with one server-sent event besides passing it on: finding it, and reading
+//! what it says.
 
-use benches::text::TOKEN_EVENT;
-use criterion::{Criterion, Throughput};
-use wire::{
-    openai::Endpoint,
-    sse::Scanner,
-    usage::{Answer, carries_output},
-};
+use std::hint::black_box;
 
-/// Events that are looked at in one go.
-const EVENTS: usize = 100;
+use criterion::{Criterion, criterion_group, criterion_main};
+use wire::{openai::Endpoint, sse::Scanner, usage::Answer};
 
-fn main() {
-    let mut criterion = benches::criterion();
-    let stream = TOKEN_EVENT.repeat(EVENTS);
-    // A gateway between may cut a stream anywhere.
-    let cuts = [
-        ("an event a chunk", TOKEN_EVENT.len()),
-        ("half an event a chunk", TOKEN_EVENT.len().div_ceil(2)),
-        ("16 KiB a chunk", 16 << 10),
-    ];
+/// A chunk as vLLM sends it.
+const EVENT: &str = "data: {\"id\":\"chatcmpl-b42e0e14cc889f3c\",\"object\":\"chat.completion.chunk\",\
+\"created\":1795422329,\"model\":\"tiny-llama\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\
+\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}]}\n\n";
+
+fn sse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sse");
-    group.throughput(Throughput::Elements(EVENTS as u64));
-    for (name, chunk_bytes) in cuts {
-        group.bench_with_input(name, stream.as_bytes(), |bencher, stream| {
-            bencher.iter(|| {
-                let mut scanner = Scanner::new();
-                let mut answer = Answer::new(Endpoint::ChatCompletions);
-                let mut has_token = false;
-                for chunk in stream.chunks(chunk_bytes) {
-                    scanner.push(chunk, |event| {
-                        // As the router does: only until the first token has come.
-                        has_token = has_token || carries_output(&event);
-                        answer.event(&event);
-                    });
-                }
-                (has_token, answer.end())
-            });
-        });
-    }
+    let mut scanner = Scanner::new();
+    let mut answer = Answer::new(Endpoint::ChatCompletions);
+    group.bench_function("find and read an event", |bencher| {
+        bencher.iter(|| scanner.push(black_box(EVENT.as_bytes()), |event| answer.event(&event)));
+    });
     group.finish();
-    criterion.final_summary();
 }
+
+criterion_group!(benches, sse);
+criterion_main!(benches);
