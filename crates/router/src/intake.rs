@@ -102,11 +102,21 @@ async fn receive(
     let budget = budget.map_err(|_| Refusal::OutOfMemory)?;
     let collected = Limited::new(body, bytes_max).collect();
     match tokio::time::timeout(app.timeouts.client_body, collected).await {
-        Ok(Ok(body)) => Ok((body.to_bytes(), budget)),
+        Ok(Ok(body)) => {
+            let body = body.to_bytes();
+            let budget = keep(budget, body.len());
+            Ok((body, budget))
+        }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge { bytes_max }),
         Ok(Err(_)) => Err(Refusal::BodyBroken),
         Err(_) => Err(Refusal::BodyTimedOut { after: app.timeouts.client_body }),
     }
+}
+
+/// Gives back what of `budget` a body of `bytes` does not take after all.
+fn keep(mut budget: OwnedSemaphorePermit, bytes: usize) -> OwnedSemaphorePermit {
+    let needed = usize::try_from(App::permits(bytes)).unwrap_or(usize::MAX);
+    budget.split(needed).unwrap_or(budget)
 }
 
 fn length(value: &HeaderValue) -> Option<usize> {

@@ -55,6 +55,8 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
     let form = Form::of(&head.headers);
     if matches!(form, Form::Events(_)) {
         head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Should the stream break, the error that ends it would not fit into a length given before.
+        head.headers.remove(header::CONTENT_LENGTH);
         let unbuffered = http::HeaderName::from_static("x-accel-buffering");
         head.headers.insert(unbuffered, HeaderValue::from_static("no"));
     }
@@ -177,7 +179,10 @@ impl http_body::Body for Relay {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.upstream.size_hint()
+        match self.watch.form {
+            Form::Events(_) => SizeHint::default(),
+            Form::Document(_) | Form::Opaque => self.upstream.size_hint(),
+        }
     }
 }
 

@@ -76,6 +76,23 @@ async fn an_oversized_or_compressed_body_is_refused() {
 }
 
 #[tokio::test]
+async fn a_body_of_unknown_length_holds_no_more_memory_than_it_takes() {
+    let mut config = config(RoundRobin);
+    // Room for one body of the longest kind, which one of unknown length might become.
+    config.limits.body_bytes_in_flight_max = config.limits.body_bytes_max;
+    let stage = stage_with(config, 1).await;
+    stage.replicas[0].set_fault(Fault::StallAfter(0)).await.unwrap();
+    let body = chat("go on", 9, true).to_string();
+    let mut socket = tokio::net::TcpStream::connect(stage.data).await.unwrap();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n");
+    let request = format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    tokio::io::AsyncWriteExt::write_all(&mut socket, request.as_bytes()).await.unwrap();
+    until("it is placed", async || stage.reserved().await != 0).await;
+    stage.replicas[0].set_fault(Fault::None).await.unwrap();
+    assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200);
+}
+
+#[tokio::test]
 async fn anthropic_clients_get_errors_in_their_dialect() {
     let stage = stage(RoundRobin, 1).await;
     let answer = stage.post("/v1/messages", &[], "{}").await;
