@@ -4,7 +4,7 @@
 //! long its answer is to be. Prompts are kept as segments and become text only when they are sent,
 //! so that a trace of a million requests fits in memory and equal segments render to equal text.
 //!
-//! Read in this order: [`arrival`], [`prompt`], [`file`] (what a workload file says), then a generator:
+//! Read in this order: [`arrival`], [`prompt`], [`mod@file`] (what a workload file says), then a generator:
 //! [`support_chat`], [`independent`] or [`trace`].
 
 pub mod arrival;
