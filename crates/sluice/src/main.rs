@@ -38,8 +38,33 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "the one place where a person is told what went wrong")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", sentence(error));
     let is_config = error.downcast_ref::<ConfigError>().is_some()
         || matches!(error.downcast_ref(), Some(StartError::Config(_)));
     if is_config { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+}
+
+/// The error with its causes, each said once: some errors say theirs themselves.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |told, cause| {
+        let cause = cause.to_string();
+        if told.contains(&cause) { told } else { format!("{told}: {cause}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        assert_eq!(
+            sentence(&anyhow!("no port").context("cannot listen")),
+            "cannot listen: no port"
+        );
+        let twice = anyhow!("no port").context("cannot listen, no port is free");
+        assert_eq!(sentence(&twice), "cannot listen, no port is free");
+    }
 }
