@@ -21,7 +21,7 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use fleet::{health::Failure, replica::Replica};
 use http::{HeaderMap, HeaderValue, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -61,7 +61,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
         head.headers.insert(unbuffered, HeaderValue::from_static("no"));
     }
     let now = Instant::now();
-    let relay = Relay {
+    let mut relay = Relay {
         upstream: body,
         endpoint: passage.endpoint(),
         watch: Watch {
@@ -77,6 +77,10 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
         patience: Patience::new(app, now),
         is_over: false,
     };
+    // An answer without a body is never asked for one.
+    if relay.upstream.is_end_stream() && !relay.watch.is_broken() {
+        relay.finish();
+    }
     Response::from_parts(head, Body::new(relay))
 }
 

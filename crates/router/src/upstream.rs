@@ -31,6 +31,8 @@ enum Attempt {
     Declined(Response<Incoming>),
     /// No answer came.
     Failed(Failure),
+    /// The replica has the request and stayed silent for as long as an answer may take.
+    Silent,
 }
 
 /// Sends the request of `passage` until a replica answers or no more may be tried.
@@ -58,7 +60,7 @@ pub(crate) async fn send(
             }
             Attempt::Failed(failure) => {
                 let refusal = Refusal::Upstream { failure, attempts: placement.attempt };
-                if !may_retry || failure == Failure::TimedOut {
+                if !may_retry {
                     return Err(refusal);
                 }
                 // Where nobody is left to try, what went wrong says more than that.
@@ -66,6 +68,10 @@ pub(crate) async fn send(
                     Reject::AllTried | Reject::NoReplicas => refusal,
                     Reject::UnknownModel => Refusal::Dispatcher(reject),
                 })?;
+            }
+            Attempt::Silent => {
+                let (failure, attempts) = (Failure::TimedOut, placement.attempt);
+                return Err(Refusal::Upstream { failure, attempts });
             }
         }
     }
@@ -77,13 +83,19 @@ async fn attempt(app: &App, replica: &Replica, outbound: &Outbound) -> Attempt {
     *request.uri_mut() = replica.origin().uri(outbound.path.clone());
     request.headers_mut().clone_from(&outbound.headers);
     let answer = tokio::time::timeout(app.timeouts.answer, replica.client().request(request));
-    let failure = match answer.await {
-        Ok(Ok(response)) => return judge(replica, response),
-        Ok(Err(error)) => failure_of(&error),
-        Err(_) => Failure::TimedOut,
-    };
-    replica.request_failed(failure);
-    Attempt::Failed(failure)
+    match answer.await {
+        Ok(Ok(response)) => judge(replica, response),
+        Ok(Err(error)) => {
+            // A connection that did not come about in time is among these: nothing was sent.
+            let failure = failure_of(&error);
+            replica.request_failed(failure);
+            Attempt::Failed(failure)
+        }
+        Err(_) => {
+            replica.request_failed(Failure::TimedOut);
+            Attempt::Silent
+        }
+    }
 }
 
 /// Says whether an answer is one, and what it says of the replica's health: a refusal is no
