@@ -1,4 +1,4 @@
-//! What clients send wrong and what replicas do wrong.
+//! What replicas do wrong.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -6,14 +6,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{MODEL, Stage, chat, config, stage, stage_with, until};
+use common::{CHAT, MODEL, Stage, chat, config, raw, stage, stage_before, stage_with, until};
 use emulator::Fault;
 use http::Method;
 use policy::config::StrategyName::{self, RoundRobin};
-use router::config::units::ByteSize;
+use router::config::Replica;
 use serde_json::json;
-
-const CHAT: &str = "/v1/chat/completions";
+use tokio::io::AsyncWriteExt as _;
 
 async fn with_faults(strategy: StrategyName, faults: &[Fault]) -> Stage {
     let stage = stage(strategy, faults.len()).await;
@@ -21,82 +20,6 @@ async fn with_faults(strategy: StrategyName, faults: &[Fault]) -> Stage {
         replica.set_fault(*fault).await.unwrap();
     }
     stage
-}
-
-#[tokio::test]
-async fn bad_requests_are_refused_with_the_reason_and_reach_no_replica() {
-    let stage = stage(RoundRobin, 1).await;
-    let duplicate = format!(r#"{{"model":"{MODEL}","model":"x","messages":[]}}"#);
-    let deep =
-        format!(r#"{{"model":"{MODEL}","x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
-    for (body, status, culprit) in [
-        ("{", 400, "line 1"),
-        ("[]", 400, "JSON object"),
-        (r#"{"messages":[]}"#, 400, "`model` is missing"),
-        (r#"{"model":7,"messages":[]}"#, 400, "`model` must be"),
-        (duplicate.as_str(), 400, "more than once"),
-        (r#"{"model":"nope","messages":[]}"#, 404, "no replica serves the model"),
-    ] {
-        let answer = stage.post(CHAT, &[], body.to_owned()).await;
-        assert_eq!(answer.status, status, "{answer:?}");
-        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
-        assert!(message.contains(culprit), "{message}");
-        assert!(answer.header("x-request-id").starts_with("req-"));
-    }
-    let bomb = stage.post(CHAT, &[], deep).await;
-    assert!(bomb.status.is_client_error(), "{}", bomb.status);
-    let cold = stage.metric("sluice_requests_total{outcome=\"refused\"}").await;
-    assert!(6 <= cold, "each refusal is counted: {cold}");
-    assert_eq!(stage.replicas[0].stats().counters.prompt_tokens, 0);
-}
-
-#[tokio::test]
-async fn what_is_not_served_is_not_found() {
-    let stage = stage(RoundRobin, 1).await;
-    for path in
-        ["/", "/health", "/metrics", "/reset_prefix_cache", "/v1/chat/completions/", "//v1/models"]
-    {
-        assert_eq!(stage.post(path, &[], "{}").await.status, 404, "{path}");
-    }
-    let answer = stage.get(CHAT).await;
-    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "POST"));
-    let answer = stage.post("/v1/models", &[], "{}").await;
-    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "GET"));
-}
-
-#[tokio::test]
-async fn an_oversized_or_compressed_body_is_refused() {
-    let mut config = config(RoundRobin);
-    config.limits.body_bytes_max = ByteSize(1_000);
-    let stage = stage_with(config, 1).await;
-    let answer = stage.chat(&chat(&"x".repeat(2_000), 1, false)).await;
-    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (413, "body_too_large"));
-    let answer = stage.post(CHAT, &[("content-encoding", "gzip")], "x").await;
-    assert_eq!(answer.status, 415);
-}
-
-#[tokio::test]
-async fn a_body_of_unknown_length_holds_no_more_memory_than_it_takes() {
-    let mut config = config(RoundRobin);
-    // Room for one body of the longest kind, which one of unknown length might become.
-    config.limits.body_bytes_in_flight_max = config.limits.body_bytes_max;
-    let stage = stage_with(config, 1).await;
-    stage.replicas[0].set_fault(Fault::StallAfter(0)).await.unwrap();
-    let body = chat("go on", 9, true).to_string();
-    let mut socket = tokio::net::TcpStream::connect(stage.data).await.unwrap();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n");
-    let request = format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-    tokio::io::AsyncWriteExt::write_all(&mut socket, request.as_bytes()).await.unwrap();
-    until("it is placed", async || stage.reserved().await != 0).await;
-    stage.replicas[0].set_fault(Fault::None).await.unwrap();
-    assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200);
-}
-
-#[tokio::test]
-async fn anthropic_clients_get_errors_in_their_dialect() {
-    let stage = stage(RoundRobin, 1).await;
-    let answer = stage.post("/v1/messages", &[], "{}").await;
-    assert_eq!((answer.status.as_u16(), answer.json()["type"].as_str()), (400, Some("error")));
 }
 
 #[tokio::test]
@@ -114,6 +37,40 @@ async fn a_replica_that_fails_before_its_first_byte_is_replaced_by_another() {
         assert!(1 <= stage.metric("sluice_retries_total").await);
         stage.until_idle().await;
     }
+}
+
+#[tokio::test]
+async fn where_there_is_no_other_replica_the_failure_is_told() {
+    for (fault, code) in [
+        (Fault::Down, "upstream_unreachable"),
+        (Fault::CloseBeforeAnswer, "upstream_disconnect"),
+        (Fault::GarbageBytes, "upstream_disconnect"),
+    ] {
+        let stage = with_faults(RoundRobin, &[fault]).await;
+        let answer = stage.chat(&chat("hi", 2, true)).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, code), "{fault:?}");
+        let failed = "sluice_requests_total{outcome=\"replica-failed\"}";
+        assert_eq!(stage.metric(failed).await, 1, "{fault:?}");
+        assert_eq!(stage.reserved().await, 0, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_whose_only_replica_fails_is_not_called_unknown() {
+    let options = emulator::Options { model: Some("rare".to_owned()), ..Default::default() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rare = emulator::spawn(options.replica().unwrap(), listener).unwrap();
+    let mut config = config(RoundRobin);
+    config.replicas.push(Replica { name: None, url: rare.url() });
+    let stage = stage_with(config, 1).await;
+    let body = json!({ "model": "rare", "messages": [], "max_tokens": 1 });
+    rare.set_fault(Fault::CloseBeforeAnswer).await.unwrap();
+    let answer = stage.chat(&body).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_disconnect"));
+    rare.set_fault(Fault::Down).await.unwrap();
+    until("it is ejected", async || stage.health(0).await == "ejected").await;
+    let answer = stage.chat(&body).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "no_replicas"));
 }
 
 #[tokio::test]
@@ -140,6 +97,62 @@ async fn an_answer_that_breaks_off_ends_with_an_error_and_not_with_silence() {
 }
 
 #[tokio::test]
+async fn an_answer_in_one_piece_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let url = raw::replica(|mut socket, _| async move {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+        let half = format!("{head}transfer-encoding: chunked\r\n\r\n9\r\n{{\"half\":1\r\n");
+        socket.write_all(half.as_bytes()).await.unwrap();
+    })
+    .await;
+    let stage = stage_before(url, config(RoundRobin)).await;
+    let body = chat("hi", 2, false).to_string();
+    let answer = raw::rest(raw::post(stage.data, CHAT, &body).await).await;
+    assert!(answer.contains("{\"half\":1"), "{answer}");
+    assert!(!answer.ends_with("0\r\n\r\n"), "the end is missing: {answer}");
+    let failed = "sluice_requests_total{outcome=\"replica-failed\"}";
+    assert_eq!(stage.metric(failed).await, 1);
+}
+
+#[tokio::test]
+async fn a_broken_stream_ends_in_the_dialect_of_its_endpoint() {
+    let url = raw::replica(|mut socket, _| async move {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n";
+        let cut = format!("{head}connection: close\r\n\r\ndata: {{\"type\":\"ping\"}}\n\ndata: {{");
+        socket.write_all(cut.as_bytes()).await.unwrap();
+    })
+    .await;
+    let stage = stage_before(url, config(RoundRobin)).await;
+    for (path, end) in [
+        (CHAT, "data: [DONE]\n\n"),
+        ("/v1/completions", "data: [DONE]\n\n"),
+        ("/v1/responses", "\n\n"),
+        ("/v1/messages", "\n\n"),
+    ] {
+        let answer = stage.post(path, &[], r#"{"model":"m","messages":[],"stream":true}"#).await;
+        let (sent, error) = answer.body.split_once("data: {\n\n").unwrap();
+        assert_eq!(sent, "data: {\"type\":\"ping\"}\n\n");
+        let is_named = error.starts_with("event: error\ndata: {");
+        assert_eq!(is_named, matches!(path, "/v1/responses" | "/v1/messages"), "{path}: {error}");
+        assert!(error.contains("broke off") && error.ends_with(end), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_replica_has_closed_meanwhile_costs_no_request() {
+    let url = raw::replica(|mut socket, _| async move {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        socket.write_all(answer).await.unwrap();
+    })
+    .await;
+    let stage = stage_before(url, config(RoundRobin)).await;
+    for _ in 0..100 {
+        let answer = stage.chat(&chat("hi", 1, false)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-sluice-attempts")), (200, "1"));
+    }
+    assert_eq!(stage.health(0).await, "ready");
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_behind_a_200_counts_as_failed() {
     let stage = with_faults(RoundRobin, &[Fault::EngineDeathAfter(3)]).await;
     let answer = stage.chat(&chat("hi", 20, true)).await;
@@ -160,6 +173,8 @@ async fn silence_runs_into_a_timeout() {
     stage.replicas[0].set_fault(Fault::StallAfter(3)).await.unwrap();
     let answer = stage.chat(&chat("hi", 20, true)).await;
     assert!(answer.body.contains("upstream_timeout"), "{}", answer.body);
+    assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
+    assert!(!answer.body.contains(r#""finish_reason":"stop""#), "no invented end");
     stage.until_idle().await;
 }
 
@@ -208,16 +223,20 @@ async fn with_everyone_down_clients_are_told_to_come_again_at_once() {
         stage.health(0).await == "ejected" && stage.health(1).await == "ejected"
     })
     .await;
-    let started = Instant::now();
-    let answer = stage.chat(&chat("hi", 1, false)).await;
-    let took = started.elapsed();
-    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "1"));
-    assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-no-replicas");
-    assert!(took < Duration::from_secs(1), "refused without waiting: {took:?}");
+    let mut took = Vec::new();
+    for _ in 0..21 {
+        let started = Instant::now();
+        let answer = stage.chat(&chat("hi", 1, false)).await;
+        took.push(started.elapsed());
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "1"));
+        assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-no-replicas");
+    }
+    took.sort();
+    assert!(took[10] < Duration::from_millis(50), "refused without waiting: {took:?}");
     assert_eq!(stage.admin(Method::GET, "/readyz", "").await.status, 503);
     assert_eq!(stage.admin(Method::GET, "/livez", "").await.status, 200);
     let rejected = "sluice_requests_rejected_total{reason=\"rejected-no-replicas\"}";
-    assert_eq!(stage.metric(rejected).await, 1);
+    assert_eq!(stage.metric(rejected).await, 21);
     stage.replicas[0].set_fault(Fault::None).await.unwrap();
     until("one is back", async || stage.chat(&chat("hi", 1, false)).await.status == 200).await;
 }

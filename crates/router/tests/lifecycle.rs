@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Stage, chat, config, received, stage, stage_with, until};
+use common::{CHAT, Stage, chat, config, raw, received, stage, stage_with, until};
 use emulator::Fault;
 use http::Method;
 use http_body_util::BodyExt as _;
@@ -24,9 +24,11 @@ async fn it_says_that_it_is_not_ready_and_still_serves_and_lets_streams_finish()
     stage.stop.cancel();
     until("it is not ready", async || stage.admin(Method::GET, "/readyz", "").await.status == 503)
         .await;
-    assert_eq!(stage.chat(&chat("late", 1, false)).await.status, 200);
+    let late = raw::post(stage.data, CHAT, &chat("late", 1, true).to_string()).await;
     let answer = received(open).await;
     assert!(answer.body.ends_with("data: [DONE]\n\n") && !answer.body.contains("error"));
+    let late = raw::rest(late).await;
+    assert!(late.starts_with("HTTP/1.1 200 OK") && late.contains("data: [DONE]"), "{late}");
     tokio::time::timeout(Duration::from_secs(5), &mut stage.router).await.unwrap().unwrap();
     assert!(tokio::net::TcpStream::connect(stage.data).await.is_err(), "the port is closed");
 }
@@ -73,9 +75,8 @@ async fn ask(stage: &Stage, at: u64) {
         5 + u32::try_from(at % 40).unwrap(),
         !at.is_multiple_of(3),
     );
-    let path = "/v1/chat/completions";
     let asking = async {
-        let mut body = stage.open(Method::POST, path, &[], body.to_string()).await.into_body();
+        let mut body = stage.open(Method::POST, CHAT, &[], body.to_string()).await.into_body();
         while let Some(Ok(_)) = body.frame().await {}
     };
     if at.is_multiple_of(4) {

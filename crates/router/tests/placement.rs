@@ -6,13 +6,11 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{MODEL, Stage, chat, config, stage, stage_with, until};
+use common::{CHAT, MODEL, Stage, chat, config, stage, stage_with, until};
 use emulator::Fault;
 use http::Method;
 use policy::config::StrategyName::{LeastRequest, PrefixAware, RoundRobin, Sticky};
 use serde_json::{Value, json};
-
-const CHAT: &str = "/v1/chat/completions";
 
 /// A conversation after `turns` answered questions.
 fn conversation(name: &str, turns: usize) -> Value {

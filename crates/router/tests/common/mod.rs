@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses the part it needs")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+pub mod raw;
+
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
@@ -22,6 +24,8 @@ use router::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+pub const CHAT: &str = "/v1/chat/completions";
 
 pub const MODEL: &str = "llama-3-8b-h100";
 
@@ -84,11 +88,12 @@ pub async fn emulate(fault: Fault) -> Handle {
     emulator::spawn(config, listener).unwrap()
 }
 
-/// A router before `count` healthy replicas, all ready.
+/// A router before `count` healthy emulated replicas, all ready.
 pub async fn stage(strategy: StrategyName, count: usize) -> Stage {
     stage_with(config(strategy), count).await
 }
 
+/// A router before the replicas of `config` and `count` healthy emulated ones, all ready.
 pub async fn stage_with(mut config: Config, count: usize) -> Stage {
     let mut replicas = Vec::new();
     for at in 0..count {
@@ -103,6 +108,12 @@ pub async fn stage_with(mut config: Config, count: usize) -> Stage {
     let router = tokio::spawn(router.run(stop.clone().cancelled_owned()));
     let client = Client::builder(TokioExecutor::new()).build_http();
     Stage { replicas, data, admin, stop, router, client }
+}
+
+/// A router before the replica at `url`.
+pub async fn stage_before(url: String, mut config: Config) -> Stage {
+    config.replicas.push(Replica { name: None, url });
+    stage_with(config, 0).await
 }
 
 /// A chat of one question whose answer has `output` tokens.
@@ -143,13 +154,13 @@ impl Stage {
     }
 
     pub async fn chat(&self, body: &Value) -> Answer {
-        self.post("/v1/chat/completions", &[], body.to_string()).await
+        self.post(CHAT, &[], body.to_string()).await
     }
 
     /// Opens a streamed chat and returns once its head is here.
     pub async fn stream(&self, output: u32) -> Response<Incoming> {
         let body = chat("count", output, true).to_string();
-        self.open(Method::POST, "/v1/chat/completions", &[], body).await
+        self.open(Method::POST, CHAT, &[], body).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

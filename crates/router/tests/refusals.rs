@@ -1,0 +1,105 @@
+//! What clients send wrong.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{CHAT, MODEL, chat, config, raw, stage, stage_with, until};
+use emulator::Fault;
+use policy::config::StrategyName::RoundRobin;
+use router::config::units::ByteSize;
+
+#[tokio::test]
+async fn bad_requests_are_refused_with_the_reason_and_reach_no_replica() {
+    let stage = stage(RoundRobin, 1).await;
+    let duplicate = format!(r#"{{"model":"{MODEL}","model":"x","messages":[]}}"#);
+    let deep =
+        format!(r#"{{"model":"{MODEL}","x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+    for (body, status, culprit) in [
+        ("{", 400, "line 1"),
+        ("[]", 400, "JSON object"),
+        (r#"{"messages":[]}"#, 400, "`model` is missing"),
+        (r#"{"model":7,"messages":[]}"#, 400, "`model` must be"),
+        (duplicate.as_str(), 400, "more than once"),
+        (r#"{"model":"nope","messages":[]}"#, 404, "no replica serves the model"),
+    ] {
+        let answer = stage.post(CHAT, &[], body.to_owned()).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(culprit), "{message}");
+        assert!(answer.header("x-request-id").starts_with("req-"));
+    }
+    let bomb = stage.post(CHAT, &[], deep).await;
+    assert!(bomb.status.is_client_error(), "{}", bomb.status);
+    let cold = stage.metric("sluice_requests_total{outcome=\"refused\"}").await;
+    assert!(6 <= cold, "each refusal is counted: {cold}");
+    assert_eq!(stage.replicas[0].stats().counters.prompt_tokens, 0);
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_not_found() {
+    let stage = stage(RoundRobin, 1).await;
+    for path in
+        ["/", "/health", "/metrics", "/reset_prefix_cache", "/v1/chat/completions/", "//v1/models"]
+    {
+        assert_eq!(stage.post(path, &[], "{}").await.status, 404, "{path}");
+    }
+    let answer = stage.get(CHAT).await;
+    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "POST"));
+    let answer = stage.post("/v1/models", &[], "{}").await;
+    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "GET"));
+}
+
+#[tokio::test]
+async fn an_oversized_or_compressed_body_is_refused() {
+    let mut config = config(RoundRobin);
+    config.limits.body_bytes_max = ByteSize(1_000);
+    let stage = stage_with(config, 1).await;
+    let answer = stage.chat(&chat(&"x".repeat(2_000), 1, false)).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (413, "body_too_large"));
+    let chunk = format!("{:x}\r\n{}\r\n", 2_000, "x".repeat(2_000));
+    // It is refused before its end, which does not come.
+    let socket = raw::send(stage.data, &(chunked_head() + &chunk)).await;
+    let answer = raw::rest(socket).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("body_too_large"), "{answer}");
+    let answer = stage.post(CHAT, &[("content-encoding", "gzip")], "x").await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (415, "unsupported_encoding"));
+}
+
+fn chunked_head() -> String {
+    format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_not_waited_for() {
+    let mut config = config(RoundRobin);
+    config.timeouts.client_body = Duration::from_millis(50);
+    let stage = stage_with(config, 1).await;
+    let answer = raw::rest(raw::send(stage.data, &chunked_head()).await).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_holds_no_more_memory_than_it_takes() {
+    let mut config = config(RoundRobin);
+    // Room for one body of the longest kind, which one of unknown length might become.
+    config.limits.body_bytes_in_flight_max = config.limits.body_bytes_max;
+    let stage = stage_with(config, 1).await;
+    stage.replicas[0].set_fault(Fault::StallAfter(0)).await.unwrap();
+    let body = chat("go on", 9, true).to_string();
+    let request = format!("{}{:x}\r\n{body}\r\n0\r\n\r\n", chunked_head(), body.len());
+    let _open = raw::send(stage.data, &request).await;
+    until("it is placed", async || stage.reserved().await != 0).await;
+    stage.replicas[0].set_fault(Fault::None).await.unwrap();
+    assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200);
+}
+
+#[tokio::test]
+async fn anthropic_clients_get_errors_in_their_dialect() {
+    let stage = stage(RoundRobin, 1).await;
+    let answer = stage.post("/v1/messages", &[("x-request-id", "mine")], "{}").await;
+    assert_eq!((answer.status.as_u16(), answer.json()["type"].as_str()), (400, Some("error")));
+    assert_eq!(answer.header("x-request-id"), "mine");
+}
