@@ -32,7 +32,7 @@ pub(crate) enum End {
     ReplicaFailed,
     /// The router had to end.
     Cut,
-    /// The request was turned away.
+    /// The request was turned away, by the router or by every replica that was asked.
     Refused,
 }
 

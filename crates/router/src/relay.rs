@@ -20,7 +20,7 @@ use std::{
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use fleet::{health::Failure, replica::Replica};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -65,7 +65,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
         upstream: body,
         endpoint: passage.endpoint(),
         watch: Watch {
-            is_success: head.status.is_success(),
+            status: head.status,
             account: Account::new(passage.endpoint()),
             form,
             replica,
@@ -96,7 +96,7 @@ struct Relay {
 /// What is seen of the answer.
 struct Watch {
     form: Form,
-    is_success: bool,
+    status: StatusCode,
     account: Account,
     replica: Arc<Replica>,
     last_byte: Instant,
@@ -196,8 +196,12 @@ impl Relay {
         self.watch.finish();
     }
 
-    /// Ends the answer in a way that no client takes for its proper end.
+    /// Ends the answer in a way that no client takes for its proper end, unless that has come.
     fn break_off(&mut self, reason: Break) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.watch.has_ended() {
+            self.finish();
+            return Poll::Ready(None);
+        }
         self.is_over = true;
         let watch = &mut self.watch;
         let (end, failure) = match reason {
@@ -268,7 +272,14 @@ impl Watch {
 
     /// Whether the answer, were it to end here, would lack its end.
     fn is_broken(&self) -> bool {
-        matches!(self.form, Form::Events(_)) && self.is_success && self.account.end().is_none()
+        matches!(self.form, Form::Events(_))
+            && self.status.is_success()
+            && self.account.end().is_none()
+    }
+
+    /// Whether a stream has said that it is at its end, though its connection is not.
+    fn has_ended(&self) -> bool {
+        matches!(self.form, Form::Events(_)) && self.account.end().is_some()
     }
 
     /// Takes stock of an answer that came to its end.
@@ -276,11 +287,25 @@ impl Watch {
         if let Form::Document(kept) = &self.form {
             self.account.body(kept);
         }
-        let end = match self.account.end() {
-            Some(usage::End::Aborted | usage::End::Failed) if self.is_success => End::ReplicaFailed,
-            Some(_) | None => End::Complete,
-        };
+        let end = self.end();
+        if end == End::Complete {
+            self.replica.answered();
+        } else if self.status.is_success() && self.account.end() == Some(usage::End::Failed) {
+            // Behind a server that still answers, the engine is dead.
+            self.replica.request_failed(Failure::Broken);
+        }
         self.passage.ended(end, self.account.usage());
+    }
+
+    fn end(&self) -> End {
+        match (self.status, self.account.end()) {
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, _) => End::Refused,
+            (status, _) if status.is_server_error() => End::ReplicaFailed,
+            (status, Some(usage::End::Aborted | usage::End::Failed)) if status.is_success() => {
+                End::ReplicaFailed
+            }
+            (_, Some(_) | None) => End::Complete,
+        }
     }
 }
 

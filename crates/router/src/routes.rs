@@ -11,7 +11,10 @@ use axum::{
     http::Method,
     response::Response,
 };
-use wire::openai::{Dialect, Endpoint};
+use wire::{
+    headers,
+    openai::{Dialect, Endpoint},
+};
 
 use crate::{
     app::App,
@@ -25,13 +28,24 @@ pub(crate) fn data(app: Arc<App>) -> Router {
 }
 
 async fn route(State(app): State<Arc<App>>, request: Request) -> Response {
-    let path = request.uri().path();
-    if let Some(endpoint) = Endpoint::from_path(path) {
-        if request.method() == Method::POST {
-            return completion::complete(app, endpoint, request).await;
-        }
+    let endpoint = Endpoint::from_path(request.uri().path());
+    if let Some(endpoint) = endpoint
+        && request.method() == Method::POST
+    {
+        return completion::complete(app, endpoint, request).await;
+    }
+    let id = headers::request_id(request.headers()).cloned();
+    let mut response = answer(&app, endpoint, &request);
+    response.headers_mut().insert(headers::REQUEST_ID, id.unwrap_or_else(|| app.request_id()));
+    response
+}
+
+/// Answers what goes to no replica.
+fn answer(app: &App, endpoint: Option<Endpoint>, request: &Request) -> Response {
+    if let Some(endpoint) = endpoint {
         return reject::error(&Refusal::Method { allowed: "POST" }, endpoint.dialect());
     }
+    let path = request.uri().path();
     let is_models = path == "/v1/models";
     let Some(model) = path.strip_prefix("/v1/models/").or(is_models.then_some("")) else {
         return reject::error(&Refusal::NoPath, Dialect::OpenAi);

@@ -1,9 +1,9 @@
 //! Sends a request to its replica, and to another one as long as no byte of an answer has come.
 //!
 //! A request is sent again when the replica said no (429, 503) or when the connection failed before
-//! the answer's head. It is never sent to more replicas than `attempts_max`: were it the request
-//! that kills them, it would go through the whole fleet. A replica that is merely slow is not given
-//! up for another, for its work would be done twice.
+//! the answer's head, or did not come about. It is never sent to more replicas than `attempts_max`:
+//! were it the request that kills them, it would go through the whole fleet. A replica that is
+//! merely slow is not given up for another, for its work would be done twice.
 
 use std::sync::Arc;
 
@@ -98,20 +98,25 @@ async fn attempt(app: &App, replica: &Replica, outbound: &Outbound) -> Attempt {
     }
 }
 
-/// Says whether an answer is one, and what it says of the replica's health: a refusal is no
-/// illness, a server error may be one.
+/// Says whether an answer is one, and what its head says of the replica's health: a refusal is no
+/// illness, a server error may be one, and an answer that has only begun may yet break off.
 fn judge(replica: &Replica, response: Response<Incoming>) -> Attempt {
     match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             replica.answered();
             Attempt::Declined(response)
         }
+        // Nobody asked for another protocol.
+        status if status.is_informational() => {
+            replica.request_failed(Failure::Broken);
+            Attempt::Failed(Failure::Broken)
+        }
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
             replica.request_failed(Failure::Broken);
             Attempt::Answered(response)
         }
         _ => {
-            replica.answered();
+            replica.byte();
             Attempt::Answered(response)
         }
     }

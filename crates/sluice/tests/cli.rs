@@ -44,6 +44,9 @@ fn a_configuration_that_cannot_be_read_is_named() {
     let (code, told) = failed(&["check", "-c", file.to_str().unwrap()]);
     assert!(code == 78 && told.contains("router.yaml"), "{told}");
     assert_eq!(told.matches("`polcy`").count(), 1, "the culprit is named once: {told}");
+    fs::write(&file, "replicas:\n  - url: http://127.0.0.1:9\n    nam: a\n").unwrap();
+    let (code, told) = failed(&["check", "-c", file.to_str().unwrap()]);
+    assert!(code == 78 && told.contains("`nam`") && told.contains("line 3"), "{told}");
     let (code, told) = failed(&["check", "-c", "no/such/file.yaml"]);
     assert!(code == 78 && told.contains("no/such/file.yaml"), "{told}");
     let (code, told) = failed(&["serve"]);
