@@ -49,7 +49,7 @@ def message(events, blocks):
     """The events of one message: `["S", parent, block …]`, `["R", block]`, `["C"]`."""
     found = []
     for event in events:
-        kind = type(event).__name__
+        kind = getattr(event, "type", type(event).__name__)
         if kind == "BlockStored":
             keys = (event.extra_keys or [None])[0]
             salt = keys[0] if keys else None

@@ -13,47 +13,41 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from transformers import AutoTokenizer
+
+from blocks import STORED, Blocks, message
 
 # Steps between the first requests of the burst of 40: the second to the eighth were scheduled in
 # one step, the ninth to the sixteenth in the next. The recording shows the groups and their order;
 # that no step lay between them is assumed.
 ASSUMED = {1: 1, 8: 1}
 BURST, EVICT, EVICT_TOKENS = 40, 6, 3000
-STORED, REMOVED, CLEARED = "S", "R", "C"
-
-
-class Blocks:
-    """Numbers for blocks, in the order in which they were first stored."""
+class Recorded(Blocks):
+    """Blocks of which only the events tell the tokens, at least those of answers."""
 
     def __init__(self, size):
-        self.size, self.by_hash, self.children, self.stored = size, {}, {}, {}
+        super().__init__(size)
+        self.during = {}
 
-    def store(self, hashes, parent, tokens, salt, during):
-        for i, name in enumerate(hashes):
-            content = tuple(tokens[i * self.size:(i + 1) * self.size])
-            key = (self.by_hash[parent] if parent else None, content, salt if parent is None else None)
-            number = self.by_hash.setdefault(name, len(self.by_hash) + 1)
-            assert self.children.setdefault(key, number) == number, "two names for one content"
-            self.stored.setdefault(number, during)
-            parent = name
+    def seen(self, numbers, during):
+        for number in numbers:
+            self.during.setdefault(number, during)
 
     def prompt(self, tokens, salt):
-        parent, chain = None, []
-        for i in range(len(tokens) // self.size):
-            key = (parent, tuple(tokens[i * self.size:(i + 1) * self.size]), None if parent else salt)
-            parent = self.children[key]
-            chain.append(parent)
+        known = len(self.numbers)
+        chain = self.chain(tokens, salt)
+        assert len(self.numbers) == known, "a full block of a prompt was never stored"
         return chain
 
     def answer(self, name, tokens, chain, filled):
         """The blocks that filled up while decoding: the only ones that continue the prompt, or the
         only ones stored while the exchange went on."""
-        parent, rest, found = chain[-1] if chain else None, tuple(tokens[len(chain) * self.size:]), []
+        parent, rest, found = chain[-1] if chain else 0, tuple(tokens[len(chain) * self.size:]), []
         for _ in range(filled):
-            fits = [n for (p, t, _), n in self.children.items() if p == parent and t[:len(rest)] == rest]
-            fits = [n for n in fits if len(fits) == 1 or self.stored[n] == name]
+            fits = [n for (p, t, _), n in self.numbers.items() if p == parent and t[:len(rest)] == rest]
+            fits = [n for n in fits if len(fits) == 1 or self.during[n] == name]
             assert len(fits) == 1, f"{name}: {len(fits)} blocks continue the prompt"
             parent, rest = fits[0], ()
             found.append(parent)
@@ -61,29 +55,23 @@ class Blocks:
 
 
 def events(folder, blocks):
-    """The messages, each a list of events, and their blocks."""
+    """The messages, each a list of events as `blocks.message` writes them."""
     messages = []
     for line in open(folder / "kv_events.jsonl"):
-        message, row = [], json.loads(line)
-        during = row["during"]
+        row = json.loads(line)
+        found = []
         for event in row["payload"][1]:
-            if isinstance(event, list):
+            if isinstance(event, list):  # positional until 0.23
                 fields = ["type", "block_hashes", "parent_block_hash", "token_ids"]
                 event = dict(zip(fields, event))
-            if event["type"] == "BlockStored":
-                keys = event.get("extra_keys") or [None]
-                parent = event["parent_block_hash"]
-                salt = json.dumps(keys[0]) if keys[0] else None
-                if "extra_keys" not in event and parent is None and "salt" in during:
-                    salt = "salted"  # releases before 0.17 do not publish it
-                blocks.store(event["block_hashes"], parent, event["token_ids"], salt, during)
-                number = [blocks.by_hash[name] for name in event["block_hashes"]]
-                message.append([STORED, blocks.by_hash[parent] if parent else 0, *number])
-            elif event["type"] == "BlockRemoved":
-                message.extend([REMOVED, blocks.by_hash[name]] for name in event["block_hashes"])
-            else:
-                message.append([CLEARED])
-        messages.append(message)
+            if event["type"] == "BlockStored" and "extra_keys" not in event:
+                # Published since 0.17; before, the exchange's name tells.
+                event["extra_keys"] = [["tenant-a"] if "salt" in row["during"] else None]
+            found.append(SimpleNamespace(**event))
+        messages.append(message(found, blocks))
+        for event in messages[-1]:
+            if event[0] == STORED:
+                blocks.seen(event[2:], row["during"])
     return messages
 
 
@@ -93,10 +81,8 @@ class Recording:
         config = re.search(r"^vllm:cache_config_info\{(.*)\}", self.text("metrics_final.http"), re.M)[1]
         self.config = dict(re.findall(r'(\w+)="([^"]*)"', config))
         self.version = json.loads(self.text("version.http").split("\r\n\r\n")[1])["version"]
-        self.blocks = Blocks(int(self.config["block_size"]))
+        self.blocks = Recorded(int(self.config["block_size"]))
         self.messages = events(self.folder, self.blocks)
-        self.salts = sorted({key[2] for key in self.blocks.children if key[2]})
-        assert len(self.salts) <= 1
         self.jobs, self.system = [], None
 
     def text(self, name):
@@ -145,7 +131,7 @@ class Recording:
         total = len(prompts[0]) if "n" in request else sum(map(len, prompts))
         assert prompt in (None, total), f"{name}: {prompt} prompt tokens, not {total}"
         cached = last("cached_tokens", "cache_read_input_tokens")
-        salt = self.salts[0] if request.get("cache_salt") else None
+        salt = request.get("cache_salt")
         for i, tokens in enumerate(prompts):
             # The usage of several choices reports the hit of the last one.
             known = cached if i == len(prompts) - 1 else None
@@ -185,11 +171,7 @@ class Recording:
         head = {"vllm": self.version, "block_size": self.blocks.size,
                 "num_gpu_blocks": int(self.config["num_gpu_blocks"]), "max_model_len": 8192,
                 "max_num_batched_tokens": 2048, "max_num_seqs": 16}
-        lines = [f"{json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
-        for key, rows in (("jobs", self.jobs), ("messages", self.messages)):
-            rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-            lines.append(f'"{key}": [\n{rows}\n]' + ("," if key == "jobs" else ""))
-        Path(out).write_text("{\n" + "\n".join(lines) + "\n}\n")
+        self.blocks.save(out, head, self.jobs, self.messages)
 
 
 # In the order in which they were sent.

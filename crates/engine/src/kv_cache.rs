@@ -20,6 +20,7 @@ use types::block::BlockHash;
 use crate::{
     kv_event::{KvEvent, KvMessage, Record},
     lru::Lru,
+    profile::Release,
 };
 
 /// Number of a block in the cache.
@@ -33,6 +34,7 @@ pub(crate) struct KvCache {
     /// Further blocks of a name that is in `named`, oldest first.
     copies: FxHashMap<BlockHash, VecDeque<BlockNumber>>,
     free: Lru,
+    follows: Release,
     record: Option<Record>,
 }
 
@@ -44,12 +46,13 @@ struct Block {
 
 impl KvCache {
     /// Makes an empty cache of `capacity` blocks.
-    pub(crate) fn new(capacity: u32) -> Self {
+    pub(crate) fn new(capacity: u32, release: Release) -> Self {
         Self {
             blocks: vec![Block::default(); capacity as usize],
             named: FxHashMap::default(),
             copies: FxHashMap::default(),
             free: Lru::full(capacity),
+            follows: release,
             record: None,
         }
     }
@@ -69,13 +72,13 @@ impl KvCache {
     }
 
     /// Appends to `table` the cached blocks of the leading `names`, and then `fresh(hits)` empty
-    /// ones. Takes nothing and returns `None` when the cache lacks room for `room(hits)` empty ones
-    /// beside the hits; else returns the hits.
+    /// ones. Takes nothing and returns `None` when the cache lacks room for `whole(hits)` empty ones
+    /// beside the hits (by [`Release::V0_11`], for the fresh ones); else returns the hits.
     pub(crate) fn take_cached(
         &mut self,
         table: &mut Vec<BlockNumber>,
         names: impl Iterator<Item = BlockHash>,
-        room: impl FnOnce(u32) -> u32,
+        whole: impl FnOnce(u32) -> u32,
         fresh: impl FnOnce(u32) -> u32,
     ) -> Option<u32> {
         let before = table.len();
@@ -83,7 +86,12 @@ impl KvCache {
         let hits = table.iter().skip(before);
         let revived = hits.clone().filter(|number| self.holders(**number) == 0).count();
         let hits = u32::try_from(hits.len()).unwrap_or(u32::MAX);
-        if u64::from(room(hits)) + revived as u64 > u64::from(self.free()) {
+        let fresh = fresh(hits);
+        let room = match self.follows {
+            Release::V0_11 => fresh,
+            Release::V0_32 => whole(hits),
+        };
+        if u64::from(room) + revived as u64 > u64::from(self.free()) {
             table.truncate(before);
             return None;
         }
@@ -95,7 +103,7 @@ impl KvCache {
                 block.holders = block.holders.saturating_add(1);
             }
         }
-        table.extend((0..fresh(hits)).map_while(|_| self.evict_oldest()));
+        table.extend((0..fresh).map_while(|_| self.evict_oldest()));
         Some(hits)
     }
 
@@ -172,11 +180,14 @@ impl KvCache {
     }
 
     /// Gives back every block of `table`: those with a name the last one first, to be evicted after
-    /// all that are free already, those without a name to be used before any other.
+    /// all that are free already, those without a name to be used before any other
+    /// (by [`Release::V0_11`] as if they had one).
     pub(crate) fn release(&mut self, table: &mut Vec<BlockNumber>) {
-        let nameless = table.iter().rev().take_while(|number| self.nameless(**number)).count();
-        let nameless = table.split_off(table.len().saturating_sub(nameless));
-        for number in nameless {
+        let nameless = match self.follows {
+            Release::V0_11 => 0,
+            Release::V0_32 => self.nameless_tail(table),
+        };
+        for number in table.split_off(table.len().saturating_sub(nameless)) {
             if self.let_go(number) {
                 self.free.push_oldest(number);
             }
@@ -188,8 +199,11 @@ impl KvCache {
         }
     }
 
-    fn nameless(&self, number: BlockNumber) -> bool {
-        self.blocks.get(number as usize).is_some_and(|block| block.name.is_none())
+    /// Blocks at the end of a table that have no name.
+    fn nameless_tail(&self, table: &[BlockNumber]) -> usize {
+        let nameless =
+            |it: &&u32| self.blocks.get(**it as usize).is_some_and(|it| it.name.is_none());
+        table.iter().rev().take_while(nameless).count()
     }
 
     /// Counts one holder less; returns whether that was the last one.
@@ -287,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_block_given_back_can_still_be_found() {
-        let mut cache = KvCache::new(8);
+        let mut cache = KvCache::new(8, Release::V0_32);
         let (mut table, hit) = take(&mut cache, 0..4).unwrap();
         assert_eq!(hit, 0);
         cache.release(&mut table);
@@ -299,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_tail_of_the_oldest_table_is_evicted_first() {
-        let mut cache = KvCache::new(8);
+        let mut cache = KvCache::new(8, Release::V0_32);
         for range in [0..4, 10..14] {
             let (mut table, _) = take(&mut cache, range).unwrap();
             cache.release(&mut table);
@@ -311,7 +325,7 @@ mod tests {
 
     #[test]
     fn shared_blocks_stay_until_the_last_holder_leaves() {
-        let mut cache = KvCache::new(8);
+        let mut cache = KvCache::new(8, Release::V0_32);
         let (mut first, _) = take(&mut cache, 0..4).unwrap();
         let (second, hit) = take(&mut cache, 0..4).unwrap();
         assert_eq!((hit, &first), (4, &second));
@@ -322,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_takes_nothing() {
-        let mut cache = KvCache::new(4);
+        let mut cache = KvCache::new(4, Release::V0_32);
         let (mut table, _) = take(&mut cache, 0..4).unwrap();
         cache.release(&mut table);
         let mut table = vec![7];
@@ -333,7 +347,7 @@ mod tests {
 
     /// A cache in which two blocks, both free, have the name 0.
     fn twice() -> KvCache {
-        let mut cache = KvCache::new(3);
+        let mut cache = KvCache::new(3, Release::V0_32);
         cache.record_events();
         let (mut older, _) = take(&mut cache, 0..1).unwrap();
         let mut newer = Vec::new();
@@ -376,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_block_that_never_had_a_name_is_used_first() {
-        let mut cache = KvCache::new(8);
+        let mut cache = KvCache::new(8, Release::V0_32);
         let (mut table, _) = take(&mut cache, 0..2).unwrap();
         assert!(cache.take(&mut table, 2));
         let nameless = [table[2], table[3]];
@@ -387,8 +401,18 @@ mod tests {
     }
 
     #[test]
+    fn vllm_0_11_queues_every_block_it_is_given_back() {
+        let mut cache = KvCache::new(5, Release::V0_11);
+        let mut table = Vec::new();
+        assert!(cache.take(&mut table, 2));
+        cache.release(&mut table);
+        assert!(cache.take(&mut table, 5));
+        assert_eq!(table, [2, 3, 4, 1, 0]);
+    }
+
+    #[test]
     fn events_tell_what_can_be_found() {
-        let mut cache = KvCache::new(2);
+        let mut cache = KvCache::new(2, Release::V0_32);
         cache.record_events();
         let (mut table, _) = take(&mut cache, 0..2).unwrap();
         cache.release(&mut table);

@@ -24,6 +24,6 @@ pub use crate::{
     engine::{Counters, Engine},
     job::{Answer, Job, Progress, Refusal},
     kv_event::{KvEvent, KvMessage},
-    profile::{InvalidProfile, Profile, UnknownProfile},
+    profile::{InvalidProfile, Profile, Release, UnknownProfile},
     step_time::StepTime,
 };

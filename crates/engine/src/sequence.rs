@@ -63,7 +63,8 @@ impl Sequence {
 
     /// Takes cached blocks for as much of the prompt as can be found, and empty ones for up to
     /// `budget` tokens after it; takes nothing when the cache lacks room for all that is known of
-    /// the sequence (vLLM's `scheduler_reserve_full_isl`). Returns the tokens to compute.
+    /// the sequence (vLLM's `scheduler_reserve_full_isl`; the first chunk by
+    /// [`Release::V0_11`](crate::Release::V0_11)). Returns the tokens to compute.
     ///
     /// At least the last token is always computed, because its output is what is asked for: a
     /// sequence of `L` tokens finds at most ⌊(L − 1) / block⌋ blocks.
