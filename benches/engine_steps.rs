@@ -1,9 +1,10 @@
-//! What the engine model costs: a replica's whole day, and the steps of a batch that only decodes.
+//! What the engine model costs a simulation: a replica that serves chats, by single steps and by
+//! steps that are planned together.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use engine::{Answer, Engine, Job, Profile};
+use engine::{Answer, Engine, Job, Profile, Progress};
 use types::{block::BlockHash, quantity::Tokens, request::RequestId};
 
 const PROMPT: u32 = 1000;
@@ -30,38 +31,69 @@ fn job(id: u64) -> Job {
     }
 }
 
-/// Serves `jobs` that come 25 ms apart; returns the tokens.
-fn serve(jobs: &[Job]) -> usize {
+/// Time between two arrivals.
+const GAP: Duration = Duration::from_millis(25);
+
+/// Serves `jobs` that come one after the other; returns the steps and the tokens reported.
+fn serve(jobs: &[Job], together: bool) -> (u64, usize) {
     let mut engine = engine();
-    let (mut now, mut tokens) = (Duration::ZERO, 0);
+    let (mut begun, mut tokens) = (Duration::ZERO, 0);
     let mut progress = Vec::new();
-    let mut coming = jobs.iter().zip(0..).peekable();
-    loop {
-        while let Some((job, _)) =
-            coming.next_if(|(_, place)| Duration::from_millis(25).saturating_mul(*place) <= now)
-        {
-            let _ = engine.submit(job.clone());
+    for (job, place) in jobs.iter().zip(0..) {
+        let now = GAP.saturating_mul(place);
+        tokens += run(&mut engine, &mut begun, now, together, &mut progress);
+        let _ = engine.submit_during(job.clone(), now.saturating_sub(begun));
+        if engine.planned().is_empty() {
+            begun = now;
+            begin(&mut engine, together);
         }
-        let Some(step) = engine.begin_step() else {
-            let Some((_, place)) = coming.peek() else { return tokens };
-            now = Duration::from_millis(25).saturating_mul(*place);
-            continue;
-        };
-        now += step;
-        progress.clear();
-        engine.finish_step(&mut progress);
-        tokens += progress.len();
     }
+    tokens += run(&mut engine, &mut begun, Duration::MAX, together, &mut progress);
+    (engine.counters().steps, tokens)
+}
+
+fn begin(engine: &mut Engine, together: bool) {
+    if together {
+        engine.begin_steps();
+    } else {
+        engine.begin_step();
+    }
+}
+
+/// Ends the steps that end before `until`.
+fn run(
+    engine: &mut Engine,
+    begun: &mut Duration,
+    until: Duration,
+    together: bool,
+    progress: &mut Vec<Progress>,
+) -> usize {
+    let mut tokens = 0;
+    while let Some(end) = engine.planned().last().map(|end| begun.saturating_add(*end))
+        && end < until
+    {
+        progress.clear();
+        if together {
+            engine.finish_steps(progress);
+        } else {
+            engine.finish_step(progress);
+        }
+        tokens += progress.len();
+        *begun = end;
+        begin(engine, together);
+    }
+    tokens
 }
 
 fn steps(c: &mut Criterion) {
     let jobs: Vec<Job> = (0..750).map(job).collect();
-    let mut group = c.benchmark_group("engine");
+    assert_eq!(serve(&jobs, false).0, serve(&jobs, true).0, "the same steps");
+    let mut group = c.benchmark_group("engine, 750 requests of 500 tokens");
     group.throughput(Throughput::Elements(u64::from(ANSWER) * jobs.len() as u64));
     group.sample_size(20);
-    group.bench_function("750 requests of 500 tokens, step by step", |bench| {
-        bench.iter(|| black_box(serve(&jobs)));
-    });
+    for (name, together) in [("step by step", false), ("planned together", true)] {
+        group.bench_function(name, |bench| bench.iter(|| black_box(serve(&jobs, together))));
+    }
     group.finish();
 }
 

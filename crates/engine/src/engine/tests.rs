@@ -198,6 +198,21 @@ fn a_prompt_waits_until_all_of_it_has_room() {
 }
 
 #[test]
+fn a_prompt_without_room_comes_in_once_the_answer_it_quotes_has_filled_a_block() {
+    let mut engine = engine(6);
+    let answer = Answer::Known(names(2..5));
+    engine.submit(Job { answer, ..shared(1, 9, 10, 0) }).unwrap();
+    assert_eq!(step(&mut engine), [(1, 1)]);
+    // Six blocks, of which two are found; three are free.
+    engine.submit(shared(2, 21, 1, 0)).unwrap();
+    assert_eq!(step(&mut engine), [(1, 2)]);
+    assert_eq!(step(&mut engine), [(1, 3)]);
+    // The twelfth token fills the third block.
+    assert_eq!(step(&mut engine), [(1, 4), (2, 1)]);
+    assert_eq!(engine.counters().prefix_hits, 12);
+}
+
+#[test]
 fn a_chunk_that_made_room_does_not_come_back_within_the_step() {
     let mut engine = engine(21);
     engine.submit(job(1, 4, 8)).unwrap();
