@@ -79,10 +79,10 @@ impl Batch {
 
     /// Removes the sequences of which `gone` is true and frees their blocks.
     pub(crate) fn remove(&mut self, gone: impl Fn(RequestId) -> bool) {
-        self.waiting.retain(|sequence| !gone(sequence.job.id));
+        self.waiting.retain(|sequence| !gone(sequence.id));
         let kv = &mut self.kv;
         self.running.retain_mut(|sequence| {
-            let gone = gone(sequence.job.id);
+            let gone = gone(sequence.id);
             if gone {
                 kv.release(&mut sequence.table);
             }
@@ -117,7 +117,7 @@ impl Batch {
         let (Some(blocked), Some(head)) = (&self.blocked, self.waiting.front()) else {
             return false;
         };
-        blocked.head == head.job.id
+        blocked.head == head.id
             && blocked.freed == self.kv.freed()
             && !blocked.missing.is_some_and(|name| self.kv.has(name))
     }
@@ -167,7 +167,7 @@ impl Batch {
             let new = match sequence.enter(&mut self.kv, self.block, *budget) {
                 Ok(new) => new,
                 Err(missing) => {
-                    let (head, freed) = (sequence.job.id, self.kv.freed());
+                    let (head, freed) = (sequence.id, self.kv.freed());
                     // What a first chunk needs depends on the budget, and so changes.
                     let lasts = self.release != Release::V0_11;
                     self.blocked = lasts.then_some(Blocked { head, missing, freed });
@@ -176,7 +176,7 @@ impl Batch {
                 }
             };
             if first {
-                counters.count_lookup(sequence.job.prompt, sequence.cached.unwrap_or_default());
+                counters.count_lookup(sequence.prompt(), sequence.cached.unwrap_or_default());
             }
             add(work, &sequence, new);
             sequence.schedule(&mut self.kv, self.block, new);
@@ -193,18 +193,21 @@ impl Batch {
         counters: &mut Counters,
         wanted: impl Fn(&Progress) -> bool,
     ) {
-        let kv = &mut self.kv;
-        self.running.retain_mut(|sequence| {
-            let Some(token) = sequence.advance() else { return true };
-            counters.count_token(sequence.job.prompt, &token);
+        let mut ended = false;
+        for sequence in &mut self.running {
+            let Some(token) = sequence.advance() else { continue };
+            counters.count_token(sequence.prompt(), &token);
             if wanted(&token) {
                 progress.push(token);
             }
             if token.last {
-                kv.release(&mut sequence.table);
+                ended = true;
+                self.kv.release(&mut sequence.table);
             }
-            !token.last
-        });
+        }
+        if ended {
+            self.running.retain(|sequence| sequence.remaining() > 0);
+        }
     }
 
     /// Panics unless blocks and holders match.

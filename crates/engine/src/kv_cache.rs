@@ -14,7 +14,7 @@
 
 use std::collections::{VecDeque, hash_map::Entry};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use types::block::BlockHash;
 
 use crate::{
@@ -51,7 +51,7 @@ impl KvCache {
     pub(crate) fn new(capacity: u32, release: Release) -> Self {
         Self {
             blocks: vec![Block::default(); capacity as usize],
-            named: FxHashMap::default(),
+            named: FxHashMap::with_capacity_and_hasher(capacity as usize, FxBuildHasher),
             copies: FxHashMap::default(),
             free: Lru::full(capacity),
             freed: 0,

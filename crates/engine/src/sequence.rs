@@ -1,6 +1,6 @@
 //! A job on its way through the engine.
 
-use types::{block::BlockHash, quantity::Tokens};
+use types::{block::BlockHash, quantity::Tokens, request::RequestId};
 
 use crate::{
     job::{Job, Progress},
@@ -8,39 +8,56 @@ use crate::{
 };
 
 /// A job, how far it is, and the blocks it holds.
+///
+/// What every step looks at lies together; the rest of the job is behind a pointer.
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    pub(crate) job: Job,
+    pub(crate) id: RequestId,
+    /// Tokens of the prompt.
+    prompt: u32,
+    /// Tokens to generate.
+    output: u32,
     /// Tokens generated so far.
     generated: u32,
     /// Tokens whose keys and values are in the cache.
     pub(crate) computed: u32,
     /// Tokens that the step under way computes.
     pub(crate) scheduled: u32,
-    /// Blocks held, in the order of the tokens.
-    pub(crate) table: Vec<BlockNumber>,
+    /// Tokens that the blocks of the table hold.
+    room: u32,
     /// Leading blocks of the table that have their name.
-    named: usize,
+    named: u32,
     /// Prompt tokens found in the cache when first scheduled.
     pub(crate) cached: Option<Tokens>,
+    /// Blocks held, in the order of the tokens.
+    pub(crate) table: Vec<BlockNumber>,
+    pub(crate) job: Box<Job>,
 }
 
 impl Sequence {
-    pub(crate) const fn new(job: Job) -> Self {
+    pub(crate) fn new(job: Job) -> Self {
         Self {
-            job,
+            id: job.id,
+            prompt: job.prompt.0,
+            output: job.output.0,
             generated: 0,
             computed: 0,
             scheduled: 0,
-            table: Vec::new(),
+            room: 0,
             named: 0,
             cached: None,
+            table: Vec::new(),
+            job: Box::new(job),
         }
+    }
+
+    pub(crate) const fn prompt(&self) -> Tokens {
+        Tokens(self.prompt)
     }
 
     /// Tokens known so far: the prompt and what was generated.
     pub(crate) const fn tokens(&self) -> u32 {
-        self.job.prompt.0.saturating_add(self.generated)
+        self.prompt.saturating_add(self.generated)
     }
 
     /// Tokens known but not computed: one for a decode, more for a prefill.
@@ -55,15 +72,31 @@ impl Sequence {
 
     /// Tokens still to be generated.
     pub(crate) const fn remaining(&self) -> u32 {
-        self.job.output.0.saturating_sub(self.generated)
+        self.output.saturating_sub(self.generated)
     }
 
     /// Takes the blocks that `new` more tokens need; takes nothing when the cache lacks room.
     pub(crate) fn grow(&mut self, kv: &mut KvCache, block: u32, new: u32) -> bool {
-        let needed = self.computed.saturating_add(new).div_ceil(block);
-        let held = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
-        let fresh = needed.saturating_sub(held);
-        fresh == 0 || kv.take(&mut self.table, fresh)
+        let fresh = self.growth(block, new);
+        let has_room = fresh == 0 || kv.take(&mut self.table, fresh);
+        if has_room {
+            self.room = self.room.saturating_add(fresh.saturating_mul(block));
+        }
+        has_room
+    }
+
+    /// Blocks that `new` more tokens need beside those of the table.
+    pub(crate) fn growth(&self, block: u32, new: u32) -> u32 {
+        let beyond = self.computed.saturating_add(new).saturating_sub(self.room);
+        if beyond == 0 { 0 } else { beyond.div_ceil(block) }
+    }
+
+    /// Steps of one token each until one needs an empty block, and until one fills a block, that
+    /// step included.
+    pub(crate) const fn needs(&self, block: u32) -> (u32, u32) {
+        let full = self.named.saturating_add(1).saturating_mul(block);
+        let empty = self.room.saturating_add(1);
+        (empty.saturating_sub(self.computed), full.saturating_sub(self.computed))
     }
 
     /// Takes cached blocks for as much of the prompt as can be found, and empty ones for up to
@@ -101,7 +134,8 @@ impl Sequence {
             (missing < findable).then(|| self.job.name_of(missing))
         })?;
         self.computed = hits.saturating_mul(block);
-        self.named = hits as usize;
+        self.named = hits;
+        self.room = after(hits).div_ceil(block).saturating_mul(block);
         self.cached.get_or_insert(Tokens(self.computed));
         Ok(after(hits).saturating_sub(self.computed))
     }
@@ -109,21 +143,34 @@ impl Sequence {
     /// Plans `new` tokens for the step under way and names the blocks that it will fill.
     pub(crate) fn schedule(&mut self, kv: &mut KvCache, block: u32, new: u32) {
         self.scheduled = new;
-        let full = self.computed.saturating_add(new).checked_div(block).unwrap_or(0) as usize;
-        if full <= self.named {
+        let then = self.computed.saturating_add(new);
+        if then < self.named.saturating_add(1).saturating_mul(block) {
             return;
         }
-        let parent = self.named.checked_sub(1).map(|index| self.job.name_of(index));
-        let filled = self.table.iter().enumerate().take(full).skip(self.named);
-        kv.store(parent, filled.map(|(index, number)| (*number, self.job.name_of(index))));
+        let (named, full) = (self.named as usize, then.checked_div(block).unwrap_or(0));
+        let filled = self.table.iter().enumerate().take(full as usize).skip(named);
+        kv.store(self.parent(), filled.map(|(index, number)| (*number, self.job.name_of(index))));
         self.named = full;
+    }
+
+    /// The name of the last block that has one.
+    fn parent(&self) -> Option<BlockHash> {
+        let last = self.named.checked_sub(1)?;
+        Some(self.job.name_of(last as usize))
+    }
+
+    /// Takes one empty block, which there must be.
+    pub(crate) fn take_next(&mut self, kv: &mut KvCache, block: u32) {
+        let has_room = kv.take(&mut self.table, 1);
+        debug_assert!(has_room, "a repeated step lacks room");
+        self.room = self.room.saturating_add(block);
     }
 
     /// Names the first block without a name, which is full.
     pub(crate) fn name_next(&mut self, kv: &mut KvCache) {
-        let parent = self.named.checked_sub(1).map(|index| self.job.name_of(index));
-        if let Some(number) = self.table.get(self.named) {
-            kv.store(parent, std::iter::once((*number, self.job.name_of(self.named))));
+        let index = self.named as usize;
+        if let Some(number) = self.table.get(index) {
+            kv.store(self.parent(), std::iter::once((*number, self.job.name_of(index))));
             self.named = self.named.saturating_add(1);
         }
     }
@@ -139,6 +186,7 @@ impl Sequence {
         kv.release(&mut self.table);
         self.computed = 0;
         self.named = 0;
+        self.room = 0;
     }
 
     /// Ends the step: what was scheduled is computed, and a sequence without missing tokens has
@@ -151,10 +199,10 @@ impl Sequence {
         }
         self.generated = self.generated.saturating_add(1);
         Some(Progress {
-            id: self.job.id,
+            id: self.id,
             generated: Tokens(self.generated),
             cached: self.cached.unwrap_or_default(),
-            last: self.generated >= self.job.output.0,
+            last: self.generated >= self.output,
         })
     }
 }

@@ -9,15 +9,25 @@ use types::block::BlockHash;
 
 use crate::{batch::Batch, job::Answer, sequence::Sequence};
 
-/// What a sequence needs of the cache in one of the steps.
+/// What a sequence needs of the cache in one of the steps; the order of the numbers is the order
+/// in which the steps do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Need {
-    /// The step, counted from one.
-    step: u32,
-    /// The sequence, in the order of admission.
-    place: u32,
-    /// Whether it is a name for a block that is full now; else an empty block.
-    name: bool,
+pub(crate) struct Need(u64);
+
+impl Need {
+    /// `name`: a name for a block that is full now; else an empty block. `place` is the sequence's
+    /// in the order of admission, under 2³¹.
+    fn new(step: u32, place: u32, name: bool) -> Self {
+        Self((u64::from(step) << 32) | (u64::from(place) << 1) | u64::from(name))
+    }
+
+    const fn place(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize >> 1
+    }
+
+    const fn is_name(self) -> bool {
+        self.0 & 1 == 1
+    }
 }
 
 impl Batch {
@@ -47,11 +57,8 @@ impl Batch {
 
     /// Blocks that `steps` steps after the one just scheduled take.
     pub(crate) fn growth(&self, steps: u32) -> u64 {
-        let grow = |sequence: &Sequence| {
-            let now = sequence.computed.saturating_add(1);
-            let then = now.saturating_add(steps);
-            u64::from(then.div_ceil(self.block).saturating_sub(now.div_ceil(self.block)))
-        };
+        let more = steps.saturating_add(1);
+        let grow = |sequence: &Sequence| u64::from(sequence.growth(self.block, more));
         self.running.iter().map(grow).sum()
     }
 
@@ -76,22 +83,24 @@ impl Batch {
         self.running.iter_mut().for_each(|sequence| sequence.decode(1));
         self.needs.clear();
         for (sequence, place) in self.running.iter().zip(0..) {
-            let filled = sequence.computed.checked_rem(self.block).unwrap_or(0);
-            let full = self.block.saturating_sub(filled);
-            let empty = if filled == 0 { 1 } else { full.saturating_add(1) };
+            let (empty, full) = sequence.needs(self.block);
             for (first, name) in [(empty, false), (full, true)] {
-                let due = (first..=steps).step_by(self.block as usize);
-                self.needs.extend(due.map(|step| Need { step, place, name }));
+                let mut step = first;
+                while step <= steps {
+                    self.needs.push(Need::new(step, place, name));
+                    step = step.saturating_add(self.block);
+                }
             }
         }
-        self.needs.sort_unstable();
+        if steps > 1 {
+            self.needs.sort_unstable();
+        }
         for need in &self.needs {
-            let Some(sequence) = self.running.get_mut(need.place as usize) else { continue };
-            if need.name {
+            let Some(sequence) = self.running.get_mut(need.place()) else { continue };
+            if need.is_name() {
                 sequence.name_next(&mut self.kv);
             } else {
-                let has_room = self.kv.take(&mut sequence.table, 1);
-                debug_assert!(has_room, "a repeated step lacks room");
+                sequence.take_next(&mut self.kv, self.block);
             }
         }
         for sequence in &mut self.running {
