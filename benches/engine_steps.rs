@@ -31,8 +31,8 @@ fn job(id: u64) -> Job {
     }
 }
 
-/// Time between two arrivals.
-const GAP: Duration = Duration::from_millis(25);
+/// Time between two arrivals: seven tenths of what the replica can serve.
+const GAP: Duration = Duration::from_millis(50);
 
 /// Serves `jobs` that come one after the other; returns the steps and the tokens reported.
 fn serve(jobs: &[Job], together: bool) -> (u64, usize) {

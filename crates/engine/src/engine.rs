@@ -13,6 +13,7 @@ use crate::{
     batch::Batch,
     job::{Job, Progress, Refusal},
     kv_event::{KvEvent, KvMessage},
+    noise::StepNoise,
     profile::{InvalidProfile, Profile},
 };
 
@@ -53,6 +54,7 @@ pub struct Engine {
     aborted: FxHashSet<RequestId>,
     /// The ends of the steps under way, counted from the begin of the first.
     planned: Vec<Duration>,
+    noise: Option<StepNoise>,
     counters: Counters,
 }
 
@@ -111,6 +113,7 @@ impl Engine {
             live: FxHashSet::default(),
             aborted: FxHashSet::default(),
             planned: Vec::new(),
+            noise: None,
             counters: Counters::default(),
         })
     }
@@ -119,6 +122,11 @@ impl Engine {
     #[must_use]
     pub const fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// Varies the time of steps from now on; without it a step takes exactly the profile's time.
+    pub const fn vary_steps(&mut self, noise: StepNoise) {
+        self.noise = Some(noise);
     }
 
     /// Queues a job.
@@ -262,7 +270,8 @@ impl Engine {
         let mut end = Duration::ZERO;
         for number in 0..=u64::from(repeats) {
             let step = self.profile.step.of(&work);
-            end = end.saturating_add(self.varied(step, self.counters.steps.saturating_add(number)));
+            let number = self.counters.steps.saturating_add(number);
+            end = end.saturating_add(self.noise.map_or(step, |noise| noise.vary(step, number)));
             self.planned.push(end);
             work.context_tokens = work.context_tokens.saturating_add(u64::from(work.decodes));
         }
@@ -309,11 +318,6 @@ impl Engine {
             waiting: u32::try_from(self.batch.waiting()).unwrap_or(u32::MAX),
             kv_usage: held as f32 / capacity.max(1) as f32,
         }
-    }
-
-    /// `step`, the `number`-th since the engine started, as it turns out.
-    const fn varied(&self, step: Duration, _number: u64) -> Duration {
-        step
     }
 
     /// Blocks that nobody holds; they may be cached.

@@ -16,6 +16,7 @@ mod job;
 mod kv_cache;
 mod kv_event;
 mod lru;
+mod noise;
 pub mod profile;
 mod sequence;
 pub mod step_time;
@@ -25,6 +26,7 @@ pub use crate::{
     engine::{Counters, Engine},
     job::{Answer, Job, Progress, Refusal},
     kv_event::{KvEvent, KvMessage},
+    noise::StepNoise,
     profile::{InvalidProfile, Profile, Release, UnknownProfile},
     step_time::StepTime,
 };

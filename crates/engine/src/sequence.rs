@@ -76,9 +76,13 @@ impl Sequence {
     }
 
     /// Takes the blocks that `new` more tokens need; takes nothing when the cache lacks room.
+    #[inline]
     pub(crate) fn grow(&mut self, kv: &mut KvCache, block: u32, new: u32) -> bool {
         let fresh = self.growth(block, new);
-        let has_room = fresh == 0 || kv.take(&mut self.table, fresh);
+        if fresh == 0 {
+            return true;
+        }
+        let has_room = kv.take(&mut self.table, fresh);
         if has_room {
             self.room = self.room.saturating_add(fresh.saturating_mul(block));
         }
@@ -141,12 +145,17 @@ impl Sequence {
     }
 
     /// Plans `new` tokens for the step under way and names the blocks that it will fill.
+    #[inline]
     pub(crate) fn schedule(&mut self, kv: &mut KvCache, block: u32, new: u32) {
         self.scheduled = new;
         let then = self.computed.saturating_add(new);
-        if then < self.named.saturating_add(1).saturating_mul(block) {
-            return;
+        if then >= self.named.saturating_add(1).saturating_mul(block) {
+            self.name_until(kv, block, then);
         }
+    }
+
+    /// Names the blocks that are full with `then` tokens.
+    fn name_until(&mut self, kv: &mut KvCache, block: u32, then: u32) {
         let (named, full) = (self.named as usize, then.checked_div(block).unwrap_or(0));
         let filled = self.table.iter().enumerate().take(full as usize).skip(named);
         kv.store(self.parent(), filled.map(|(index, number)| (*number, self.job.name_of(index))));

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use proptest::prelude::*;
-use types::block::BlockHash;
+use types::block::{BlockHash, BlockHasher, ChainSeed, HashKey, Scope};
 
 use super::*;
 use crate::job::Answer;
@@ -291,6 +291,36 @@ fn a_lone_request_takes_exactly_the_time_of_the_formula() {
         assert!((measured - expected).abs() < 1e-5, "{measured} ms, expected {expected} ms");
     }
     assert_eq!(milliseconds.len(), 3);
+}
+
+#[test]
+fn whatever_separates_worlds_seeds_the_chain_of_names() {
+    let mut engine = engine(64);
+    let base = Scope { model: "m", ..Scope::default() };
+    // An image stands in the content of the block it lies in, as its hash.
+    let mut image = *b"0123456789abcdefsixteen";
+    let cached_in = |engine: &mut Engine, id, scope: &Scope<'_>, content: &[u8]| {
+        let mut hasher = BlockHasher::new(ChainSeed::new(HashKey(1), scope), 4);
+        hasher.update(content);
+        let prompt = Tokens(u32::try_from(content.len()).unwrap());
+        let blocks = hasher.finish().into();
+        let job = Job { blocks, prompt, ..job(id, 4, 1) };
+        cached(engine, job)
+    };
+    let scopes = [
+        base,
+        Scope { adapter: Some("lora-a"), ..base },
+        Scope { adapter: Some("lora-b"), ..base },
+        Scope { cache_salt: Some("tenant-a"), ..base },
+        Scope { adapter: Some("lora-a"), cache_salt: Some("tenant-a"), ..base },
+    ];
+    for (scope, id) in scopes.iter().zip((1..).step_by(3)) {
+        image[9] = b'9';
+        assert_eq!(cached_in(&mut engine, id, scope, &image), 0, "{scope:?} is a world of its own");
+        assert_eq!(cached_in(&mut engine, id + 1, scope, &image), 20, "{scope:?} finds its own");
+        image[9] = b'!';
+        assert_eq!(cached_in(&mut engine, id + 2, scope, &image), 8, "up to the other image");
+    }
 }
 
 /// What a test does to an engine between steps.
