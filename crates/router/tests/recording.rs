@@ -39,7 +39,7 @@ async fn a_recording_replays_to_the_same_decisions() {
     let mut stage = stage_with(config, 3).await;
     let ask = async |at: usize| {
         let question = format!("the secret of conversation {}: {}", at % 4, "word ".repeat(200));
-        stage.chat(&chat(&question, 3, at % 2 == 0)).await
+        stage.chat(&chat(&question, 3, at.is_multiple_of(2))).await
     };
     for at in 0..12 {
         ask(at).await;

@@ -73,9 +73,8 @@ proptest! {
     ) {
         // A request arrives once.
         let mut seen = std::collections::BTreeSet::new();
-        let events = events.into_iter().filter(|it| match it {
-            Event::Arrived(request) => seen.insert(request.id),
-            _ => true,
+        let events = events.into_iter().filter(|it| {
+            if let Event::Arrived(request) = it { seen.insert(request.id) } else { true }
         });
         let header = header(strategy);
         let entries = record(&header, fleet(4).chain(events));
