@@ -6,9 +6,11 @@ mod demo;
 mod emulate;
 mod limits;
 mod logs;
+mod recording;
 mod replay;
 mod serve;
 mod shutdown;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Verb::Serve(serve) => serve::run(serve),
         Verb::Emulate(emulate) => emulate::run(emulate),
         Verb::Replay(replay) => replay::run(&replay),
+        Verb::Simulate(simulate) => simulate::run(&simulate),
         Verb::Check(check) => check::run(&check),
     };
     match result {
