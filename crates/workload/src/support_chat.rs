@@ -8,9 +8,11 @@
 //!
 //! The load is open: the next turn leaves after an allowance for the answer and the time the user
 //! thinks, both counted from the *scheduled* time of the turn before, whether or not the answer has
-//! come. A slow fleet is therefore offered no less than a fast one. The history carries answers of
-//! the drawn length with a text of their own, since what the model will say is not known when the
-//! schedule is drawn; an engine that caches what it generated will not find it again.
+//! come. A slow fleet is therefore offered no less than a fast one. (A simulator may close the loop
+//! instead: each turn says how long its user thinks.) The history carries answers of the drawn
+//! length with a text of their own, since what a live model will say is not known when the schedule
+//! is drawn: its engine will not find what it generated again. A modelled engine can, since each
+//! turn names the text that stands for its answer.
 
 use std::time::Duration;
 
@@ -181,6 +183,7 @@ impl<'a> Sessions<'a> {
         let prefix = segment_id(self.seed, Kind::TenantPrefix, tenant.into());
         let prefix = Segment { id: prefix, tokens: Tokens(self.chat.prefix_tokens) };
         let mut messages = vec![Message::new(Role::System, prefix)];
+        let mut think = Duration::ZERO;
         for turn in 0..self.chat.turns {
             let said = |kind| {
                 let first_turn = session.wrapping_mul(TURNS_MAX.into());
@@ -189,6 +192,7 @@ impl<'a> Sessions<'a> {
             let tokens = self.chat.question_tokens.draw(&mut self.lengths);
             messages.push(Message::new(Role::User, Segment { id: said(Kind::User), tokens }));
             let output = self.chat.answer_tokens.draw(&mut self.lengths);
+            let answer = Segment { id: said(Kind::Assistant), tokens: output };
             arrivals.push(Arrival {
                 at,
                 session: Some(session),
@@ -196,10 +200,12 @@ impl<'a> Sessions<'a> {
                 tenant: Some(tenant),
                 prompt: Prompt { messages: messages.clone() },
                 output,
+                answer: Some(answer.id),
+                think,
             });
-            let answer = Segment { id: said(Kind::Assistant), tokens: output };
             messages.push(Message::new(Role::Assistant, answer));
-            at = at + self.chat.pause(output, self.chat.think_time.draw(&mut self.think_times));
+            think = self.chat.think_time.draw(&mut self.think_times);
+            at = at + self.chat.pause(output, think);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Requests that were recorded elsewhere.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use types::{quantity::Tokens, time::Timestamp};
@@ -121,6 +121,8 @@ impl Recorded {
                 tenant: None,
                 prompt: row.prompt(index, block, load.seed),
                 output: row.output,
+                answer: None,
+                think: Duration::ZERO,
             })
             .collect()
     }
@@ -146,8 +148,6 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const BLOCK: Tokens = Tokens(16);

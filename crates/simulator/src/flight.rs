@@ -1,0 +1,42 @@
+//! A request on its way through a run.
+
+use std::time::Duration;
+
+use policy::event::Reason;
+use types::{quantity::Tokens, time::Timestamp};
+
+use crate::server::Work;
+
+/// A request that has arrived and has not left.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) scheduled: Timestamp,
+    pub(crate) session: Option<u64>,
+    pub(crate) turn: u32,
+    pub(crate) tenant: Option<u32>,
+    pub(crate) input: Tokens,
+    /// Router that decides on it.
+    pub(crate) router: u32,
+    pub(crate) work: Work,
+    pub(crate) stage: Stage,
+    /// Times it was sent.
+    pub(crate) attempts: u32,
+    pub(crate) decided: Option<Timestamp>,
+    pub(crate) reason: Option<Reason>,
+    /// Where it was sent last.
+    pub(crate) replica: Option<u32>,
+    pub(crate) cached: Option<Tokens>,
+    pub(crate) first_token: Option<Timestamp>,
+    pub(crate) last_token: Timestamp,
+    pub(crate) generated: Tokens,
+    pub(crate) gaps: Vec<Duration>,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// For its router to decide.
+    Undecided,
+    /// For the answer of a replica, in its incarnation of that number.
+    Sent { replica: u32, generation: u32 },
+}

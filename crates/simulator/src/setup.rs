@@ -1,0 +1,111 @@
+//! What a run is made of, besides the requests.
+
+use std::{sync::Arc, time::Duration};
+
+use engine::Profile;
+use policy::config::DispatcherConfig;
+use report::Terms;
+
+use crate::fault::Fault;
+
+/// What a run is made of, besides the requests.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What every random draw follows from, the requests' apart.
+    pub seed: u64,
+    /// Replicas at the start, all ready.
+    pub replicas: u32,
+    /// What a replica is.
+    pub kind: Kind,
+    /// Routers over the fleet, each with a dispatcher of its own; at least one.
+    pub routers: u32,
+    /// How each router decides; the seed is replaced by one of the run's.
+    pub dispatcher: DispatcherConfig,
+    /// Replicas that one request may be sent to, the first included; at least one.
+    pub attempts_max: u32,
+    /// Whether a conversation's next turn leaves when the answer has come and the user has thought,
+    /// instead of at its scheduled time.
+    pub closed_conversations: bool,
+    /// Whether engines find what they generated when a later prompt quotes it.
+    pub quoted_answers: bool,
+    /// When clients give up, from the scheduled send.
+    pub patience: Option<Duration>,
+    /// How the routers learn of the replicas.
+    pub signals: Signals,
+    /// What goes wrong, and when.
+    pub faults: Vec<Fault>,
+    /// The terms on which requests are judged.
+    pub terms: Terms,
+}
+
+/// What a replica is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A modelled inference engine.
+    Engine(Box<Profile>),
+    /// A queue before servers of equal speed, first come first served: what textbooks have answers
+    /// for. A request's first token and last token come at once, when its service ends.
+    Fcfs {
+        /// Servers at each replica, at least one.
+        servers: u32,
+        /// How long requests take.
+        service: ServiceTime,
+    },
+}
+
+/// How long requests take at a queueing station.
+#[derive(Clone, Debug)]
+pub enum ServiceTime {
+    /// The times themselves, by the requests' place in the order of arrival; none beyond the end.
+    Listed(Arc<[Duration]>),
+    /// All equal.
+    Constant(Duration),
+    /// Exponential.
+    Exponential {
+        /// Mean.
+        mean: Duration,
+    },
+    /// Sum of `shape` exponential stages.
+    Erlang {
+        /// Mean of the sum.
+        mean: Duration,
+        /// Stages, at least one.
+        shape: u32,
+    },
+    /// Log-normal.
+    LogNormal {
+        /// Mean.
+        mean: Duration,
+        /// Standard deviation of the logarithm.
+        sigma: f64,
+    },
+}
+
+/// How routers learn of the replicas: late, and not always.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Signals {
+    /// Time between two readings of a replica's load; never when absent.
+    pub scrape_interval: Option<Duration>,
+    /// Time from a reading until the dispatcher has it.
+    pub scrape_delay: Duration,
+    /// Share of readings that are lost, 0 to 1.
+    pub scrape_loss: f64,
+    /// Time until a router knows that a replica is gone or back, unless a request finds out.
+    pub health_delay: Duration,
+    /// Time until an attempt at an unreachable replica is given up. One at a replica that is down is
+    /// refused at once.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Signals {
+    /// Those of the router's default configuration, over a network without delay.
+    fn default() -> Self {
+        Self {
+            scrape_interval: Some(Duration::from_secs(1)),
+            scrape_delay: Duration::ZERO,
+            scrape_loss: 0.0,
+            health_delay: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(1),
+        }
+    }
+}
