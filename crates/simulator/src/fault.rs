@@ -116,9 +116,9 @@ impl Fault {
             }
         };
         if replica >= replicas {
-            return Some(format!("replica: {replica} is not there, the last is {}", replicas - 1));
+            return Some(format!("replica: {replica} is not there, the last is {}", replicas.saturating_sub(1)));
         }
         let router = router.filter(|it| *it >= routers)?;
-        Some(format!("router: {router} is not there, the last is {}", routers - 1))
+        Some(format!("router: {router} is not there, the last is {}", routers.saturating_sub(1)))
     }
 }

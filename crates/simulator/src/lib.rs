@@ -14,6 +14,7 @@ mod calendar;
 mod content;
 pub mod fault;
 mod flight;
+pub mod scenario;
 mod seed;
 mod server;
 pub mod setup;
@@ -21,6 +22,7 @@ mod world;
 
 pub use crate::{
     fault::Fault,
+    scenario::Scenario,
     setup::{Kind, ServiceTime, Setup, Signals},
     world::{Recording, Violation, run},
 };

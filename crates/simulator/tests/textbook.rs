@@ -1,11 +1,7 @@
 //! The textbook's load test of a single server: every figure that it prints, through the whole of
 //! the simulator's world.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -66,8 +62,7 @@ fn every_figure_comes_out_as_printed() {
         let info = RunInfo { scheduled_for: Some(WINDOW), ..RunInfo::default() };
         let run = Run::measure(&info, &recording.records, &recording.gaps);
         let e2e = run.e2e_ms.unwrap();
-        let figures =
-            [run.request_throughput, run.request_goodput, e2e.p50, e2e.p95, e2e.p99];
+        let figures = [run.request_throughput, run.request_goodput, e2e.p50, e2e.p95, e2e.p99];
         let rounded = figures.map(|it| it.round() as u32);
         [rate, rounded[0], rounded[1], rounded[2], rounded[3], rounded[4]]
     });

@@ -196,6 +196,7 @@ async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<Run> {
         admission: "off".to_owned(),
         seed: SEED,
         scheduled_for: act.scheduled_for,
+        warm_up: Duration::ZERO,
         costs: None,
     };
     Ok(Run::measure(&info, &recording.records, &recording.gaps))

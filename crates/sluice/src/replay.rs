@@ -117,6 +117,7 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         seed: load.seed,
         // A trace may end before the time is over, and then its last request ends the schedule.
         scheduled_for: if matches!(workload, Workload::Trace(_)) { None } else { load.duration },
+        warm_up: Duration::ZERO,
         costs: None,
     };
     let measured = Run::measure(&info, &recording.records, &recording.gaps);

@@ -202,7 +202,7 @@ impl Services {
                 let place = usize::try_from(number).unwrap_or(usize::MAX);
                 return times.get(place).copied().unwrap_or_default();
             }
-            ServiceTime::Constant(time) => return *time,
+            ServiceTime::Constant { mean } => return *mean,
             ServiceTime::Exponential { mean } => (mean, self.draws.sample(Exp1)),
             ServiceTime::Erlang { mean, shape } => {
                 let shape = f64::from((*shape).max(1));

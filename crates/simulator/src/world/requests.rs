@@ -253,7 +253,8 @@ impl World<'_> {
         };
         self.left = self.left.saturating_add(1);
         self.check_times(number, &flight);
-        if ending == Ending::Completed {
+        let is_warm = flight.scheduled.elapsed() >= self.setup.warm_up;
+        if ending == Ending::Completed && is_warm {
             flight.gaps.iter().for_each(|gap| self.gaps.record(*gap));
         }
         if let Some(session) = flight.session {

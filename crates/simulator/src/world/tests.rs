@@ -22,6 +22,7 @@ fn setup(strategy: StrategyName, replicas: u32) -> Setup {
         closed_conversations: false,
         quoted_answers: true,
         patience: None,
+        warm_up: std::time::Duration::ZERO,
         signals: Signals::default(),
         faults: Vec::new(),
         terms: Terms::default(),
