@@ -218,7 +218,7 @@ impl Replay {
             trace_sha256: trace.as_deref().map(output::sha256),
             host: Host::this(),
             clock: "real".to_owned(),
-            started,
+            started: Some(started),
         })
     }
 }
