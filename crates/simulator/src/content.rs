@@ -4,11 +4,37 @@
 //! computed from text: its content is stated by the pieces of segments it holds, each as (segment,
 //! offset, length). Router and engine cut the same content at their own block sizes.
 
+use rustc_hash::FxHashMap;
 use types::{
     block::{BlockHash, ChainSeed, hash_block},
     quantity::Tokens,
 };
 use workload::Segment;
+
+/// Segments of fewer blocks are not worth remembering: hashing them anew is as quick.
+const REMEMBERED_BLOCKS_MIN: u32 = 24;
+
+/// Names that are remembered at most, 32 MiB of them; then all are forgotten.
+const REMEMBERED_BLOCKS_MAX: usize = 1 << 22;
+
+/// The names of the blocks that long segments fill, by all that comes before them, for chains of
+/// one block size.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    names: FxHashMap<u64, Box<[BlockHash]>>,
+    remembered: usize,
+}
+
+impl Memo {
+    fn remember(&mut self, key: u64, names: &[BlockHash]) {
+        if self.remembered.saturating_add(names.len()) > REMEMBERED_BLOCKS_MAX {
+            self.names.clear();
+            self.remembered = 0;
+        }
+        self.remembered = self.remembered.saturating_add(names.len());
+        self.names.insert(key, names.into());
+    }
+}
 
 /// Cuts content into blocks and names each with all before it.
 #[derive(Debug)]
@@ -36,6 +62,33 @@ impl BlockChain {
     /// Makes room for the blocks of `tokens` more.
     pub(crate) fn reserve(&mut self, tokens: Tokens) {
         self.blocks.reserve(tokens.full_blocks(Tokens(self.block)).0 as usize);
+    }
+
+    /// Appends the first tokens of a text, from memory where they were appended to the same content
+    /// before.
+    pub(crate) fn push_remembered(&mut self, segment: Segment, memo: &mut Memo) {
+        if segment.tokens.0.checked_div(self.block).unwrap_or(0) < REMEMBERED_BLOCKS_MIN {
+            self.push(segment);
+            return;
+        }
+        let before = hash_block(self.parent, &self.pieces);
+        let key = hash_block(before, &piece(segment.id, 0, segment.tokens.0)).0;
+        if let Some(names) = memo.names.get(&key) {
+            self.blocks.extend_from_slice(names);
+            self.parent = names.last().copied().unwrap_or(self.parent);
+            let total = u64::from(self.filled).saturating_add(segment.tokens.0.into());
+            let rest = total.checked_rem(self.block.into()).unwrap_or(0);
+            self.filled = u32::try_from(rest).unwrap_or(0);
+            self.pieces.clear();
+            if self.filled > 0 {
+                let offset = segment.tokens.0.saturating_sub(self.filled);
+                self.pieces.extend_from_slice(&piece(segment.id, offset, self.filled));
+            }
+            return;
+        }
+        let known = self.blocks.len();
+        self.push(segment);
+        memo.remember(key, self.blocks.get(known..).unwrap_or_default());
     }
 
     /// Appends the first tokens of a text.
@@ -131,6 +184,20 @@ mod tests {
     }
 
     proptest! {
+        /// Memory changes nothing.
+        #[test]
+        fn remembered_names_are_the_same(
+            prompts in prop::collection::vec(segments(), 1..6),
+            block in 1..4_u32,
+        ) {
+            let mut memo = Memo::default();
+            for prompt in &prompts {
+                let mut chain = BlockChain::new(seed(), Tokens(block));
+                prompt.iter().for_each(|it| chain.push_remembered(*it, &mut memo));
+                prop_assert_eq!(chain.finish(), by_segment(prompt, block));
+            }
+        }
+
         /// Prompts share as many names as they share whole blocks of tokens, and never more than
         /// their texts do.
         #[test]

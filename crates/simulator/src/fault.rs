@@ -116,7 +116,10 @@ impl Fault {
             }
         };
         if replica >= replicas {
-            return Some(format!("replica: {replica} is not there, the last is {}", replicas.saturating_sub(1)));
+            return Some(format!(
+                "replica: {replica} is not there, the last is {}",
+                replicas.saturating_sub(1)
+            ));
         }
         let router = router.filter(|it| *it >= routers)?;
         Some(format!("router: {router} is not there, the last is {}", routers.saturating_sub(1)))

@@ -33,6 +33,7 @@ use workload::Arrival;
 use self::replicas::{Replica, Services};
 use crate::{
     calendar::Calendar,
+    content::Memo,
     flight::Flight,
     seed::{Subsystem, generator, seed_of},
     setup::Setup,
@@ -134,6 +135,8 @@ pub(crate) struct World<'a> {
     flights: Vec<Option<Box<Flight>>>,
     /// Cache salts used up so far.
     salt: u32,
+    /// Names of blocks that were computed before, for routers and engines.
+    memos: (Memo, Memo),
     services: Services,
     router_draws: Xoshiro256PlusPlus,
     signal_draws: Xoshiro256PlusPlus,
@@ -172,6 +175,7 @@ impl<'a> World<'a> {
             replicas: Vec::new(),
             flights: Vec::with_capacity(requests),
             salt: 0,
+            memos: (Memo::default(), Memo::default()),
             services: Services::new(setup),
             router_draws: generator(setup.seed, Subsystem::Routers),
             signal_draws: generator(setup.seed, Subsystem::Signals),

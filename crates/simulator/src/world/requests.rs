@@ -17,7 +17,7 @@ use workload::{Arrival, Segment};
 
 use super::{Event, World};
 use crate::{
-    content::BlockChain,
+    content::{BlockChain, Memo},
     flight::{Flight, Stage},
     server::Work,
     setup::Kind,
@@ -25,6 +25,9 @@ use crate::{
 
 /// The one model that everything in a run asks for.
 const MODEL: ModelId = ModelId(1);
+
+/// Most gaps that room is made for before they come.
+const GAPS_RESERVED: u32 = 1_024;
 
 impl World<'_> {
     pub(super) fn arrive(&mut self, arrival: Arrival) {
@@ -34,11 +37,13 @@ impl World<'_> {
             if routers.end > 1 { self.router_draws.random_range(routers) } else { routers.start };
         let seed = self.chain_seed();
         let input = arrival.prompt.tokens();
+        let block = self.setup.dispatcher.prefix.block;
+        let blocks = blocks_of(&arrival, seed, block, &mut self.memos.0).finish();
         let request = Request {
             id: RequestId(number),
             model: MODEL,
             prompt: input,
-            blocks: blocks_of(&arrival, seed, self.setup.dispatcher.prefix.block).finish().into(),
+            blocks: blocks.into(),
             session: arrival.session.map(|it| SessionKey(it.into())),
         };
         let flight = Flight {
@@ -48,6 +53,7 @@ impl World<'_> {
             tenant: arrival.tenant,
             input,
             router,
+            gaps: Vec::with_capacity(arrival.output.0.min(GAPS_RESERVED) as usize),
             work: self.work_of(number, &arrival, seed),
             stage: Stage::Undecided,
             attempts: 0,
@@ -58,7 +64,6 @@ impl World<'_> {
             first_token: None,
             last_token: self.now,
             generated: Tokens::ZERO,
-            gaps: Vec::new(),
         };
         self.flights.push(Some(Box::new(flight)));
         self.records.push(None);
@@ -81,7 +86,7 @@ impl World<'_> {
             }
             Kind::Engine(profile) => profile,
         };
-        let mut chain = blocks_of(arrival, seed, profile.block_size);
+        let mut chain = blocks_of(arrival, seed, profile.block_size, &mut self.memos.1);
         let in_prompt = chain.len();
         let quoted = arrival.answer.filter(|_| self.setup.quoted_answers);
         if let Some(id) = quoted {
@@ -326,10 +331,10 @@ impl World<'_> {
     }
 }
 
-fn blocks_of(arrival: &Arrival, seed: ChainSeed, block: Tokens) -> BlockChain {
+fn blocks_of(arrival: &Arrival, seed: ChainSeed, block: Tokens, memo: &mut Memo) -> BlockChain {
     let mut chain = BlockChain::new(seed, block);
     chain.reserve(arrival.prompt.tokens());
     let segments = arrival.prompt.messages.iter().flat_map(|it| &it.segments);
-    segments.for_each(|it| chain.push(*it));
+    segments.for_each(|it| chain.push_remembered(*it, memo));
     chain
 }
