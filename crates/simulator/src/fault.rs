@@ -32,7 +32,8 @@ pub enum Fault {
         /// How many times longer, above 0.
         factor: f64,
     },
-    /// Nothing passes between a router and a replica, both being well.
+    /// Nothing passes between a router and a replica, both being well: connections break, both ends
+    /// notice, and new ones do not come about.
     Partition {
         /// From when.
         #[serde(with = "friendly")]

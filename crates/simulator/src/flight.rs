@@ -1,7 +1,5 @@
 //! A request on its way through a run.
 
-use std::time::Duration;
-
 use policy::event::Reason;
 use types::{quantity::Tokens, time::Timestamp};
 
@@ -27,9 +25,12 @@ pub(crate) struct Flight {
     pub(crate) replica: Option<u32>,
     pub(crate) cached: Option<Tokens>,
     pub(crate) first_token: Option<Timestamp>,
-    pub(crate) last_token: Timestamp,
+    /// Step of its replica that brought the first token.
+    pub(crate) first_step: u32,
+    /// Steps that brought it nothing, each run of them as the steps before and after.
+    pub(crate) pauses: Vec<(u32, u32)>,
+    pub(crate) last_token: Option<Timestamp>,
     pub(crate) generated: Tokens,
-    pub(crate) gaps: Vec<Duration>,
 }
 
 /// What a request waits for.

@@ -133,6 +133,9 @@ pub(crate) struct World<'a> {
     replicas: Vec<Replica>,
     /// Requests by number, until they leave.
     flights: Vec<Option<Box<Flight>>>,
+    /// The step that brought each request its newest token, by number. Apart from the requests, since
+    /// most tokens touch nothing else, and requests under way have numbers near to each other.
+    newest_steps: Vec<u32>,
     /// Cache salts used up so far.
     salt: u32,
     /// Names of blocks that were computed before, for routers and engines.
@@ -151,6 +154,8 @@ pub(crate) struct World<'a> {
     violation: Option<Violation>,
     decisions: Vec<Decision>,
     progress: Vec<Progress>,
+    /// Gaps between the tokens of one answer.
+    pauses: Vec<Duration>,
 }
 
 impl<'a> World<'a> {
@@ -174,6 +179,7 @@ impl<'a> World<'a> {
             routers: routers.collect(),
             replicas: Vec::new(),
             flights: Vec::with_capacity(requests),
+            newest_steps: Vec::with_capacity(requests),
             salt: 0,
             memos: (Memo::default(), Memo::default()),
             services: Services::new(setup),
@@ -188,6 +194,7 @@ impl<'a> World<'a> {
             violation: None,
             decisions: Vec::new(),
             progress: Vec::new(),
+            pauses: Vec::new(),
         };
         for _ in 0..setup.replicas {
             world.join(Health::Ready)?;

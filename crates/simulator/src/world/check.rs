@@ -1,9 +1,10 @@
 //! What must hold in every run, whatever happens in it.
 
 use policy::fleet_view::Load;
+use types::quantity::Tokens;
 
 use super::{Violation, World};
-use crate::flight::Flight;
+use crate::{flight::Flight, server::Work};
 
 impl World<'_> {
     /// Notes that an invariant is broken; the first one ends the run.
@@ -19,6 +20,18 @@ impl World<'_> {
         let ordered = [flight.scheduled, decided, first, self.now].is_sorted();
         if !ordered {
             self.violated(format!("request {number} has its times out of order: {flight:?}"));
+        }
+    }
+
+    /// A whole answer has all the tokens that were asked for.
+    pub(super) fn check_answer(&mut self, number: u64, flight: &Flight) {
+        let asked = match &flight.work {
+            Work::Job(job) => job.output,
+            Work::Service(_) => Tokens(1),
+        };
+        if flight.generated != asked {
+            let told = flight.generated;
+            self.violated(format!("request {number} has {told} of {asked} tokens at its end"));
         }
     }
 

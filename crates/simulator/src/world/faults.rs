@@ -107,7 +107,7 @@ impl World<'_> {
         }
     }
 
-    /// Breaks the connections between a replica and one router, or all of them.
+    /// Breaks the connections between a replica and one router, or all of them; both ends notice.
     fn break_connections(&mut self, router: Option<u32>, replica: u32) {
         let is_broken = |stage| matches!(stage, Stage::Sent { replica: it, .. } if it == replica);
         let numbers: Vec<u64> = (0..)
@@ -119,6 +119,7 @@ impl World<'_> {
             .map(|(number, _)| number)
             .collect();
         for number in numbers {
+            self.abort(number);
             self.attempt_failed(number, "the replica broke off");
         }
     }

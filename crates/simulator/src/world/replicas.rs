@@ -9,6 +9,7 @@ use rand_distr::{Distribution as _, Exp1, Gamma, LogNormal};
 use types::{
     replica::{Health, ReplicaId},
     request::RequestId,
+    time::Timestamp,
 };
 
 use super::{Event, Violation, World};
@@ -30,6 +31,8 @@ pub(crate) struct Replica {
     pub(super) after_drain: Option<AfterDrain>,
     /// Whether a step or a service of it is in the calendar.
     stepping: bool,
+    /// When each of its steps ended, over all its incarnations.
+    pub(super) step_ends: Vec<Timestamp>,
     /// How many times longer everything takes.
     pub(super) slowness: f64,
     /// Time from the router's decision until its engine has the request.
@@ -82,6 +85,7 @@ impl World<'_> {
             is_gone: false,
             after_drain: None,
             stepping: false,
+            step_ends: Vec::new(),
             slowness: 1.0,
             intake,
             held: 0,
@@ -147,10 +151,12 @@ impl World<'_> {
     pub(super) fn step_end(&mut self, at: (u32, u32)) {
         let mut progress = std::mem::take(&mut self.progress);
         let replica = self.replicas.get_mut(at.0 as usize).filter(|it| it.generation == at.1);
-        if let Some(Replica { server: Server::Engine(engine), .. }) = replica {
+        if let Some(Replica { server: Server::Engine(engine), step_ends, .. }) = replica {
             engine.finish_step(&mut progress);
+            let step = u32::try_from(step_ends.len()).unwrap_or(u32::MAX);
+            step_ends.push(self.now);
             for token in progress.drain(..) {
-                self.token(token, at);
+                self.token(token, at, step);
             }
             self.wake(at);
         }
@@ -171,7 +177,7 @@ impl World<'_> {
         let Some(Replica { server: Server::Fcfs(station), .. }) = replica else { return };
         if let Some(token) = station.finish(id) {
             self.start_services(at);
-            self.token(token, at);
+            self.token(token, at, 0);
         }
     }
 }

@@ -26,9 +26,6 @@ use crate::{
 /// The one model that everything in a run asks for.
 const MODEL: ModelId = ModelId(1);
 
-/// Most gaps that room is made for before they come.
-const GAPS_RESERVED: u32 = 1_024;
-
 impl World<'_> {
     pub(super) fn arrive(&mut self, arrival: Arrival) {
         let number = self.flights.len() as u64;
@@ -53,7 +50,6 @@ impl World<'_> {
             tenant: arrival.tenant,
             input,
             router,
-            gaps: Vec::with_capacity(arrival.output.0.min(GAPS_RESERVED) as usize),
             work: self.work_of(number, &arrival, seed),
             stage: Stage::Undecided,
             attempts: 0,
@@ -62,11 +58,14 @@ impl World<'_> {
             replica: None,
             cached: None,
             first_token: None,
-            last_token: self.now,
+            first_step: 0,
+            pauses: Vec::new(),
+            last_token: None,
             generated: Tokens::ZERO,
         };
         self.flights.push(Some(Box::new(flight)));
         self.records.push(None);
+        self.newest_steps.push(0);
         if let Some(patience) = self.setup.patience {
             self.calendar.enter(self.now + patience, Event::GaveUp { number });
         }
@@ -190,22 +189,37 @@ impl World<'_> {
         self.tell(router, Learned::AttemptFailed(RequestId(number)));
     }
 
-    /// A token of an answer comes.
-    pub(super) fn token(&mut self, token: Progress, at: (u32, u32)) {
+    /// The tokens of an answer come, one by one, each in a step of its replica.
+    pub(super) fn token(&mut self, token: Progress, at: (u32, u32), step: u32) {
+        let number = token.id.0;
+        let slot = usize::try_from(number).ok().and_then(|it| self.newest_steps.get_mut(it));
+        let Some(newest) = slot else { return };
+        let before = std::mem::replace(newest, step);
+        let is_first = token.generated == Tokens(1);
+        let follows = step.checked_sub(before) == Some(1);
+        if follows && !is_first && !token.last {
+            return;
+        }
+        self.notable_token(token, at, (before, step));
+    }
+
+    /// A token comes that is the first or last of its answer, or comes after a pause.
+    fn notable_token(&mut self, token: Progress, at: (u32, u32), (before, step): (u32, u32)) {
         let (number, now) = (token.id.0, self.now);
         let sent = Stage::Sent { replica: at.0, generation: at.1 };
-        // An answer that nobody waits for any more goes nowhere.
-        let Some(flight) = self.flight_mut(number).filter(|it| it.stage == sent) else { return };
+        let Some(flight) = self.flight_mut(number).filter(|it| it.stage == sent) else {
+            self.violated(format!("replica {} answers request {number}, which left it", at.0));
+            return;
+        };
         let router = flight.router;
-        let is_first = flight.first_token.is_none();
+        let is_first = token.generated == Tokens(1);
         if is_first {
             flight.first_token = Some(now);
+            flight.first_step = step;
             flight.cached = Some(token.cached);
-        } else {
-            flight.gaps.push(now.since(flight.last_token));
+        } else if before.checked_add(1) != Some(step) {
+            flight.pauses.push((before, step));
         }
-        flight.last_token = now;
-        flight.generated = token.generated;
         if is_first {
             self.tell(router, Learned::FirstToken(token.id));
         }
@@ -216,17 +230,18 @@ impl World<'_> {
 
     /// A client hangs up: the router closes its connection to the replica, too.
     pub(super) fn gave_up(&mut self, number: u64) {
-        let Some(flight) = self.flight_mut(number) else { return };
-        match flight.stage {
-            Stage::Undecided => {}
-            Stage::Sent { replica, generation } => {
-                let server = self.replicas.get_mut(replica as usize);
-                if let Some(it) = server.filter(|it| it.generation == generation) {
-                    it.server.abort(RequestId(number));
-                }
-            }
-        }
+        self.abort(number);
         self.end(number, Outcome::Cancelled, Some("the client gave up".to_owned()));
+    }
+
+    /// Has the replica of a request drop it; one that restarted has done so.
+    pub(super) fn abort(&mut self, number: u64) {
+        let stage = self.flight_mut(number).map(|it| it.stage);
+        let Some(Stage::Sent { replica, generation }) = stage else { return };
+        let server = self.replicas.get_mut(replica as usize);
+        if let Some(it) = server.filter(|it| it.generation == generation) {
+            it.server.abort(RequestId(number));
+        }
     }
 
     /// Ends a request that was placed.
@@ -252,15 +267,19 @@ impl World<'_> {
 
     fn leave(&mut self, number: u64, ending: Ending, error: Option<String>) {
         let slot = usize::try_from(number).ok().and_then(|it| self.flights.get_mut(it));
-        let Some(flight) = slot.and_then(Option::take) else {
+        let Some(mut flight) = slot.and_then(Option::take) else {
             self.violated(format!("request {number} leaves twice"));
             return;
         };
         self.left = self.left.saturating_add(1);
+        self.look_back(number, &mut flight);
         self.check_times(number, &flight);
         let is_warm = flight.scheduled.elapsed() >= self.setup.warm_up;
+        if ending == Ending::Completed {
+            self.check_answer(number, &flight);
+        }
         if ending == Ending::Completed && is_warm {
-            flight.gaps.iter().for_each(|gap| self.gaps.record(*gap));
+            self.pauses.iter().for_each(|gap| self.gaps.record(*gap));
         }
         if let Some(session) = flight.session {
             self.send_next_turn(session);
@@ -270,6 +289,32 @@ impl World<'_> {
         if let Some(slot) = usize::try_from(number).ok().and_then(|it| self.records.get_mut(it)) {
             *slot = Some(record);
         }
+    }
+
+    /// Finds out what tokens a request has had, and when: its replica's steps tell.
+    fn look_back(&mut self, number: u64, flight: &mut Flight) {
+        self.pauses.clear();
+        let Some(first_token) = flight.first_token else { return };
+        let newest = usize::try_from(number).ok().and_then(|it| self.newest_steps.get(it));
+        let last = newest.copied().unwrap_or(flight.first_step);
+        let replica = flight.replica.and_then(|it| self.replicas.get(it as usize));
+        let ends = replica.map(|it| it.step_ends.as_slice()).unwrap_or_default();
+        let steps = ends.get(flight.first_step as usize..=last as usize).unwrap_or_default();
+        let mut previous = first_token;
+        let mut pauses = flight.pauses.iter().peekable();
+        let mut skipped_until = 0;
+        for (step, end) in (flight.first_step..).zip(steps).skip(1) {
+            if let Some((_, after)) = pauses.next_if(|it| it.0.checked_add(1) == Some(step)) {
+                skipped_until = *after;
+            }
+            if step >= skipped_until {
+                self.pauses.push(end.since(previous));
+                previous = *end;
+            }
+        }
+        flight.last_token = Some(previous);
+        let tokens = u32::try_from(self.pauses.len()).unwrap_or(u32::MAX).saturating_add(1);
+        flight.generated = Tokens(tokens);
     }
 
     fn record(
@@ -292,12 +337,12 @@ impl World<'_> {
             scheduled: flight.scheduled,
             sent: Some(flight.scheduled),
             first_token: flight.first_token,
-            last_token: flight.first_token.map(|_| flight.last_token),
+            last_token: flight.last_token,
             ended: self.now,
             input_tokens: flight.input,
             output_tokens: flight.generated,
             cached_tokens: flight.cached,
-            itl: Gaps::of(&flight.gaps),
+            itl: Gaps::of(&self.pauses),
             replica: flight.replica.map(|it| format!("replica-{it}")),
             decision: flight.reason.map(|it| it.as_str().to_owned()),
             attempts: Some(flight.attempts),
