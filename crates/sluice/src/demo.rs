@@ -147,6 +147,8 @@ const fn workload_name(workload: &Workload) -> &'static str {
     match workload {
         Workload::SupportChat(_) => "support-chat",
         Workload::Independent(_) => "independent",
+        Workload::Documents(_) => "documents",
+        Workload::Mix(_) => "mix",
         Workload::Trace(_) => "trace",
     }
 }

@@ -197,7 +197,10 @@ impl Replay {
                 Some(bundled::MOONCAKE_SLICE.as_bytes().to_vec())
             }
             Workload::Trace(trace) => Some(std::fs::read(&trace.file)?),
-            Workload::SupportChat(_) | Workload::Independent(_) => None,
+            Workload::SupportChat(_)
+            | Workload::Independent(_)
+            | Workload::Documents(_)
+            | Workload::Mix(_) => None,
         };
         let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
         Ok(Manifest {

@@ -21,11 +21,19 @@ pub(crate) fn scenario(what: &What) -> Result<Scenario, ConfigError> {
     let mut scenario: Scenario = serde_yaml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.clone(), source })?;
     if let Some(file) = &what.trace {
-        let trace = Trace::new(file.clone());
-        let block_tokens = what.block_tokens.unwrap_or(trace.block_tokens);
-        scenario.workload = Workload::Trace(Trace { block_tokens, ..trace });
-        scenario.load.rates_per_s.clear();
-        scenario.load.duration = None;
+        let mut trace = match &scenario.workload {
+            Workload::Trace(own) => Trace { file: file.clone(), ..own.clone() },
+            Workload::SupportChat(_)
+            | Workload::Independent(_)
+            | Workload::Documents(_)
+            | Workload::Mix(_) => {
+                scenario.load.rates_per_s.clear();
+                scenario.load.duration = None;
+                Trace::new(file.clone())
+            }
+        };
+        trace.block_tokens = what.block_tokens.unwrap_or(trace.block_tokens);
+        scenario.workload = Workload::Trace(trace);
     }
     if !what.rate.is_empty() {
         scenario.load.rates_per_s.clone_from(&what.rate);
