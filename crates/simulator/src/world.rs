@@ -220,7 +220,7 @@ impl<'a> World<'a> {
             if is_arrival {
                 if let Some(arrival) = self.arrivals.next() {
                     self.advance_to(arrival.at);
-                    self.arrive(arrival);
+                    self.arrive(&arrival);
                 }
             } else if let Some((at, event)) = self.calendar.pop() {
                 self.advance_to(at);
@@ -250,7 +250,7 @@ impl<'a> World<'a> {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Turn(arrival) => self.arrive(*arrival),
+            Event::Turn(arrival) => self.arrive(&arrival),
             Event::Submit { number, at } => self.submit(number, at),
             Event::Undelivered { number, at } => self.undelivered(number, at),
             Event::Wake { at } => self.wake(at),

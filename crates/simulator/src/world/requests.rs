@@ -27,7 +27,7 @@ use crate::{
 const MODEL: ModelId = ModelId(1);
 
 impl World<'_> {
-    pub(super) fn arrive(&mut self, arrival: Arrival) {
+    pub(super) fn arrive(&mut self, arrival: &Arrival) {
         let number = self.flights.len() as u64;
         let routers = self.router_numbers();
         let router =
@@ -35,7 +35,7 @@ impl World<'_> {
         let seed = self.chain_seed();
         let input = arrival.prompt.tokens();
         let block = self.setup.dispatcher.prefix.block;
-        let blocks = blocks_of(&arrival, seed, block, &mut self.memos.0).finish();
+        let blocks = blocks_of(arrival, seed, block, &mut self.memos.0).finish();
         let request = Request {
             id: RequestId(number),
             model: MODEL,
@@ -50,7 +50,7 @@ impl World<'_> {
             tenant: arrival.tenant,
             input,
             router,
-            work: self.work_of(number, &arrival, seed),
+            work: self.work_of(number, arrival, seed),
             stage: Stage::Undecided,
             attempts: 0,
             decided: None,
@@ -284,7 +284,7 @@ impl World<'_> {
         if let Some(session) = flight.session {
             self.send_next_turn(session);
         }
-        let mut record = self.record(number, *flight, ending, error);
+        let mut record = self.record(number, &flight, ending, error);
         record.slo = self.setup.terms.judge(&record);
         if let Some(slot) = usize::try_from(number).ok().and_then(|it| self.records.get_mut(it)) {
             *slot = Some(record);
@@ -320,14 +320,17 @@ impl World<'_> {
     fn record(
         &self,
         number: u64,
-        flight: Flight,
+        flight: &Flight,
         ending: Ending,
         error: Option<String>,
     ) -> RequestRecord {
+        let was_broken = flight.first_token.is_some();
         let status = match ending {
-            Ending::Completed => 200,
-            Ending::Rejected => 503,
-            Ending::Failed => 502,
+            // The head of an answer is out before the answer breaks.
+            Ending::Completed => Some(200),
+            Ending::Failed if was_broken => Some(200),
+            Ending::Failed => None,
+            Ending::Rejected => Some(503),
         };
         RequestRecord {
             request_id: number.to_string(),
@@ -347,7 +350,7 @@ impl World<'_> {
             decision: flight.reason.map(|it| it.as_str().to_owned()),
             attempts: Some(flight.attempts),
             ending,
-            status: Some(status),
+            status,
             error,
             ..RequestRecord::default()
         }

@@ -14,7 +14,7 @@ use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
 use report::{Run, RunInfo, Summary};
 use serde_json::json;
-use simulator::{Recording, Scenario};
+use simulator::{Recording, Scenario, scenario::Conversations};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
@@ -137,7 +137,9 @@ impl Cases {
         let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
         let setup = self.scenario.setup(case.strategy, case.seed, self.profile.clone());
         let recording = simulator::run(&setup, planned.arrivals)?;
-        let is_trace = matches!(self.scenario.workload, Workload::Trace(_));
+        // A trace ends with its last request, and so do conversations that wait for answers.
+        let has_end = !matches!(self.scenario.workload, Workload::Trace(_))
+            && self.scenario.conversations == Conversations::Open;
         let rate = match case.rate {
             Some(rate) if self.scenario.load.rates_per_s.len() > 1 => format!(" @ {rate}/s"),
             Some(_) | None => String::new(),
@@ -147,7 +149,7 @@ impl Cases {
             policy: case.strategy.to_string(),
             admission: "off".to_owned(),
             seed: case.seed,
-            scheduled_for: if is_trace { None } else { case.load.duration },
+            scheduled_for: case.load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
             costs: None,
         };
