@@ -1,9 +1,12 @@
 //! Tables for a terminal, at most 100 columns wide.
 
+mod seeds;
+
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
+pub use self::seeds::{differences, means};
 use crate::{stats::Stats, summary::Run};
 
 /// Lines above and below the header and below the last row.

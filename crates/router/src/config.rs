@@ -1,7 +1,5 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
-pub mod units;
-
 use std::{
     collections::BTreeSet,
     fmt,
@@ -18,7 +16,8 @@ use policy::config::{
 use serde::{Deserialize, Serialize};
 use wire::headers::session::{SOURCES, Source, Sources};
 
-use self::units::{ByteSize, TokenCount};
+pub use types::units;
+use types::units::{ByteSize, TokenCount};
 
 /// The router's configuration. Every field but `replicas` has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    check::Check, demo::Demo, emulate::Emulate, replay::Replay, serve::Serve, simulate::Simulate,
+    check::Check, compare::Compare, demo::Demo, emulate::Emulate, replay::Replay, serve::Serve,
+    simulate::Simulate,
 };
 
 /// Routes LLM requests to the replica that already holds their KV cache.
@@ -25,6 +26,7 @@ pub(crate) enum Verb {
     Emulate(Emulate),
     Replay(Replay),
     Simulate(Simulate),
+    Compare(Compare),
     Check(Check),
 }
 
@@ -42,7 +44,11 @@ impl Verb {
     pub(crate) const fn log_filter(&self) -> &'static str {
         match self {
             // Their output is a table; a line for each request would bury it.
-            Self::Demo(_) | Self::Replay(_) | Self::Simulate(_) | Self::Check(_) => "warn",
+            Self::Demo(_)
+            | Self::Replay(_)
+            | Self::Simulate(_)
+            | Self::Compare(_)
+            | Self::Check(_) => "warn",
             Self::Serve(_) | Self::Emulate(_) => "info",
         }
     }

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod compare;
 mod demo;
 mod emulate;
 mod limits;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Verb::Emulate(emulate) => emulate::run(emulate),
         Verb::Replay(replay) => replay::run(&replay),
         Verb::Simulate(simulate) => simulate::run(&simulate),
+        Verb::Compare(compare) => compare::run(compare),
         Verb::Check(check) => check::run(&check),
     };
     match result {
