@@ -17,7 +17,8 @@ pub struct Profile {
     pub step: StepTime,
     /// Tokens a KV block holds; vLLM's default is 16.
     pub block_size: Tokens,
-    /// Tokens the KV cache holds; what exceeds whole blocks is unused.
+    /// Tokens the KV cache holds; what exceeds whole blocks is unused. vLLM's `num_gpu_blocks`
+    /// counts one block more, which it keeps empty.
     pub kv_tokens: Tokens,
     /// Longest prompt and answer together.
     pub max_model_len: Tokens,
