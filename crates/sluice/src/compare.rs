@@ -5,7 +5,10 @@ use policy::config::StrategyName;
 use report::{paired, table};
 use serde_json::json;
 
-use crate::simulate::{What, cases::Cases, load};
+use crate::{
+    recording,
+    simulate::{What, cases::Cases, load},
+};
 
 /// Compares policies on the same requests, seed by seed, and says what is chance.
 #[derive(Debug, clap::Args)]
@@ -30,10 +33,13 @@ pub(crate) struct Compare {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
-    let scenario = load::scenario(&compare.what)?;
     if compare.what.policy.is_empty() {
         compare.what.policy = StrategyName::ALL.to_vec();
     }
+    if let Some(file) = &compare.what.recording {
+        return recording::review(file, &compare.what.policy, compare.json);
+    }
+    let scenario = load::scenario(&compare.what)?;
     let first = compare.what.policy.first().copied().unwrap_or(scenario.policy.strategy);
     let baseline = compare.baseline.unwrap_or(first);
     if !compare.what.policy.contains(&baseline) {

@@ -7,6 +7,7 @@ mod demo;
 mod emulate;
 mod limits;
 mod logs;
+mod recording;
 mod replay;
 mod serve;
 mod shutdown;

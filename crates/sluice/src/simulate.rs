@@ -10,13 +10,15 @@ use replay::output;
 use report::{Summary, table};
 
 use self::cases::{Case, Cases};
+use crate::recording;
 
 /// Runs a scenario in virtual time: the very policy code that serves, before modelled engines.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice simulate -s config/scenarios/chat.yaml --policy round-robin,prefix-aware
   sluice simulate -s config/scenarios/hot-documents.yaml --seeds 10 --out results/hot
-  sluice simulate -s config/scenarios/mooncake.yaml --trace trace.jsonl.zst --json")]
+  sluice simulate -s config/scenarios/mooncake.yaml --trace trace.jsonl.zst --json
+  sluice simulate --recording decisions-20261123T080000Z-1a2b3c4d.jsonl --policy sticky,random")]
 pub(crate) struct Simulate {
     #[command(flatten)]
     what: What,
@@ -36,8 +38,12 @@ pub(crate) struct Simulate {
 #[derive(Debug, clap::Args)]
 pub(crate) struct What {
     /// The scenario, in YAML.
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) scenario: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "recording")]
+    pub(crate) scenario: Option<PathBuf>,
+    /// What `sluice serve --record` wrote: asks it what was decided, and what the policies would
+    /// have chosen.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "trace", "rate", "jobs"])]
+    pub(crate) recording: Option<PathBuf>,
     /// Policies to run, separated by commas; the scenario's own when absent.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) policy: Vec<StrategyName>,
@@ -60,6 +66,9 @@ pub(crate) struct What {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
+    if let Some(file) = &simulate.what.recording {
+        return recording::review(file, &simulate.what.policy, simulate.json);
+    }
     let scenario = load::scenario(&simulate.what)?;
     let cases = Cases::new(&simulate.what, scenario, simulate.seeds)?;
     for note in &cases.notes {

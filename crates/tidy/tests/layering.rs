@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["types"]),
     ("workload", &["types"]),
     ("report", &["types"]),
+    ("limits", &["types"]),
     ("wire", &["types"]),
     ("fleet", &["types", "policy", "wire"]),
     ("router", &["types", "policy", "wire", "fleet"]),
@@ -41,7 +42,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const EXEMPT: &[&str] = &["benches", "tidy"];
 
 /// The crates that only think: time, randomness and bytes reach them as arguments.
-const PURE: &[&str] = &["types", "policy", "engine", "workload", "report", "wire", "simulator"];
+const PURE: &[&str] =
+    &["types", "policy", "engine", "workload", "report", "limits", "wire", "simulator"];
 
 /// Crates that act, and what goes with them.
 const ACTING: &[&str] = &["tokio", "hyper", "axum", "metrics", "tracing"];

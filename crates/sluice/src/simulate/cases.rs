@@ -53,13 +53,14 @@ impl Cases {
     pub(crate) fn new(what: &What, scenario: Scenario, seeds: u64) -> anyhow::Result<Self> {
         let profile = load::profile(&scenario.fleet.profile)?;
         scenario.fleet.overrides.applied_to(profile.clone()).validate()?;
-        let trace = match &scenario.workload {
-            Workload::Trace(it) if it.file != bundled::MOONCAKE_SLICE_NAME => {
-                Some(load::trace(&it.file).with_context(|| {
-                    format!("cannot read the trace {}; pass one with --trace FILE", it.file)
-                })?)
-            }
-            _ => None,
+        let trace = if let Workload::Trace(it) = &scenario.workload
+            && it.file != bundled::MOONCAKE_SLICE_NAME
+        {
+            Some(load::trace(&it.file).with_context(|| {
+                format!("cannot read the trace {}; pass one with --trace FILE", it.file)
+            })?)
+        } else {
+            None
         };
         let own = [scenario.policy.strategy];
         let strategies = if what.policy.is_empty() { &own[..] } else { &what.policy };
@@ -159,10 +160,8 @@ impl Cases {
 
     /// Writes the results folder of one run.
     pub(crate) fn write(&self, folder: &Path, case: &Case, done: &Done) -> anyhow::Result<()> {
-        let trace = match &self.scenario.workload {
-            Workload::Trace(_) => Some(self.trace.as_deref().unwrap_or(bundled::MOONCAKE_SLICE)),
-            _ => None,
-        };
+        let is_trace = matches!(self.scenario.workload, Workload::Trace(_));
+        let trace = is_trace.then(|| self.trace.as_deref().unwrap_or(bundled::MOONCAKE_SLICE));
         let manifest = Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("SLUICE_COMMIT").map(str::to_owned),

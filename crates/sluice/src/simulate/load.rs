@@ -15,8 +15,9 @@ use super::What;
 /// # Errors
 /// A file that cannot be read or parsed, or everything wrong with its values.
 pub(crate) fn scenario(what: &What) -> Result<Scenario, ConfigError> {
-    let path = what.scenario.display().to_string();
-    let text = fs::read_to_string(&what.scenario)
+    let file = what.scenario.clone().unwrap_or_default();
+    let path = file.display().to_string();
+    let text = fs::read_to_string(&file)
         .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
     let mut scenario: Scenario = serde_yaml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.clone(), source })?;
