@@ -9,26 +9,44 @@
 
 use std::collections::VecDeque;
 
-use types::request::RequestId;
+use types::{block::BlockHash, request::RequestId};
 
 use crate::{
     engine::Counters,
     job::{Job, Progress},
     kv_cache::KvCache,
-    profile::Profile,
+    profile::{Profile, Release},
     sequence::Sequence,
     step_time::StepWork,
+    stretch::Need,
 };
 
 /// The sequences of one engine and the blocks they hold.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    block: u32,
+    pub(crate) block: u32,
     tokens_max: u32,
     seats_max: usize,
+    release: Release,
     waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
+    pub(crate) running: Vec<Sequence>,
     pub(crate) kv: KvCache,
+    blocked: Option<Blocked>,
+    /// Whether the step last scheduled can be followed by others like it.
+    pub(crate) steady: bool,
+    /// Room for what the repetitions of a step need.
+    pub(crate) needs: Vec<Need>,
+}
+
+/// Why the head of the queue found no room. As long as this holds it would find none again: blocks
+/// only become fewer, and more of it is found only when a block gets the name it missed.
+#[derive(Debug)]
+struct Blocked {
+    head: RequestId,
+    /// The first name that was not in the cache; none when all could be found.
+    missing: Option<BlockHash>,
+    /// Blocks that had become free until then.
+    freed: u64,
 }
 
 impl Batch {
@@ -37,9 +55,13 @@ impl Batch {
             block: profile.block_size.0,
             tokens_max: profile.max_num_batched_tokens.0,
             seats_max: profile.max_num_seqs as usize,
+            release: profile.release,
             waiting: VecDeque::new(),
             running: Vec::new(),
             kv: KvCache::new(profile.kv_blocks().0, profile.release),
+            blocked: None,
+            steady: false,
+            needs: Vec::new(),
         }
     }
 
@@ -78,7 +100,36 @@ impl Batch {
         if preempted == 0 {
             self.admit_waiting(&mut budget, &mut work, counters);
         }
+        let all_decode = work.prefill_tokens == 0 && work.decodes as usize == self.running.len();
+        self.steady = preempted == 0
+            && all_decode
+            && (self.waiting.is_empty() || budget == 0 || self.is_full() || self.is_blocked());
         work
+    }
+
+    /// Whether every seat is taken.
+    fn is_full(&self) -> bool {
+        self.running.len() >= self.seats_max
+    }
+
+    /// Whether the head of the queue would find no room, by what is known of its last attempt.
+    fn is_blocked(&self) -> bool {
+        let (Some(blocked), Some(head)) = (&self.blocked, self.waiting.front()) else {
+            return false;
+        };
+        blocked.head == head.job.id
+            && blocked.freed == self.kv.freed()
+            && !blocked.missing.is_some_and(|name| self.kv.has(name))
+    }
+
+    /// The name that would let the head of the queue find more than it did, where it lacks room.
+    pub(crate) fn awaited(&self) -> Option<BlockHash> {
+        self.blocked.as_ref().filter(|_| self.is_blocked()).and_then(|it| it.missing)
+    }
+
+    /// Whether a job that is submitted now could be admitted before one that runs has ended.
+    pub(crate) fn is_open(&self) -> bool {
+        self.waiting.is_empty() && !self.is_full()
     }
 
     /// Plans the running sequences and returns how many had to make room.
@@ -104,14 +155,25 @@ impl Batch {
     }
 
     fn admit_waiting(&mut self, budget: &mut u32, work: &mut StepWork, counters: &mut Counters) {
+        if self.is_blocked() {
+            return;
+        }
+        self.blocked = None;
         while *budget > 0
-            && self.running.len() < self.seats_max
+            && !self.is_full()
             && let Some(mut sequence) = self.waiting.pop_front()
         {
             let first = sequence.cached.is_none();
-            let Some(new) = sequence.enter(&mut self.kv, self.block, *budget) else {
-                self.waiting.push_front(sequence);
-                return;
+            let new = match sequence.enter(&mut self.kv, self.block, *budget) {
+                Ok(new) => new,
+                Err(missing) => {
+                    let (head, freed) = (sequence.job.id, self.kv.freed());
+                    // What a first chunk needs depends on the budget, and so changes.
+                    let lasts = self.release != Release::V0_11;
+                    self.blocked = lasts.then_some(Blocked { head, missing, freed });
+                    self.waiting.push_front(sequence);
+                    return;
+                }
             };
             if first {
                 counters.count_lookup(sequence.job.prompt, sequence.cached.unwrap_or_default());
@@ -123,13 +185,21 @@ impl Batch {
         }
     }
 
-    /// Ends the step and appends the tokens it brought to `progress`, in the order of admission.
-    pub(crate) fn advance(&mut self, progress: &mut Vec<Progress>, counters: &mut Counters) {
+    /// Ends the step and appends the tokens it brought of which `wanted` is true to `progress`, in
+    /// the order of admission.
+    pub(crate) fn advance(
+        &mut self,
+        progress: &mut Vec<Progress>,
+        counters: &mut Counters,
+        wanted: impl Fn(&Progress) -> bool,
+    ) {
         let kv = &mut self.kv;
         self.running.retain_mut(|sequence| {
             let Some(token) = sequence.advance() else { return true };
             counters.count_token(sequence.job.prompt, &token);
-            progress.push(token);
+            if wanted(&token) {
+                progress.push(token);
+            }
             if token.last {
                 kv.release(&mut sequence.table);
             }

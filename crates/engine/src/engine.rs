@@ -51,14 +51,18 @@ pub struct Engine {
     live: FxHashSet<RequestId>,
     /// Jobs that leave at the next step boundary.
     aborted: FxHashSet<RequestId>,
-    stepping: bool,
+    /// The ends of the steps under way, counted from the begin of the first.
+    planned: Vec<Duration>,
     counters: Counters,
 }
+
+/// Most steps planned at once, so that a plan which is cut short has cost little.
+const STRETCH_MAX: u32 = 64;
 
 /// What an engine has done since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Steps begun.
+    /// Steps ended.
     pub steps: u64,
     /// Time spent in them.
     pub busy: Duration,
@@ -106,7 +110,7 @@ impl Engine {
             profile,
             live: FxHashSet::default(),
             aborted: FxHashSet::default(),
-            stepping: false,
+            planned: Vec::new(),
             counters: Counters::default(),
         })
     }
@@ -123,6 +127,10 @@ impl Engine {
     ///
     /// The job could never run here; see [`Refusal`].
     pub fn submit(&mut self, job: Job) -> Result<(), Refusal> {
+        self.submit_during(job, Duration::ZERO)
+    }
+
+    fn queue(&mut self, job: Job) -> Result<(), Refusal> {
         self.check(&job)?;
         if !self.live.insert(job.id) {
             return Err(Refusal::Duplicate { id: job.id });
@@ -157,9 +165,7 @@ impl Engine {
 
     /// Drops a job and frees its blocks at the next step boundary; an unknown job is ignored.
     pub fn abort(&mut self, id: RequestId) {
-        if self.live.contains(&id) {
-            self.aborted.insert(id);
-        }
+        self.abort_during(id, Duration::ZERO);
     }
 
     fn apply_aborts(&mut self) {
@@ -176,40 +182,138 @@ impl Engine {
 
     /// Plans the next step and returns how long it takes; `None` when there is nothing to do.
     pub fn begin_step(&mut self) -> Option<Duration> {
-        debug_assert!(!self.stepping, "a step begins before the last one is finished");
-        self.apply_aborts();
-        let work = self.batch.schedule(&mut self.counters);
-        if work.is_empty() {
-            debug_assert!(self.live.is_empty(), "jobs wait although nothing runs");
-            return None;
-        }
-        let duration = self.profile.step.of(&work);
-        self.stepping = true;
-        self.counters.steps = self.counters.steps.saturating_add(1);
-        self.counters.busy = self.counters.busy.saturating_add(duration);
-        Some(duration)
+        self.plan(0);
+        self.planned.first().copied()
     }
 
     /// Ends the step that was begun and appends the tokens it brought to `progress`.
     pub fn finish_step(&mut self, progress: &mut Vec<Progress>) {
-        self.stepping = false;
+        debug_assert!(self.planned.len() <= 1, "several steps are ended as one");
+        self.finish(progress, |_| true);
+    }
+
+    /// Plans the next step and, when those after it change nothing but the length of each sequence,
+    /// them as well. Returns when each of them ends, counted from now; nothing when there is nothing
+    /// to do.
+    ///
+    /// They are exactly the steps that as many calls of [`begin_step`](Self::begin_step) would plan.
+    /// What happens while they are under way is told by
+    /// [`submit_during`](Self::submit_during) and [`abort_during`](Self::abort_during), which may
+    /// take steps back.
+    pub fn begin_steps(&mut self) -> &[Duration] {
+        self.plan(STRETCH_MAX);
+        &self.planned
+    }
+
+    /// The ends of the steps under way, counted from the begin of the first.
+    #[must_use]
+    pub fn planned(&self) -> &[Duration] {
+        &self.planned
+    }
+
+    /// Ends all the steps that were begun and appends the first and last tokens of jobs to
+    /// `progress`; all of these came with the last of the steps. A job that runs on had one token
+    /// with each step.
+    pub fn finish_steps(&mut self, progress: &mut Vec<Progress>) {
+        self.finish(progress, |token| token.last || token.generated == Tokens(1));
+    }
+
+    /// Queues a job `elapsed` after the steps under way were begun: those that could admit it and
+    /// have not begun by then are taken back.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn submit_during(&mut self, job: Job, elapsed: Duration) -> Result<(), Refusal> {
+        let is_open = self.batch.is_open();
+        self.queue(job)?;
+        if is_open {
+            self.cut(elapsed);
+        }
+        Ok(())
+    }
+
+    /// Drops a job `elapsed` after the steps under way were begun, at the end of the one that is
+    /// under way by then; those after it are taken back.
+    pub fn abort_during(&mut self, id: RequestId, elapsed: Duration) {
+        if self.live.contains(&id) {
+            self.aborted.insert(id);
+            self.cut(elapsed);
+        }
+    }
+
+    /// Takes back the steps that have not begun `elapsed` after the first one.
+    fn cut(&mut self, elapsed: Duration) {
+        let ended = self.planned.partition_point(|end| *end < elapsed);
+        self.planned.truncate(ended.saturating_add(1));
+    }
+
+    /// Plans the next step and at most `most` like it.
+    fn plan(&mut self, most: u32) {
+        debug_assert!(self.planned.is_empty(), "a step begins before the last one is finished");
+        self.planned.clear();
+        self.apply_aborts();
+        let mut work = self.batch.schedule(&mut self.counters);
+        if work.is_empty() {
+            debug_assert!(self.live.is_empty(), "jobs wait although nothing runs");
+            return;
+        }
+        let repeats = if most == 0 { 0 } else { self.batch.repeats(most) };
+        let mut end = Duration::ZERO;
+        for number in 0..=u64::from(repeats) {
+            let step = self.profile.step.of(&work);
+            end = end.saturating_add(self.varied(step, self.counters.steps.saturating_add(number)));
+            self.planned.push(end);
+            work.context_tokens = work.context_tokens.saturating_add(u64::from(work.decodes));
+        }
+    }
+
+    fn finish(&mut self, progress: &mut Vec<Progress>, wanted: impl Fn(&Progress) -> bool) {
+        let Some(end) = self.planned.last().copied() else { return };
+        let steps = u32::try_from(self.planned.len()).unwrap_or(u32::MAX);
+        self.planned.clear();
+        self.counters.steps = self.counters.steps.saturating_add(u64::from(steps));
+        self.counters.busy = self.counters.busy.saturating_add(end);
+        if steps > 1 {
+            let tokens = self.batch.repeat(steps.saturating_sub(1));
+            let generated = self.counters.generation_tokens;
+            self.counters.generation_tokens = generated.saturating_add(tokens);
+        }
         self.apply_aborts();
         let before = progress.len();
-        self.batch.advance(progress, &mut self.counters);
+        self.batch.advance(progress, &mut self.counters, wanted);
         for token in progress.iter().skip(before).filter(|token| token.last) {
             self.live.remove(&token.id);
         }
     }
 
-    /// What the engine says of its own load.
+    /// What the engine says of its own load, in the first of the steps under way.
     #[must_use]
     pub fn load(&self) -> LoadReport {
-        let (held, capacity) = (self.batch.kv.held(), self.batch.kv.capacity());
+        self.load_during(Duration::ZERO)
+    }
+
+    /// What the engine says of its own load `elapsed` after the steps under way were begun.
+    #[must_use]
+    pub fn load_during(&self, elapsed: Duration) -> LoadReport {
+        let ended = self.planned.partition_point(|end| *end < elapsed);
+        let ended = ended.min(self.planned.len().saturating_sub(1));
+        let growth = match u32::try_from(ended).unwrap_or(u32::MAX) {
+            0 => 0,
+            steps => self.batch.growth(steps),
+        };
+        let held = u64::from(self.batch.kv.held()).saturating_add(growth);
+        let capacity = self.batch.kv.capacity();
         LoadReport {
             running: u32::try_from(self.batch.running()).unwrap_or(u32::MAX),
             waiting: u32::try_from(self.batch.waiting()).unwrap_or(u32::MAX),
             kv_usage: held as f32 / capacity.max(1) as f32,
         }
+    }
+
+    /// `step`, the `number`-th since the engine started, as it turns out.
+    const fn varied(&self, step: Duration, _number: u64) -> Duration {
+        step
     }
 
     /// Blocks that nobody holds; they may be cached.
@@ -245,6 +349,12 @@ impl Engine {
     /// returns the events of one of vLLM's messages, in their order.
     pub fn drain_kv_messages(&mut self) -> Vec<KvMessage> {
         self.batch.kv.drain_messages()
+    }
+
+    /// Panics unless blocks and holders match.
+    #[cfg(test)]
+    pub(crate) fn batch_check(&self) {
+        self.batch.check();
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct KvCache {
     /// Further blocks of a name that is in `named`, oldest first.
     copies: FxHashMap<BlockHash, VecDeque<BlockNumber>>,
     free: Lru,
+    /// Blocks that lost their last holder so far.
+    freed: u64,
     follows: Release,
     record: Option<Record>,
 }
@@ -52,6 +54,7 @@ impl KvCache {
             named: FxHashMap::default(),
             copies: FxHashMap::default(),
             free: Lru::full(capacity),
+            freed: 0,
             follows: release,
             record: None,
         }
@@ -60,6 +63,16 @@ impl KvCache {
     /// Blocks that nobody holds, cached ones included.
     pub(crate) const fn free(&self) -> u32 {
         self.free.len()
+    }
+
+    /// Blocks that lost their last holder so far; they may have a new one.
+    pub(crate) const fn freed(&self) -> u64 {
+        self.freed
+    }
+
+    /// Whether a block of this name can be found.
+    pub(crate) fn has(&self, name: BlockHash) -> bool {
+        self.named.contains_key(&name)
     }
 
     /// Blocks that somebody holds.
@@ -72,15 +85,19 @@ impl KvCache {
     }
 
     /// Appends to `table` the cached blocks of the leading `names`, and then `fresh(hits)` empty
-    /// ones. Takes nothing and returns `None` when the cache lacks room for `whole(hits)` empty ones
-    /// beside the hits (by [`Release::V0_11`], for the fresh ones); else returns the hits.
+    /// ones, and returns the hits.
+    ///
+    /// # Errors
+    ///
+    /// The cache lacks room for `whole(hits)` empty ones beside the hits (by [`Release::V0_11`], for
+    /// the fresh ones); nothing is taken, and the error is the hits.
     pub(crate) fn take_cached(
         &mut self,
         table: &mut Vec<BlockNumber>,
         names: impl Iterator<Item = BlockHash>,
         whole: impl FnOnce(u32) -> u32,
         fresh: impl FnOnce(u32) -> u32,
-    ) -> Option<u32> {
+    ) -> Result<u32, u32> {
         let before = table.len();
         table.extend(names.map_while(|name| self.named.get(&name).copied()));
         let hits = table.iter().skip(before);
@@ -93,7 +110,7 @@ impl KvCache {
         };
         if u64::from(room) + revived as u64 > u64::from(self.free()) {
             table.truncate(before);
-            return None;
+            return Err(hits);
         }
         for number in table.iter().skip(before) {
             if let Some(block) = self.blocks.get_mut(*number as usize) {
@@ -104,7 +121,7 @@ impl KvCache {
             }
         }
         table.extend((0..fresh).map_while(|_| self.evict_oldest()));
-        Some(hits)
+        Ok(hits)
     }
 
     /// Appends `fresh` empty blocks to `table`; returns false, and takes nothing, when there are
@@ -211,6 +228,7 @@ impl KvCache {
         self.blocks.get_mut(number as usize).is_some_and(|block| {
             debug_assert!(block.holders > 0, "block {number} is given back once too often");
             block.holders = block.holders.saturating_sub(1);
+            self.freed = self.freed.saturating_add(u64::from(block.holders == 0));
             block.holders == 0
         })
     }
@@ -286,7 +304,7 @@ mod tests {
         let mut table = Vec::new();
         let len = u32::try_from(names(range.clone()).count()).unwrap();
         let fresh = |hits| len - hits;
-        let hits = cache.take_cached(&mut table, names(range.clone()), fresh, fresh)?;
+        let hits = cache.take_cached(&mut table, names(range.clone()), fresh, fresh).ok()?;
         let parent = range.start.checked_add(u64::from(hits)).and_then(|it| it.checked_sub(1));
         let filled = table.iter().copied().zip(names(range)).skip(hits as usize);
         if hits < len {
@@ -340,7 +358,7 @@ mod tests {
         let (mut table, _) = take(&mut cache, 0..4).unwrap();
         cache.release(&mut table);
         let mut table = vec![7];
-        assert_eq!(cache.take_cached(&mut table, names(0..4), |_| 1, |_| 1), None);
+        assert_eq!(cache.take_cached(&mut table, names(0..4), |_| 1, |_| 1), Err(4));
         assert!(!cache.take(&mut table, 5));
         assert_eq!((table, cache.free(), hits(&cache, 0..4)), (vec![7], 4, 4));
     }

@@ -19,6 +19,7 @@ mod lru;
 pub mod profile;
 mod sequence;
 pub mod step_time;
+mod stretch;
 
 pub use crate::{
     engine::{Counters, Engine},

@@ -1,6 +1,6 @@
 //! A job on its way through the engine.
 
-use types::quantity::Tokens;
+use types::{block::BlockHash, quantity::Tokens};
 
 use crate::{
     job::{Job, Progress},
@@ -53,6 +53,11 @@ impl Sequence {
         self.generated > 0 && self.missing() == 1
     }
 
+    /// Tokens still to be generated.
+    pub(crate) const fn remaining(&self) -> u32 {
+        self.job.output.0.saturating_sub(self.generated)
+    }
+
     /// Takes the blocks that `new` more tokens need; takes nothing when the cache lacks room.
     pub(crate) fn grow(&mut self, kv: &mut KvCache, block: u32, new: u32) -> bool {
         let needed = self.computed.saturating_add(new).div_ceil(block);
@@ -68,7 +73,16 @@ impl Sequence {
     ///
     /// At least the last token is always computed, because its output is what is asked for: a
     /// sequence of `L` tokens finds at most ⌊(L − 1) / block⌋ blocks.
-    pub(crate) fn enter(&mut self, kv: &mut KvCache, block: u32, budget: u32) -> Option<u32> {
+    ///
+    /// # Errors
+    ///
+    /// There is no room; the error is the first name that was not found, if any was not.
+    pub(crate) fn enter(
+        &mut self,
+        kv: &mut KvCache,
+        block: u32,
+        budget: u32,
+    ) -> Result<u32, Option<BlockHash>> {
         let tokens = self.tokens();
         let findable = tokens.saturating_sub(1).checked_div(block).unwrap_or(0) as usize;
         let names = (0..findable).map(|index| self.job.name_of(index));
@@ -81,11 +95,15 @@ impl Sequence {
             names,
             |hits| tokens.div_ceil(block).saturating_sub(hits),
             |hits| after(hits).div_ceil(block).saturating_sub(hits),
-        )?;
+        );
+        let hits = hits.map_err(|hits| {
+            let missing = hits as usize;
+            (missing < findable).then(|| self.job.name_of(missing))
+        })?;
         self.computed = hits.saturating_mul(block);
         self.named = hits as usize;
         self.cached.get_or_insert(Tokens(self.computed));
-        Some(after(hits).saturating_sub(self.computed))
+        Ok(after(hits).saturating_sub(self.computed))
     }
 
     /// Plans `new` tokens for the step under way and names the blocks that it will fill.
@@ -99,6 +117,21 @@ impl Sequence {
         let filled = self.table.iter().enumerate().take(full).skip(self.named);
         kv.store(parent, filled.map(|(index, number)| (*number, self.job.name_of(index))));
         self.named = full;
+    }
+
+    /// Names the first block without a name, which is full.
+    pub(crate) fn name_next(&mut self, kv: &mut KvCache) {
+        let parent = self.named.checked_sub(1).map(|index| self.job.name_of(index));
+        if let Some(number) = self.table.get(self.named) {
+            kv.store(parent, std::iter::once((*number, self.job.name_of(self.named))));
+            self.named = self.named.saturating_add(1);
+        }
+    }
+
+    /// Decodes `steps` tokens, none of them the last.
+    pub(crate) const fn decode(&mut self, steps: u32) {
+        self.computed = self.computed.saturating_add(steps);
+        self.generated = self.generated.saturating_add(steps);
     }
 
     /// Gives up its place: everything is to be computed again, or found in the cache.
