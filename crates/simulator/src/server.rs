@@ -73,10 +73,15 @@ impl Fcfs {
 }
 
 impl Server {
-    /// Queues a request.
-    pub(crate) fn submit(&mut self, id: RequestId, work: Work) -> Result<(), Refusal> {
+    /// Queues a request, `elapsed` after the steps under way began.
+    pub(crate) fn submit(
+        &mut self,
+        id: RequestId,
+        work: Work,
+        elapsed: Duration,
+    ) -> Result<(), Refusal> {
         match (self, work) {
-            (Self::Engine(engine), Work::Job(job)) => engine.submit(job),
+            (Self::Engine(engine), Work::Job(job)) => engine.submit_during(job, elapsed),
             (Self::Fcfs(station), Work::Service(service)) => {
                 station.push(id, service);
                 Ok(())
@@ -87,18 +92,18 @@ impl Server {
         }
     }
 
-    /// Drops a request; an unknown one is ignored.
-    pub(crate) fn abort(&mut self, id: RequestId) {
+    /// Drops a request, `elapsed` after the steps under way began; an unknown one is ignored.
+    pub(crate) fn abort(&mut self, id: RequestId, elapsed: Duration) {
         match self {
-            Self::Engine(engine) => engine.abort(id),
+            Self::Engine(engine) => engine.abort_during(id, elapsed),
             Self::Fcfs(station) => station.abort(id),
         }
     }
 
-    /// What the server says of its load.
-    pub(crate) fn load(&self) -> LoadReport {
+    /// What the server says of its load, `elapsed` after the steps under way began.
+    pub(crate) fn load(&self, elapsed: Duration) -> LoadReport {
         match self {
-            Self::Engine(engine) => engine.load(),
+            Self::Engine(engine) => engine.load_during(elapsed),
             Self::Fcfs(station) => LoadReport {
                 running: count(station.serving.len()),
                 waiting: count(station.waiting.len()),
@@ -117,7 +122,7 @@ impl Server {
 
     /// Whether nothing runs and nothing waits.
     pub(crate) fn is_idle(&self) -> bool {
-        let load = self.load();
+        let load = self.load(Duration::ZERO);
         load.running == 0 && load.waiting == 0
     }
 }

@@ -24,6 +24,7 @@ use policy::{dispatcher::Dispatcher, event::Decision};
 use rand::rngs::Xoshiro256PlusPlus;
 use report::{Histogram, RequestRecord};
 use types::{
+    quantity::Tokens,
     replica::{Health, LoadReport},
     request::RequestId,
     time::Timestamp,
@@ -34,6 +35,7 @@ use self::replicas::{Replica, Services};
 use crate::{
     calendar::Calendar,
     content::Memo,
+    fault::Fault,
     flight::Flight,
     seed::{Subsystem, generator, seed_of},
     setup::Setup,
@@ -89,8 +91,8 @@ pub(crate) enum Event {
     Undelivered { number: u64, at: (u32, u32) },
     /// An idle replica looks for work.
     Wake { at: (u32, u32) },
-    /// A step of an engine ends.
-    StepEnd { at: (u32, u32) },
+    /// The steps that an engine planned end.
+    PlanEnd { at: (u32, u32), plan: u32 },
     /// A service at a queueing station ends.
     Served { number: u64, at: (u32, u32) },
     /// A client's patience ends.
@@ -133,9 +135,12 @@ pub(crate) struct World<'a> {
     replicas: Vec<Replica>,
     /// Requests by number, until they leave.
     flights: Vec<Option<Box<Flight>>>,
-    /// The step that brought each request its newest token, by number. Apart from the requests, since
-    /// most tokens touch nothing else, and requests under way have numbers near to each other.
-    newest_steps: Vec<u32>,
+    /// The newest token of each request that its replica told of, by number: the step and how many
+    /// there were with it. Apart from the requests, since most tokens touch nothing else, and requests
+    /// under way have numbers near to each other.
+    newest: Vec<(u32, Tokens)>,
+    /// Whether engines take one step at a time, because the length of a step may change meanwhile.
+    single_steps: bool,
     /// Cache salts used up so far.
     salt: u32,
     /// Names of blocks that were computed before, for routers and engines.
@@ -179,7 +184,8 @@ impl<'a> World<'a> {
             routers: routers.collect(),
             replicas: Vec::new(),
             flights: Vec::with_capacity(requests),
-            newest_steps: Vec::with_capacity(requests),
+            newest: Vec::with_capacity(requests),
+            single_steps: setup.faults.iter().any(|it| matches!(it, Fault::Slow { .. })),
             salt: 0,
             memos: (Memo::default(), Memo::default()),
             services: Services::new(setup),
@@ -254,7 +260,7 @@ impl<'a> World<'a> {
             Event::Submit { number, at } => self.submit(number, at),
             Event::Undelivered { number, at } => self.undelivered(number, at),
             Event::Wake { at } => self.wake(at),
-            Event::StepEnd { at } => self.step_end(at),
+            Event::PlanEnd { at, plan } => self.plan_end(at, plan),
             Event::Served { number, at } => self.served(RequestId(number), at),
             Event::GaveUp { number } => self.gave_up(number),
             Event::Scrape { router } => self.scrape(router),

@@ -31,8 +31,14 @@ pub(crate) struct Replica {
     pub(super) after_drain: Option<AfterDrain>,
     /// Whether a step or a service of it is in the calendar.
     stepping: bool,
-    /// When each of its steps ended, over all its incarnations.
+    /// When each of its steps ended or will end, over all its incarnations.
     pub(super) step_ends: Vec<Timestamp>,
+    /// Which of them is the first of the steps under way.
+    plan_first: usize,
+    /// When that one began.
+    plan_began: Timestamp,
+    /// Counts plans, and changes of one: an end that was entered before is void.
+    plan: u32,
     /// How many times longer everything takes.
     pub(super) slowness: f64,
     /// Time from the router's decision until its engine has the request.
@@ -60,6 +66,11 @@ impl Replica {
     pub(super) const fn is_draining(&self) -> bool {
         self.after_drain.is_some()
     }
+
+    /// The time since the steps under way began.
+    pub(super) const fn elapsed(&self, now: Timestamp) -> Duration {
+        now.since(self.plan_began)
+    }
 }
 
 impl World<'_> {
@@ -86,6 +97,9 @@ impl World<'_> {
             after_drain: None,
             stepping: false,
             step_ends: Vec::new(),
+            plan_first: 0,
+            plan_began: Timestamp::ZERO,
+            plan: 0,
             slowness: 1.0,
             intake,
             held: 0,
@@ -106,6 +120,9 @@ impl World<'_> {
         match self.new_server() {
             Ok(server) => {
                 if let Some(it) = self.replicas.get_mut(replica as usize) {
+                    // What was under way never ends.
+                    it.step_ends.truncate(it.step_ends.partition_point(|end| *end <= self.now));
+                    it.plan_first = it.step_ends.len();
                     it.server = server;
                     it.generation = it.generation.saturating_add(1);
                     it.stepping = false;
@@ -132,29 +149,60 @@ impl World<'_> {
         }
     }
 
+    /// Begins the next step of a replica, and those after it that change nothing but lengths.
     pub(super) fn wake(&mut self, at: (u32, u32)) {
+        let single_steps = self.single_steps;
         let Some(it) = self.replicas.get_mut(at.0 as usize) else { return };
         if it.generation != at.1 {
             return;
         }
         let Server::Engine(engine) = &mut it.server else { return };
-        match engine.begin_step() {
-            Some(step) => {
-                let step = scaled(step, it.slowness);
-                self.calendar.enter(self.now + step, Event::StepEnd { at });
-            }
-            None => it.stepping = false,
+        if single_steps {
+            engine.begin_step();
+        } else {
+            engine.begin_steps();
+        }
+        let (began, slowness) = (self.now, it.slowness);
+        it.plan_began = began;
+        it.plan_first = it.step_ends.len();
+        it.step_ends.extend(engine.planned().iter().map(|end| began + scaled(*end, slowness)));
+        it.stepping = !engine.planned().is_empty();
+        if it.stepping {
+            self.enter_plan_end(at);
         }
         self.check_kv(at.0);
     }
 
-    pub(super) fn step_end(&mut self, at: (u32, u32)) {
-        let mut progress = std::mem::take(&mut self.progress);
+    fn enter_plan_end(&mut self, at: (u32, u32)) {
+        let Some(it) = self.replicas.get_mut(at.0 as usize) else { return };
+        it.plan = it.plan.wrapping_add(1);
+        let (end, plan) = (it.step_ends.last().copied().unwrap_or_default(), it.plan);
+        self.calendar.enter(end, Event::PlanEnd { at, plan });
+    }
+
+    /// Ends a plan earlier, where something that happened made the engine take steps back.
+    pub(super) fn replan(&mut self, at: (u32, u32)) {
         let replica = self.replicas.get_mut(at.0 as usize).filter(|it| it.generation == at.1);
+        let Some(it) = replica.filter(|it| it.stepping) else { return };
+        let Server::Engine(engine) = &it.server else { return };
+        let length = it.plan_first.saturating_add(engine.planned().len());
+        if length > it.plan_first && length < it.step_ends.len() {
+            it.step_ends.truncate(length);
+            self.enter_plan_end(at);
+        }
+    }
+
+    pub(super) fn plan_end(&mut self, at: (u32, u32), plan: u32) {
+        let mut progress = std::mem::take(&mut self.progress);
+        let replica = self.replicas.get_mut(at.0 as usize);
+        let replica = replica.filter(|it| (it.generation, it.plan) == (at.1, plan));
         if let Some(Replica { server: Server::Engine(engine), step_ends, .. }) = replica {
-            engine.finish_step(&mut progress);
-            let step = u32::try_from(step_ends.len()).unwrap_or(u32::MAX);
-            step_ends.push(self.now);
+            // Of several steps only first and last tokens are told: the others came one each.
+            match engine.planned().len() {
+                0 | 1 => engine.finish_step(&mut progress),
+                _ => engine.finish_steps(&mut progress),
+            }
+            let step = u32::try_from(step_ends.len().saturating_sub(1)).unwrap_or(u32::MAX);
             for token in progress.drain(..) {
                 self.token(token, at, step);
             }

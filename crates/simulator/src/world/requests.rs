@@ -65,7 +65,7 @@ impl World<'_> {
         };
         self.flights.push(Some(Box::new(flight)));
         self.records.push(None);
-        self.newest_steps.push(0);
+        self.newest.push((0, Tokens::ZERO));
         if let Some(patience) = self.setup.patience {
             self.calendar.enter(self.now + patience, Event::GaveUp { number });
         }
@@ -154,9 +154,14 @@ impl World<'_> {
             return;
         }
         let Some(work) = self.flight_mut(number).map(|it| it.work.clone()) else { return };
+        let now = self.now;
         let Some(replica) = self.replicas.get_mut(at.0 as usize) else { return };
-        match replica.server.submit(RequestId(number), work) {
-            Ok(()) => self.wake_if_idle(at.0),
+        let elapsed = replica.elapsed(now);
+        match replica.server.submit(RequestId(number), work, elapsed) {
+            Ok(()) => {
+                self.replan(at);
+                self.wake_if_idle(at.0);
+            }
             // A client's mistake: every engine would say the same.
             Err(refusal) => self.end(number, Outcome::Finished, Some(refusal.to_string())),
         }
@@ -189,22 +194,30 @@ impl World<'_> {
         self.tell(router, Learned::AttemptFailed(RequestId(number)));
     }
 
-    /// The tokens of an answer come, one by one, each in a step of its replica.
+    /// A token of an answer comes, in a step of its replica.
     pub(super) fn token(&mut self, token: Progress, at: (u32, u32), step: u32) {
-        let number = token.id.0;
-        let slot = usize::try_from(number).ok().and_then(|it| self.newest_steps.get_mut(it));
+        let slot = usize::try_from(token.id.0).ok().and_then(|it| self.newest.get_mut(it));
         let Some(newest) = slot else { return };
-        let before = std::mem::replace(newest, step);
+        let (before, had) = std::mem::replace(newest, (step, token.generated));
+        // Steps of which nothing was told brought the request a token each, until it had to pause.
+        let untold = token.generated.saturating_sub(had).0.saturating_sub(1);
+        let paused_at = before.saturating_add(untold);
+        let follows = paused_at.checked_add(1) == Some(step);
         let is_first = token.generated == Tokens(1);
-        let follows = step.checked_sub(before) == Some(1);
-        if follows && !is_first && !token.last {
-            return;
+        if is_first || token.last || !follows {
+            let pause = (!follows && !is_first).then_some((paused_at, step));
+            self.notable_token(token, at, step, pause);
         }
-        self.notable_token(token, at, (before, step));
     }
 
     /// A token comes that is the first or last of its answer, or comes after a pause.
-    fn notable_token(&mut self, token: Progress, at: (u32, u32), (before, step): (u32, u32)) {
+    fn notable_token(
+        &mut self,
+        token: Progress,
+        at: (u32, u32),
+        step: u32,
+        pause: Option<(u32, u32)>,
+    ) {
         let (number, now) = (token.id.0, self.now);
         let sent = Stage::Sent { replica: at.0, generation: at.1 };
         let Some(flight) = self.flight_mut(number).filter(|it| it.stage == sent) else {
@@ -217,9 +230,8 @@ impl World<'_> {
             flight.first_token = Some(now);
             flight.first_step = step;
             flight.cached = Some(token.cached);
-        } else if before.checked_add(1) != Some(step) {
-            flight.pauses.push((before, step));
         }
+        flight.pauses.extend(pause);
         if is_first {
             self.tell(router, Learned::FirstToken(token.id));
         }
@@ -238,9 +250,11 @@ impl World<'_> {
     pub(super) fn abort(&mut self, number: u64) {
         let stage = self.flight_mut(number).map(|it| it.stage);
         let Some(Stage::Sent { replica, generation }) = stage else { return };
-        let server = self.replicas.get_mut(replica as usize);
+        let (server, now) = (self.replicas.get_mut(replica as usize), self.now);
         if let Some(it) = server.filter(|it| it.generation == generation) {
-            it.server.abort(RequestId(number));
+            let elapsed = it.elapsed(now);
+            it.server.abort(RequestId(number), elapsed);
+            self.replan((replica, generation));
         }
     }
 
@@ -272,7 +286,7 @@ impl World<'_> {
             return;
         };
         self.left = self.left.saturating_add(1);
-        self.look_back(number, &mut flight);
+        self.look_back(&mut flight);
         self.check_times(number, &flight);
         let is_warm = flight.scheduled.elapsed() >= self.setup.warm_up;
         if ending == Ending::Completed {
@@ -291,15 +305,15 @@ impl World<'_> {
         }
     }
 
-    /// Finds out what tokens a request has had, and when: its replica's steps tell.
-    fn look_back(&mut self, number: u64, flight: &mut Flight) {
+    /// Finds out what tokens a request has had, and when: its replica's steps tell. An answer that
+    /// broke off is taken to have had a token with each step since the last one that was told of.
+    fn look_back(&mut self, flight: &mut Flight) {
         self.pauses.clear();
         let Some(first_token) = flight.first_token else { return };
-        let newest = usize::try_from(number).ok().and_then(|it| self.newest_steps.get(it));
-        let last = newest.copied().unwrap_or(flight.first_step);
         let replica = flight.replica.and_then(|it| self.replicas.get(it as usize));
         let ends = replica.map(|it| it.step_ends.as_slice()).unwrap_or_default();
-        let steps = ends.get(flight.first_step as usize..=last as usize).unwrap_or_default();
+        let ended = ends.partition_point(|end| *end <= self.now);
+        let steps = ends.get(flight.first_step as usize..ended).unwrap_or_default();
         let mut previous = first_token;
         let mut pauses = flight.pauses.iter().peekable();
         let mut skipped_until = 0;

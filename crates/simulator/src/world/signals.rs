@@ -103,7 +103,7 @@ impl World<'_> {
             if is_lost || !it.is_up || !it.is_reachable_from(router) {
                 continue;
             }
-            let report = it.server.load();
+            let report = it.server.load(it.elapsed(self.now));
             let at = self.now + signals.scrape_delay;
             self.enter_news(at, Event::Reported { router, replica, report });
         }

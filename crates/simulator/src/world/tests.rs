@@ -267,3 +267,31 @@ fn routers_that_see_a_part_each_learn_of_the_rest_by_scraping() {
     let (one, blind, told) = (load(1, None), load(8, None), load(8, Some(millis(20))));
     assert!(one < told && told < blind, "one {one}, told {told}, blind {blind}");
 }
+
+#[test]
+fn steps_planned_together_are_the_steps_taken_one_by_one() {
+    // A replica that is slow by nothing changes nothing, but has its steps taken one by one.
+    let slow = Fault::Slow { at: millis(0), replica: 0, lasts: millis(1), factor: 1.0 };
+    let profile =
+        Profile { kv_tokens: Tokens(24_000), ..Profile::named("llama-3-8b-h100").unwrap() };
+    let setup =
+        Setup { kind: Kind::Engine(Box::new(profile)), patience: Some(millis(2_500)), ..setup(2) };
+    let arrivals = || -> Vec<Arrival> {
+        let request = |it: u64| Arrival {
+            output: Tokens(u32::try_from(20 + it * 37 % 200).unwrap()),
+            ..request(it * 83 % 6_000, it % 50)
+        };
+        let mut all: Vec<Arrival> = (0..400).map(request).collect();
+        all.sort_by_key(|it| it.at);
+        all
+    };
+    let together = run(&setup, arrivals()).unwrap();
+    let one_by_one = run(&Setup { faults: vec![slow], ..setup }, arrivals()).unwrap();
+    for (one, other) in together.records.iter().zip(&one_by_one.records) {
+        assert_eq!(one, other);
+    }
+    assert_eq!(together.gaps.stats_ms(), one_by_one.gaps.stats_ms());
+    assert!(together.events < one_by_one.events, "{}", together.events);
+    let endings = together.records.iter().filter(|it| it.ending == Ending::Failed).count();
+    assert!((10..300).contains(&endings), "{endings}");
+}
