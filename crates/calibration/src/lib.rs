@@ -1,0 +1,3 @@
+//! Fits an engine's profile to what a real engine was measured to do.
+pub mod requests;
+pub mod run;

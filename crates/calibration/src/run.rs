@@ -1,0 +1,235 @@
+//! Runs a workload through an engine in virtual time.
+
+use std::{collections::VecDeque, time::Duration};
+
+use engine::{Engine, InvalidProfile, Job, Profile, Progress, Refusal};
+use types::{quantity::Tokens, time::Timestamp};
+
+/// A job and the time at which its client sends it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// When the client sends it.
+    pub at: Timestamp,
+    /// What it asks for; its id is its place in the run, counted from zero.
+    pub job: Job,
+}
+
+/// When a request got its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// When its client sent it.
+    pub sent: Timestamp,
+    /// When its first token was there.
+    pub first: Timestamp,
+    /// When its last token was there.
+    pub last: Timestamp,
+    /// Tokens of its answer.
+    pub output: Tokens,
+    /// Tokens of its prompt that were found in the KV cache.
+    pub cached: Tokens,
+}
+
+impl Answered {
+    /// Time to first token, in seconds.
+    #[must_use]
+    pub fn ttft_s(&self) -> f64 {
+        self.first.since(self.sent).as_secs_f64()
+    }
+
+    /// Time per output token after the first, in seconds; none for an answer of one token.
+    #[must_use]
+    pub fn tpot_s(&self) -> Option<f64> {
+        let after = self.output.0.checked_sub(1).filter(|it| *it > 0)?;
+        Some(self.last.since(self.first).as_secs_f64() / f64::from(after))
+    }
+
+    /// Time of the whole answer, in seconds.
+    #[must_use]
+    pub fn e2e_s(&self) -> f64 {
+        self.last.since(self.sent).as_secs_f64()
+    }
+}
+
+/// What an engine said of its load at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Requests in the batch.
+    pub running: f64,
+    /// Requests that wait for a place in it.
+    pub waiting: f64,
+    /// Share of KV blocks that are held.
+    pub kv_usage: f64,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// One for each request, in their order; none for one that was not answered before the end.
+    pub answers: Vec<Option<Answered>>,
+    /// The load at the end of each sampling interval; replicas are summed, their KV use averaged.
+    pub samples: Vec<Sample>,
+    /// Times a running request had to give up its blocks.
+    pub preemptions: u64,
+}
+
+/// How a run goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Engines that take turns in taking the requests.
+    pub replicas: usize,
+    /// Time between samples of the load.
+    pub sample_every: Duration,
+    /// When the run is broken off.
+    pub until: Timestamp,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        let (sample_every, until) =
+            (Duration::from_secs(1), Timestamp::from_elapsed(Duration::from_secs(86_400)));
+        Self { replicas: 1, sample_every, until }
+    }
+}
+
+/// Why a workload cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The profile makes no sense.
+    #[error(transparent)]
+    Profile(#[from] InvalidProfile),
+    /// A request can never be served.
+    #[error("request {index} can't be served by profile {profile:?}: {refusal}")]
+    Refused {
+        /// Its place in the workload, from zero.
+        index: u64,
+        /// The profile.
+        profile: String,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Serves `workload`, ordered by time, on engines of `profile`.
+///
+/// # Errors
+/// A profile that makes no sense, or a request that its engine refuses.
+pub fn run(profile: &Profile, workload: &[Sent], setting: &Setting) -> Result<Run, RunError> {
+    let mut result = Run { answers: vec![None; workload.len()], ..Run::default() };
+    let replicas = setting.replicas.max(1);
+    for first in 0..replicas {
+        let own = workload.iter().skip(first).step_by(replicas);
+        Replica::new(profile)?.serve(own, setting, &mut result)?;
+    }
+    result.samples.iter_mut().for_each(|sample| sample.kv_usage /= replicas as f64);
+    for (answer, sent) in result.answers.iter_mut().zip(workload) {
+        *answer = answer.filter(|it| it.output == sent.job.output);
+        if let Some(answer) = answer {
+            answer.sent = sent.at;
+        }
+    }
+    Ok(result)
+}
+
+/// An engine, its clock, and the requests on their way to it.
+struct Replica {
+    engine: Engine,
+    now: Timestamp,
+    /// Requests that came during a step and miss the next one, which is already planned.
+    held: VecDeque<Job>,
+    sampled: usize,
+}
+
+impl Replica {
+    fn new(profile: &Profile) -> Result<Self, InvalidProfile> {
+        let engine = Engine::new(profile.clone())?;
+        Ok(Self { engine, now: Timestamp::ZERO, held: VecDeque::new(), sampled: 0 })
+    }
+
+    fn serve<'a>(
+        mut self,
+        workload: impl Iterator<Item = &'a Sent>,
+        setting: &Setting,
+        result: &mut Run,
+    ) -> Result<(), RunError> {
+        let overhead = self.engine.profile().api_overhead();
+        let ahead = self.engine.profile().steps_ahead > 0;
+        let mut coming = workload.map(|sent| (sent.at + overhead, &sent.job)).peekable();
+        let mut progress = Vec::new();
+        while self.now < setting.until {
+            let Some(step) = self.next_step()? else {
+                let Some((at, job)) = coming.next() else { break };
+                self.sample(setting, at, result);
+                self.now = self.now.max(at);
+                self.submit(job.clone())?;
+                continue;
+            };
+            let end = self.now + step;
+            self.sample(setting, end, result);
+            while let Some((_, job)) = coming.next_if(|(at, _)| *at <= end) {
+                if ahead {
+                    self.held.push_back(job.clone());
+                } else {
+                    self.submit(job.clone())?;
+                }
+            }
+            self.now = end;
+            self.engine.finish_step(&mut progress);
+            progress.drain(..).for_each(|token| note(result, &token, end));
+        }
+        result.preemptions = result.preemptions.saturating_add(self.engine.counters().preemptions);
+        Ok(())
+    }
+
+    /// Begins the next step; what is held back joins the one after it, or this one where there
+    /// would be none else.
+    fn next_step(&mut self) -> Result<Option<Duration>, RunError> {
+        let planned = self.engine.begin_step();
+        while let Some(job) = self.held.pop_front() {
+            self.submit(job)?;
+        }
+        Ok(match planned {
+            Some(step) => Some(step),
+            None => self.engine.begin_step(),
+        })
+    }
+
+    fn submit(&mut self, job: Job) -> Result<(), RunError> {
+        let index = job.id.0;
+        self.engine.submit(job).map_err(|refusal| RunError::Refused {
+            index,
+            profile: self.engine.profile().name.clone(),
+            refusal,
+        })
+    }
+
+    /// Samples the load at each interval that ends before `until`.
+    fn sample(&mut self, setting: &Setting, until: Timestamp, result: &mut Run) {
+        let load = self.engine.load();
+        loop {
+            let due = u32::try_from(self.sampled.saturating_add(1)).unwrap_or(u32::MAX);
+            if Timestamp::from_elapsed(setting.sample_every.saturating_mul(due)) > until {
+                return;
+            }
+            if result.samples.len() <= self.sampled {
+                result.samples.push(Sample::default());
+            }
+            if let Some(sample) = result.samples.get_mut(self.sampled) {
+                sample.running += f64::from(load.running);
+                sample.waiting += f64::from(load.waiting) + self.held.len() as f64;
+                sample.kv_usage += f64::from(load.kv_usage);
+            }
+            self.sampled = self.sampled.saturating_add(1);
+        }
+    }
+}
+
+/// Writes down a first or last token.
+fn note(result: &mut Run, token: &Progress, now: Timestamp) {
+    let index = usize::try_from(token.id.0).ok();
+    let Some(answer) = index.and_then(|index| result.answers.get_mut(index)) else { return };
+    let Progress { generated: output, cached, .. } = *token;
+    let first = answer.map_or(now, |it| it.first);
+    if answer.is_none() || token.last {
+        *answer = Some(Answered { sent: Timestamp::ZERO, first, last: now, output, cached });
+    }
+}
