@@ -77,6 +77,9 @@ pub struct Run {
 pub struct Setting {
     /// Engines that take turns in taking the requests.
     pub replicas: usize,
+    /// Whether the engines step together, each as long as the slowest: the ranks of a model whose
+    /// experts are spread over all of them wait for each other in every layer.
+    pub lockstep: bool,
     /// Time between samples of the load.
     pub sample_every: Duration,
     /// When the run is broken off.
@@ -87,7 +90,7 @@ impl Default for Setting {
     fn default() -> Self {
         let (sample_every, until) =
             (Duration::from_secs(1), Timestamp::from_elapsed(Duration::from_secs(86_400)));
-        Self { replicas: 1, sample_every, until }
+        Self { replicas: 1, lockstep: false, sample_every, until }
     }
 }
 
@@ -116,9 +119,13 @@ pub enum RunError {
 pub fn run(profile: &Profile, workload: &[Sent], setting: &Setting) -> Result<Run, RunError> {
     let mut result = Run { answers: vec![None; workload.len()], ..Run::default() };
     let replicas = setting.replicas.max(1);
-    for first in 0..replicas {
-        let own = workload.iter().skip(first).step_by(replicas);
-        Replica::new(profile)?.serve(own, setting, &mut result)?;
+    if setting.lockstep {
+        Group::new(profile, replicas)?.serve(workload.iter(), setting, &mut result)?;
+    } else {
+        for first in 0..replicas {
+            let own = workload.iter().skip(first).step_by(replicas);
+            Group::new(profile, 1)?.serve(own, setting, &mut result)?;
+        }
     }
     result.samples.iter_mut().for_each(|sample| sample.kv_usage /= replicas as f64);
     for (answer, sent) in result.answers.iter_mut().zip(workload) {
@@ -130,19 +137,29 @@ pub fn run(profile: &Profile, workload: &[Sent], setting: &Setting) -> Result<Ru
     Ok(result)
 }
 
-/// An engine, its clock, and the requests on their way to it.
-struct Replica {
-    engine: Engine,
+/// Engines that step together, and their clock.
+struct Group {
+    ranks: Vec<Rank>,
     now: Timestamp,
-    /// Requests that came during a step and miss the next one, which is already planned.
-    held: VecDeque<Job>,
     sampled: usize,
 }
 
-impl Replica {
-    fn new(profile: &Profile) -> Result<Self, InvalidProfile> {
-        let engine = Engine::new(profile.clone())?;
-        Ok(Self { engine, now: Timestamp::ZERO, held: VecDeque::new(), sampled: 0 })
+/// An engine and the requests on their way to it.
+struct Rank {
+    engine: Engine,
+    /// Requests that came during a step and miss the next one, which is already planned.
+    held: VecDeque<Job>,
+    stepping: bool,
+}
+
+impl Group {
+    fn new(profile: &Profile, ranks: usize) -> Result<Self, InvalidProfile> {
+        let rank = |_| {
+            let engine = Engine::new(profile.clone())?;
+            Ok(Rank { engine, held: VecDeque::new(), stepping: false })
+        };
+        let ranks: Result<Vec<Rank>, InvalidProfile> = (0..ranks).map(rank).collect();
+        Ok(Self { ranks: ranks?, now: Timestamp::ZERO, sampled: 0 })
     }
 
     fn serve<'a>(
@@ -151,46 +168,94 @@ impl Replica {
         setting: &Setting,
         result: &mut Run,
     ) -> Result<(), RunError> {
-        let overhead = self.engine.profile().api_overhead();
-        let ahead = self.engine.profile().steps_ahead > 0;
-        let mut coming = workload.map(|sent| (sent.at + overhead, &sent.job)).peekable();
+        let profile = self.ranks.first().map(|rank| rank.engine.profile());
+        let overhead = profile.map(Profile::api_overhead).unwrap_or_default();
+        let ahead = profile.is_some_and(|it| it.steps_ahead > 0);
+        let count = self.ranks.len().max(1);
+        let mut coming = (0..).map(|turn: usize| turn.checked_rem(count).unwrap_or(0)).zip(workload).peekable();
         let mut progress = Vec::new();
         while self.now < setting.until {
-            let Some(step) = self.next_step()? else {
-                let Some((at, job)) = coming.next() else { break };
-                self.sample(setting, at, result);
-                self.now = self.now.max(at);
-                self.submit(job.clone())?;
+            let Some(step) = self.begin_step()? else {
+                let Some((turn, sent)) = coming.next() else { break };
+                self.sample(setting, sent.at + overhead, result);
+                self.now = self.now.max(sent.at + overhead);
+                self.rank(turn, |rank| rank.submit(sent.job.clone()))?;
                 continue;
             };
             let end = self.now + step;
             self.sample(setting, end, result);
-            while let Some((_, job)) = coming.next_if(|(at, _)| *at <= end) {
-                if ahead {
-                    self.held.push_back(job.clone());
-                } else {
-                    self.submit(job.clone())?;
-                }
+            while let Some((turn, sent)) = coming.next_if(|(_, sent)| sent.at + overhead <= end) {
+                self.rank(turn, |rank| rank.take(sent.job.clone(), ahead))?;
             }
             self.now = end;
-            self.engine.finish_step(&mut progress);
+            for rank in self.ranks.iter_mut().filter(|rank| rank.stepping) {
+                rank.stepping = false;
+                rank.engine.finish_step(&mut progress);
+            }
             progress.drain(..).for_each(|token| note(result, &token, end));
         }
-        result.preemptions = result.preemptions.saturating_add(self.engine.counters().preemptions);
+        let preemptions = self.ranks.iter().map(|rank| rank.engine.counters().preemptions);
+        result.preemptions = result.preemptions.saturating_add(preemptions.sum());
         Ok(())
     }
 
+    /// Begins a step on every rank that has work; returns the longest, none where none has any.
+    fn begin_step(&mut self) -> Result<Option<Duration>, RunError> {
+        let mut longest = None;
+        for rank in &mut self.ranks {
+            longest = longest.max(rank.begin_step()?);
+        }
+        Ok(longest)
+    }
+
+    fn rank(
+        &mut self,
+        turn: usize,
+        act: impl FnOnce(&mut Rank) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
+        self.ranks.get_mut(turn).map_or(Ok(()), act)
+    }
+
+    /// Samples the load at each interval that ends before `until`.
+    fn sample(&mut self, setting: &Setting, until: Timestamp, result: &mut Run) {
+        loop {
+            let due = u32::try_from(self.sampled.saturating_add(1)).unwrap_or(u32::MAX);
+            if Timestamp::from_elapsed(setting.sample_every.saturating_mul(due)) > until {
+                return;
+            }
+            if result.samples.len() <= self.sampled {
+                result.samples.push(Sample::default());
+            }
+            if let Some(sample) = result.samples.get_mut(self.sampled) {
+                self.ranks.iter().for_each(|rank| rank.add_to(sample));
+            }
+            self.sampled = self.sampled.saturating_add(1);
+        }
+    }
+}
+
+impl Rank {
     /// Begins the next step; what is held back joins the one after it, or this one where there
     /// would be none else.
-    fn next_step(&mut self) -> Result<Option<Duration>, RunError> {
-        let planned = self.engine.begin_step();
+    fn begin_step(&mut self) -> Result<Option<Duration>, RunError> {
+        let mut planned = self.engine.begin_step();
         while let Some(job) = self.held.pop_front() {
             self.submit(job)?;
         }
-        Ok(match planned {
-            Some(step) => Some(step),
-            None => self.engine.begin_step(),
-        })
+        if planned.is_none() {
+            planned = self.engine.begin_step();
+        }
+        self.stepping = planned.is_some();
+        Ok(planned)
+    }
+
+    /// Takes a job that comes during a step.
+    fn take(&mut self, job: Job, ahead: bool) -> Result<(), RunError> {
+        if ahead {
+            self.held.push_back(job);
+            return Ok(());
+        }
+        self.submit(job)
     }
 
     fn submit(&mut self, job: Job) -> Result<(), RunError> {
@@ -202,24 +267,11 @@ impl Replica {
         })
     }
 
-    /// Samples the load at each interval that ends before `until`.
-    fn sample(&mut self, setting: &Setting, until: Timestamp, result: &mut Run) {
+    fn add_to(&self, sample: &mut Sample) {
         let load = self.engine.load();
-        loop {
-            let due = u32::try_from(self.sampled.saturating_add(1)).unwrap_or(u32::MAX);
-            if Timestamp::from_elapsed(setting.sample_every.saturating_mul(due)) > until {
-                return;
-            }
-            if result.samples.len() <= self.sampled {
-                result.samples.push(Sample::default());
-            }
-            if let Some(sample) = result.samples.get_mut(self.sampled) {
-                sample.running += f64::from(load.running);
-                sample.waiting += f64::from(load.waiting) + self.held.len() as f64;
-                sample.kv_usage += f64::from(load.kv_usage);
-            }
-            self.sampled = self.sampled.saturating_add(1);
-        }
+        sample.running += f64::from(load.running);
+        sample.waiting += f64::from(load.waiting) + self.held.len() as f64;
+        sample.kv_usage += f64::from(load.kv_usage);
     }
 }
 
