@@ -75,7 +75,8 @@ pub struct Run {
 /// How a run goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Engines that take turns in taking the requests.
+    /// Engines that take turns in taking the requests, or share them by load where they step
+    /// together.
     pub replicas: usize,
     /// Whether the engines step together, each as long as the slowest: the ranks of a model whose
     /// experts are spread over all of them wait for each other in every layer.
@@ -171,21 +172,20 @@ impl Group {
         let profile = self.ranks.first().map(|rank| rank.engine.profile());
         let overhead = profile.map(Profile::api_overhead).unwrap_or_default();
         let ahead = profile.is_some_and(|it| it.steps_ahead > 0);
-        let count = self.ranks.len().max(1);
-        let mut coming = (0..).map(|turn: usize| turn.checked_rem(count).unwrap_or(0)).zip(workload).peekable();
+        let mut coming = workload.peekable();
         let mut progress = Vec::new();
         while self.now < setting.until {
             let Some(step) = self.begin_step()? else {
-                let Some((turn, sent)) = coming.next() else { break };
+                let Some(sent) = coming.next() else { break };
                 self.sample(setting, sent.at + overhead, result);
                 self.now = self.now.max(sent.at + overhead);
-                self.rank(turn, |rank| rank.submit(sent.job.clone()))?;
+                self.take(&sent.job, false)?;
                 continue;
             };
             let end = self.now + step;
             self.sample(setting, end, result);
-            while let Some((turn, sent)) = coming.next_if(|(_, sent)| sent.at + overhead <= end) {
-                self.rank(turn, |rank| rank.take(sent.job.clone(), ahead))?;
+            while let Some(sent) = coming.next_if(|sent| sent.at + overhead <= end) {
+                self.take(&sent.job, ahead)?;
             }
             self.now = end;
             for rank in self.ranks.iter_mut().filter(|rank| rank.stepping) {
@@ -208,12 +208,13 @@ impl Group {
         Ok(longest)
     }
 
-    fn rank(
-        &mut self,
-        turn: usize,
-        act: impl FnOnce(&mut Rank) -> Result<(), RunError>,
-    ) -> Result<(), RunError> {
-        self.ranks.get_mut(turn).map_or(Ok(()), act)
+    /// Gives a job to the rank with the least to do, as vLLM's balancer of data-parallel ranks
+    /// counts it: a request that waits weighs as much as four that run.
+    fn take(&mut self, job: &Job, ahead: bool) -> Result<(), RunError> {
+        match self.ranks.iter_mut().min_by_key(|rank| rank.weight()) {
+            Some(rank) => rank.take(job.clone(), ahead),
+            None => Ok(()),
+        }
     }
 
     /// Samples the load at each interval that ends before `until`.
@@ -256,6 +257,13 @@ impl Rank {
             return Ok(());
         }
         self.submit(job)
+    }
+
+    fn weight(&self) -> usize {
+        let load = self.engine.load();
+        let waiting = usize::try_from(load.waiting).unwrap_or(usize::MAX);
+        let running = usize::try_from(load.running).unwrap_or(usize::MAX);
+        waiting.saturating_add(self.held.len()).saturating_mul(4).saturating_add(running)
     }
 
     fn submit(&mut self, job: Job) -> Result<(), RunError> {

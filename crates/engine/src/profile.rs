@@ -143,6 +143,8 @@ impl BuiltIn {
                 context_ns,
                 attention_ns,
                 overlap: 1.0,
+                expert_share: 0.0,
+                expert_active: 1.0,
             },
             block_size: Tokens(16),
             kv_tokens: Tokens(self.kv_tokens),

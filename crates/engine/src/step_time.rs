@@ -8,14 +8,17 @@ use serde::{Deserialize, Serialize};
 ///
 /// ```text
 /// step = o + linear + c·n + d·ΣC + e·Σ new·(past + new/2)
-/// linear = max(a, b·(P + n)) + (1 − h)·min(a, b·(P + n))
+/// linear = max(a', b·T) + (1 − h)·min(a', b·T),  T = P + n
+/// a' = a·(1 − s·(1 − f)^T)
 /// ```
 ///
 /// `P` prefill tokens and `n` decoding sequences share the step; `C` is the context of each
 /// decoding sequence; each prefill chunk computes `new` tokens on top of `past`. The `max` is the
 /// roofline: a small batch waits for the weights to be read, a large one for the arithmetic. Where
 /// the two overlap perfectly, `h = 1`, the shorter one costs nothing; measured engines, whose
-/// kernels are far from square in a mixed batch, come closer to the sum, `h = 0`.
+/// kernels are far from square in a mixed batch, come closer to the sum, `h = 0`. Of a mixture of
+/// experts a step reads only the experts that some token of it is sent to: each token takes a share
+/// `f` of them, so `1 − (1 − f)^T` of all are read when tokens choose independently.
 ///
 /// The form and the eight named sets follow from published measurements: `a` and `b` from Vidur's
 /// profiles of the linear operators (Agrawal et al., MLSys 2024), `d` from the KV cache's bytes
@@ -40,6 +43,18 @@ pub struct StepTime {
     /// `h`: share of the shorter of `a` and `b·(P + n)` that hides behind the longer, 0 to 1.
     #[serde(default = "overlap_default")]
     pub overlap: f64,
+    /// `s`: share of the weights that are experts; 0 for a dense model.
+    #[serde(default)]
+    pub expert_share: f64,
+    /// `f`: share of the experts that one token is sent to; 1 for a dense model. Where several
+    /// ranks share the experts and step together, what one token of each takes.
+    #[serde(default = "expert_active_default")]
+    pub expert_active: f64,
+}
+
+/// Every weight of a dense model is read in every step.
+const fn expert_active_default() -> f64 {
+    1.0
 }
 
 /// The roofline's own assumption.
@@ -86,9 +101,11 @@ impl StepTime {
     pub fn of(&self, work: &StepWork) -> Duration {
         let decodes = f64::from(work.decodes);
         let tokens = f64::from(work.prefill_tokens) + decodes;
+        let idle = self.expert_share * (1.0 - self.expert_active).powf(tokens);
+        let weights_ms = self.weights_ms * (1.0 - idle);
         let compute_ms = self.token_us * 1e-3 * tokens;
-        let hidden_ms = self.weights_ms.min(compute_ms) * self.overlap;
-        let linear_ms = self.weights_ms + compute_ms - hidden_ms;
+        let hidden_ms = weights_ms.min(compute_ms) * self.overlap;
+        let linear_ms = weights_ms + compute_ms - hidden_ms;
         let milliseconds = self.overhead_ms
             + linear_ms
             + self.sequence_us * 1e-3 * decodes
@@ -113,9 +130,15 @@ impl StepTime {
             .filter(|(_, value)| !(0.0..=1e6).contains(value))
             .map(|(name, value)| format!("step.{name} is {value}: set it between 0 and 1e6"))
             .collect();
-        if !(0.0..=1.0).contains(&self.overlap) {
-            problems.push(format!("step.overlap is {}: set it between 0 and 1", self.overlap));
-        }
+        let shares = [
+            ("overlap", self.overlap),
+            ("expert_share", self.expert_share),
+            ("expert_active", self.expert_active),
+        ];
+        let wrong = shares.iter().filter(|(_, value)| !(0.0..=1.0).contains(value));
+        problems.extend(
+            wrong.map(|(name, value)| format!("step.{name} is {value}: set it between 0 and 1")),
+        );
         if self.overhead_ms + self.weights_ms < 1e-3 {
             problems.push(
                 "step.overhead_ms + step.weights_ms is under a microsecond: a step takes time"
@@ -138,6 +161,8 @@ mod tests {
         context_ns: 52.0,
         attention_ns: 1.06,
         overlap: 1.0,
+        expert_share: 0.0,
+        expert_active: 1.0,
     };
 
     fn milliseconds(work: &StepWork) -> f64 {
@@ -167,6 +192,18 @@ mod tests {
         let overlapping = milliseconds(&work);
         let added = set.of(&work).as_secs_f64() * 1e3 - overlapping;
         assert!((added - 0.75 * 2.6).abs() < 1e-6, "{added}");
+    }
+
+    #[test]
+    fn a_mixture_of_experts_reads_those_that_are_asked() {
+        let set = StepTime { token_us: 0.0, expert_share: 0.9, expert_active: 0.25, ..SET };
+        let reading = |tokens| {
+            let mut work = StepWork::default();
+            (0..tokens).for_each(|_| work.add_decode(0));
+            set.of(&work).as_secs_f64() * 1e3 - 1.5 - 0.012 * f64::from(tokens)
+        };
+        assert!((reading(1) - 6.0 * (1.0 - 0.9 * 0.75)).abs() < 1e-6, "{}", reading(1));
+        assert!((reading(64) - 6.0).abs() < 1e-3, "{}", reading(64));
     }
 
     #[test]
