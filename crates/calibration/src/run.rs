@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use engine::{Engine, InvalidProfile, Job, Profile, Progress, Refusal};
+use report::Histogram;
 use types::{quantity::Tokens, time::Timestamp};
 
 /// A job and the time at which its client sends it.
@@ -70,6 +71,10 @@ pub struct Run {
     pub samples: Vec<Sample>,
     /// Times a running request had to give up its blocks.
     pub preemptions: u64,
+    /// Times between two tokens of a request.
+    pub gaps: Histogram,
+    /// When each request had its latest token.
+    recent: Vec<Timestamp>,
 }
 
 /// How a run goes.
@@ -118,7 +123,11 @@ pub enum RunError {
 /// # Errors
 /// A profile that makes no sense, or a request that its engine refuses.
 pub fn run(profile: &Profile, workload: &[Sent], setting: &Setting) -> Result<Run, RunError> {
-    let mut result = Run { answers: vec![None; workload.len()], ..Run::default() };
+    let mut result = Run {
+        answers: vec![None; workload.len()],
+        recent: vec![Timestamp::ZERO; workload.len()],
+        ..Run::default()
+    };
     let replicas = setting.replicas.max(1);
     if setting.lockstep {
         Group::new(profile, replicas)?.serve(workload.iter(), setting, &mut result)?;
@@ -283,11 +292,16 @@ impl Rank {
     }
 }
 
-/// Writes down a first or last token.
+/// Writes down a token.
 fn note(result: &mut Run, token: &Progress, now: Timestamp) {
-    let index = usize::try_from(token.id.0).ok();
-    let Some(answer) = index.and_then(|index| result.answers.get_mut(index)) else { return };
+    let index = usize::try_from(token.id.0).unwrap_or(usize::MAX);
+    let Some(answer) = result.answers.get_mut(index) else { return };
+    let Some(recent) = result.recent.get_mut(index) else { return };
     let Progress { generated: output, cached, .. } = *token;
+    if answer.is_some() {
+        result.gaps.record(now.since(*recent));
+    }
+    *recent = now;
     let first = answer.map_or(now, |it| it.first);
     if answer.is_none() || token.last {
         *answer = Some(Answered { sent: Timestamp::ZERO, first, last: now, output, cached });
