@@ -2,6 +2,7 @@
 pub mod minimize;
 pub mod physics;
 pub mod requests;
+pub mod requests_fit;
 pub mod run;
 pub mod stage;
 pub mod stage_file;
