@@ -106,22 +106,27 @@ pub fn fit(
         let pairs = served.and_then(|served| pairs(recording, &served).ok());
         pairs.map_or(f64::INFINITY, |pairs| misfit(&pairs) + prior(factors))
     };
-    let coarse = minimize(misfit, &[0.0; FACTORS], COARSE, trials_max / 2);
     // A simplex that has collapsed onto a ridge of the rough surface starts again around its best.
-    let found = minimize(misfit, &coarse.at, FINE, trials_max / 2);
+    let mut found = minimize(misfit, &[0.0; FACTORS], STEP, trials_max / ROUNDS);
+    for _ in 1..ROUNDS {
+        found = minimize(misfit, &found.at, STEP, trials_max / ROUNDS);
+    }
     let fitted = compare(recording, &scaled(start, &found.at))?;
     Ok(RecordingFit { start: start.clone(), ..fitted })
 }
 
-const COARSE: f64 = 0.2;
-const FINE: f64 = 0.1;
+/// First step of each search, in logarithms of the factors.
+const STEP: f64 = 0.15;
+
+/// Searches, each from where the last one ended.
+const ROUNDS: usize = 4;
 
 /// Overhead, weights, token, sequence, context, attention, API overhead; and the overlap, whose
 /// factor is added to its log-odds.
 const FACTORS: usize = 8;
 
 /// How far each factor's logarithm may be expected to be from zero.
-const TRUST: [f64; FACTORS] = [0.7, 0.15, 0.3, 0.7, 0.5, 0.2, 0.5, 1.5];
+const TRUST: [f64; FACTORS] = [0.7, 0.3, 0.4, 0.7, 0.5, 0.3, 0.7, 1.5];
 
 fn scaled(start: &Profile, factors: &[f64]) -> Profile {
     let mut profile = start.clone();
@@ -171,13 +176,13 @@ const LATENCIES: [LatencyOf; 3] = [
             let after = it.output.0.checked_sub(1).filter(|it| *it > 0)?;
             Some((it.last_s - it.first_s) / f64::from(after))
         },
-        spread: 0.05,
+        spread: 0.02,
     },
     LatencyOf {
         name: "E2E",
         simulated: |it| Some(it.e2e_s()),
         measured: |it| Some(it.last_s - it.sent_s),
-        spread: 0.05,
+        spread: 0.02,
     },
 ];
 
