@@ -81,7 +81,7 @@ for _ in $(seq "$rounds"); do
   requests 'sluice, no log lines' 21904 "$quiet"
 done
 for _ in $(seq "$rounds"); do
-  for streams in 64; do
+  for streams in 64 256 1024; do
     events nginx 21911 "$nginx_pid" "$streams"
     events bare-relay 21912 "$bare_sse" "$streams"
     events sluice 21913 "$sluice_sse" "$streams"

@@ -10,7 +10,7 @@
 //! The shares of peak are those behind the built-in profiles (Vidur's profiles of the linear
 //! operators on H100 and A100). The overhead grows with the layers where each ends in an all-reduce.
 
-use engine::{Profile, StepTime};
+use engine::{Profile, Release, StepTime};
 use types::quantity::Tokens;
 
 /// A model's size, from its published configuration; 16-bit weights and KV cache.
@@ -164,6 +164,7 @@ pub fn profile(model: &Model, gpu: &Gpu, tp: u32) -> Profile {
         max_num_seqs: 256,
         api_overhead_ms: 6.0,
         steps_ahead: 1,
+        release: Release::V0_11,
     }
 }
 

@@ -207,7 +207,6 @@ impl Row<'_> {
         let Some(mut shape) = self.shape(workload)? else { return Ok(Err(workload.to_owned())) };
         let measured = settle(&mut shape, measured);
         let model = self.needed("model")?;
-        let short = model.rsplit('/').next().unwrap_or(model);
         let gpu = self.text("hardware").unwrap_or("H100");
         let stage = self.text("stage").unwrap_or("0");
         let limits = Limits {
@@ -215,7 +214,7 @@ impl Row<'_> {
             max_num_batched_tokens: self.count("max_num_batched_tokens")?,
         };
         Ok(Ok(Stage {
-            name: format!("{short} {workload} {stage}"),
+            name: format!("{workload} {stage}"),
             model: model.to_owned(),
             gpu: gpu.to_owned(),
             tp: self.count("tp")?.unwrap_or(1),

@@ -39,7 +39,7 @@ impl Batch {
             seats_max: profile.max_num_seqs as usize,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            kv: KvCache::new(profile.kv_blocks().0),
+            kv: KvCache::new(profile.kv_blocks().0, profile.release),
         }
     }
 

@@ -12,7 +12,7 @@ use types::{
 use crate::{
     batch::Batch,
     job::{Job, Progress, Refusal},
-    kv_cache::KvEvent,
+    kv_event::{KvEvent, KvMessage},
     profile::{InvalidProfile, Profile},
 };
 
@@ -230,7 +230,8 @@ impl Engine {
     }
 
     /// Keeps a record of stored and removed blocks from now on, for
-    /// [`drain_kv_events`](Self::drain_kv_events); the record grows until it is drained.
+    /// [`drain_kv_events`](Self::drain_kv_events) or
+    /// [`drain_kv_messages`](Self::drain_kv_messages); the record grows until it is drained.
     pub fn record_kv_events(&mut self) {
         self.batch.kv.record_events();
     }
@@ -238,6 +239,12 @@ impl Engine {
     /// Hands over what was stored and removed since the last call, oldest first.
     pub fn drain_kv_events(&mut self) -> impl Iterator<Item = KvEvent> + '_ {
         self.batch.kv.drain_events()
+    }
+
+    /// Hands over what vLLM would have published since the last call; called after each step, it
+    /// returns the events of one of vLLM's messages, in their order.
+    pub fn drain_kv_messages(&mut self) -> Vec<KvMessage> {
+        self.batch.kv.drain_messages()
     }
 }
 

@@ -14,6 +14,7 @@ mod batch;
 mod engine;
 mod job;
 mod kv_cache;
+mod kv_event;
 mod lru;
 pub mod profile;
 mod sequence;
@@ -22,7 +23,7 @@ pub mod step_time;
 pub use crate::{
     engine::{Counters, Engine},
     job::{Answer, Job, Progress, Refusal},
-    kv_cache::KvEvent,
-    profile::{InvalidProfile, Profile, UnknownProfile},
+    kv_event::{KvEvent, KvMessage},
+    profile::{InvalidProfile, Profile, Release, UnknownProfile},
     step_time::StepTime,
 };

@@ -53,6 +53,14 @@ impl Lru {
         self.len = self.len.saturating_add(1);
     }
 
+    /// Adds `number`, which must not be in the list, as the next to be taken out.
+    pub(crate) fn push_oldest(&mut self, number: u32) {
+        let oldest = self.link(self.ring).next;
+        self.join(number, oldest);
+        self.join(self.ring, number);
+        self.len = self.len.saturating_add(1);
+    }
+
     /// Takes out `number`, which must be in the list.
     pub(crate) fn remove(&mut self, number: u32) {
         let Link { previous, next } = self.link(number);
@@ -89,18 +97,21 @@ mod tests {
     proptest! {
         /// The list orders as a plain queue would.
         #[test]
-        fn the_ring_behaves_as_a_queue(moves in prop::collection::vec((any::<bool>(), 0..8_u32), 0..60)) {
+        fn the_ring_behaves_as_a_queue(moves in prop::collection::vec((0..3_u8, 0..8_u32), 0..60)) {
             let mut list = Lru::full(8);
             let mut queue: VecDeque<u32> = (0..8).collect();
-            for (pop, number) in moves {
-                if pop {
+            for (kind, number) in moves {
+                if kind == 0 {
                     prop_assert_eq!(list.pop_oldest(), queue.pop_front());
                 } else if let Some(at) = queue.iter().position(|it| *it == number) {
                     queue.remove(at);
                     list.remove(number);
-                } else {
+                } else if kind == 1 {
                     queue.push_back(number);
                     list.push_newest(number);
+                } else {
+                    queue.push_front(number);
+                    list.push_oldest(number);
                 }
                 prop_assert_eq!(list.len() as usize, queue.len());
                 prop_assert_eq!(list.iter().collect::<VecDeque<u32>>(), queue.clone());

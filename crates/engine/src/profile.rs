@@ -21,6 +21,9 @@ pub struct Profile {
     pub kv_tokens: Tokens,
     /// Longest prompt and answer together.
     pub max_model_len: Tokens,
+    /// The release of vLLM whose bookkeeping the engine follows.
+    #[serde(default)]
+    pub release: Release,
     /// Most tokens computed in one step.
     pub max_num_batched_tokens: Tokens,
     /// Most sequences in one step.
@@ -33,6 +36,20 @@ pub struct Profile {
     /// engine does not hold a job back by itself: whoever drives it submits a step later.
     #[serde(default)]
     pub steps_ahead: u32,
+}
+
+/// A release of vLLM, as far as its bookkeeping of KV blocks differs from that of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Release {
+    /// 0.11: every block that is given back queues behind those that are free already; a prompt is
+    /// admitted as soon as its first chunk has room.
+    #[serde(rename = "0.11")]
+    V0_11,
+    /// 0.32: a block that is not full when it is given back is used before any other; a prompt is
+    /// admitted when all of it has room.
+    #[default]
+    #[serde(rename = "0.32")]
+    V0_32,
 }
 
 /// A profile that no engine can run with.
@@ -149,6 +166,7 @@ impl BuiltIn {
             block_size: Tokens(16),
             kv_tokens: Tokens(self.kv_tokens),
             max_model_len: Tokens(self.max_model_len),
+            release: Release::default(),
             max_num_batched_tokens: Tokens(self.max_num_batched_tokens),
             max_num_seqs: 256,
             api_overhead_ms: 5.0,

@@ -58,12 +58,13 @@ impl Sequence {
         let needed = self.computed.saturating_add(new).div_ceil(block);
         let held = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
         let fresh = needed.saturating_sub(held);
-        fresh == 0 || kv.take(&mut self.table, std::iter::empty(), |_| fresh).is_some()
+        fresh == 0 || kv.take(&mut self.table, fresh)
     }
 
     /// Takes cached blocks for as much of the prompt as can be found, and empty ones for up to
-    /// `budget` tokens after it; takes nothing when the cache lacks room. Returns the tokens to
-    /// compute.
+    /// `budget` tokens after it; takes nothing when the cache lacks room for all that is known of
+    /// the sequence (vLLM's `scheduler_reserve_full_isl`; the first chunk by
+    /// [`Release::V0_11`](crate::Release::V0_11)). Returns the tokens to compute.
     ///
     /// At least the last token is always computed, because its output is what is asked for: a
     /// sequence of `L` tokens finds at most ⌊(L − 1) / block⌋ blocks.
@@ -75,9 +76,12 @@ impl Sequence {
             let hit = hits.saturating_mul(block);
             hit.saturating_add(tokens.saturating_sub(hit).min(budget))
         };
-        let hits = kv.take(&mut self.table, names, |hits| {
-            after(hits).div_ceil(block).saturating_sub(hits)
-        })?;
+        let hits = kv.take_cached(
+            &mut self.table,
+            names,
+            |hits| tokens.div_ceil(block).saturating_sub(hits),
+            |hits| after(hits).div_ceil(block).saturating_sub(hits),
+        )?;
         self.computed = hits.saturating_mul(block);
         self.named = hits as usize;
         self.cached.get_or_insert(Tokens(self.computed));
@@ -88,11 +92,13 @@ impl Sequence {
     pub(crate) fn schedule(&mut self, kv: &mut KvCache, block: u32, new: u32) {
         self.scheduled = new;
         let full = self.computed.saturating_add(new).checked_div(block).unwrap_or(0) as usize;
-        let filled = self.table.iter().enumerate().take(full).skip(self.named);
-        for (index, number) in filled {
-            kv.name(*number, self.job.name_of(index));
+        if full <= self.named {
+            return;
         }
-        self.named = self.named.max(full);
+        let parent = self.named.checked_sub(1).map(|index| self.job.name_of(index));
+        let filled = self.table.iter().enumerate().take(full).skip(self.named);
+        kv.store(parent, filled.map(|(index, number)| (*number, self.job.name_of(index))));
+        self.named = full;
     }
 
     /// Gives up its place: everything is to be computed again, or found in the cache.

@@ -16,6 +16,7 @@ use policy::{
     config::DispatcherConfig,
     dispatcher::Dispatcher,
     event::{Decision, Event, Placement, Reject},
+    recording::Entry,
 };
 use tokio::time::Instant;
 use types::{
@@ -24,22 +25,32 @@ use types::{
     time::Timestamp,
 };
 
+use crate::recorder::Recorder;
+
 /// Shares one [`Dispatcher`] between tasks.
 #[derive(Debug)]
 pub struct Dispatch {
     started: Instant,
     next_id: AtomicU64,
     dispatcher: Mutex<Dispatcher>,
+    recorder: Option<Recorder>,
 }
 
 impl Dispatch {
     /// Starts with an empty fleet; time counts from now.
     #[must_use]
     pub fn new(config: DispatcherConfig) -> Arc<Self> {
+        Self::recorded(config, None)
+    }
+
+    /// As [`Self::new`], with everything recorded by `recorder`, which was made for `config`.
+    #[must_use]
+    pub fn recorded(config: DispatcherConfig, recorder: Option<Recorder>) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             next_id: AtomicU64::new(0),
             dispatcher: Mutex::new(Dispatcher::new(config)),
+            recorder,
         })
     }
 
@@ -90,7 +101,12 @@ impl Dispatch {
     fn handle(&self, event: Event, decisions: &mut Vec<Decision>) {
         let mut dispatcher = self.dispatcher.lock();
         // Read under the lock, so that the dispatcher never sees time run backwards.
-        dispatcher.handle(self.now(), event, decisions);
+        let at = self.now();
+        let Some(recorder) = &self.recorder else {
+            return dispatcher.handle(at, event, decisions);
+        };
+        dispatcher.handle(at, event.clone(), decisions);
+        recorder.record(Entry { at, event, decisions: decisions.clone() });
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use dashmap::DashMap;
-use policy::config::DispatcherConfig;
 use tokio::task::AbortHandle;
 use types::replica::{Health, ReplicaId};
 
@@ -69,15 +68,10 @@ impl Drop for Member {
 }
 
 impl Fleet {
-    /// A fleet of nobody.
+    /// A fleet of nobody, among whom `dispatch` chooses.
     #[must_use]
-    pub fn new(config: FleetConfig, dispatcher: DispatcherConfig) -> Self {
-        Self {
-            config,
-            dispatch: Dispatch::new(dispatcher),
-            members: DashMap::new(),
-            next_id: AtomicU32::new(0),
-        }
+    pub fn new(config: FleetConfig, dispatch: Arc<Dispatch>) -> Self {
+        Self { config, dispatch, members: DashMap::new(), next_id: AtomicU32::new(0) }
     }
 
     /// Adds a replica and starts to watch over it; must be called within a tokio runtime.

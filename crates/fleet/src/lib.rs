@@ -1,7 +1,7 @@
 //! Keeps the dispatcher's picture of the replicas current and shares it between tasks.
 //!
 //! Read in this order: [`dispatch`] (the dispatcher behind its lock, and the ticket that gives a
-//! request's place back), [`replica`] (what the live layer keeps of a replica), [`health`] (when a
+//! request's place back), [`recorder`] (keeps what it learned and decided), [`replica`] (what the live layer keeps of a replica), [`health`] (when a
 //! replica is ejected and readmitted), [`fleet`] (the replicas together, and the tasks that probe
 //! and scrape them).
 
@@ -10,5 +10,6 @@ pub mod dispatch;
 pub mod fleet;
 pub mod health;
 mod probe;
+pub mod recorder;
 pub mod replica;
 mod scrape;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use types::quantity::Tokens;
 
 /// Everything that shapes decisions.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DispatcherConfig {
     /// Seeds the generator that breaks ties.
     pub seed: u64,
@@ -32,7 +32,7 @@ impl DispatcherConfig {
 }
 
 /// How replicas are chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Routing {
     /// The rule.
     pub strategy: StrategyName,
@@ -182,7 +182,7 @@ pub enum Fallback {
 }
 
 /// How prefixes are remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefixConfig {
     /// Tokens in one block of the index.
     pub block: Tokens,
@@ -201,7 +201,7 @@ impl Default for PrefixConfig {
 }
 
 /// How conversations are remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionConfig {
     /// How long a conversation stays bound after it was last served.
     pub ttl: Duration,

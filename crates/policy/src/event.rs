@@ -1,5 +1,6 @@
 //! What the dispatcher learns, and what it answers.
 
+use serde::{Deserialize, Serialize};
 use types::{
     outcome::Outcome,
     quantity::Tokens,
@@ -10,7 +11,8 @@ use types::{
 use crate::config::{Routing, StrategyName};
 
 /// Something the dispatcher learns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// A client sent a request.
     Arrived(Request),
@@ -37,7 +39,7 @@ pub enum Event {
 }
 
 /// What becomes of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// The request decided on.
     pub request: RequestId,
@@ -46,7 +48,7 @@ pub struct Decision {
 }
 
 /// Where a request goes, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// The replica that serves the request.
     pub replica: ReplicaId,
@@ -61,7 +63,8 @@ pub struct Placement {
 }
 
 /// What decided where a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// The replica that serves the request's conversation.
     Session,
@@ -90,7 +93,8 @@ impl Reason {
 }
 
 /// Why a request is turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reject {
     /// No replica is ready.
     #[error("no replica is ready")]

@@ -5,13 +5,15 @@
 //! events always replays to the same decisions.
 //!
 //! Read in this order: [`dispatcher`] (start here), [`event`], [`config`], [`fleet_view`],
-//! [`prefix_index`], [`session`], [`strategy`], [`saturation`].
+//! [`prefix_index`], [`session`], [`strategy`], [`saturation`]; [`recording`] says how a run is kept and
+//! asked again.
 
 pub mod config;
 pub mod dispatcher;
 pub mod event;
 pub mod fleet_view;
 pub mod prefix_index;
+pub mod recording;
 pub mod saturation;
 pub mod session;
 pub mod strategy;

@@ -38,8 +38,8 @@ pub struct Manifest {
     pub host: Host,
     /// Which clock the times are from: `real` or `virtual`.
     pub clock: String,
-    /// When the run started, in UTC.
-    pub started: String,
+    /// When the run started, in UTC; absent where the clock is virtual.
+    pub started: Option<String>,
 }
 
 /// The machine that a run was measured on.
@@ -107,10 +107,19 @@ pub fn write(
             out.write_all(b"\n")
         })
     })?;
-    write_file(folder, "summary.json", |out| json(out, summary))?;
-    write_file(folder, "summary.csv", |out| out.write_all(csv::runs(&summary.runs).as_bytes()))?;
+    write_summary(folder, summary)?;
     let windows = csv::windows(&windows::windows(records));
     write_file(folder, "windows.csv", |out| out.write_all(windows.as_bytes()))
+}
+
+/// Writes the summary of one run or several, into a folder that is made if it is not there.
+///
+/// # Errors
+/// The first file that cannot be written.
+pub fn write_summary(folder: &Path, summary: &Summary) -> Result<(), Unwritten> {
+    fs::create_dir_all(folder).map_err(|source| Unwritten { path: folder.to_owned(), source })?;
+    write_file(folder, "summary.json", |out| json(out, summary))?;
+    write_file(folder, "summary.csv", |out| out.write_all(csv::runs(&summary.runs).as_bytes()))
 }
 
 fn json(out: &mut BufWriter<File>, value: &impl Serialize) -> io::Result<()> {
@@ -153,7 +162,7 @@ mod tests {
             trace_sha256: Some(sha256(b"abc")),
             host: Host::this(),
             clock: "real".to_owned(),
-            started: utc_now(),
+            started: Some(utc_now()),
         }
     }
 

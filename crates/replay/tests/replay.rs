@@ -144,6 +144,8 @@ fn arrivals(count: u32, gap: Duration) -> Vec<Arrival> {
             tenant: None,
             prompt: Prompt::from_user(vec![Segment { id: index.into(), tokens: Tokens(120) }]),
             output: Tokens(5),
+            answer: None,
+            think: Duration::ZERO,
         })
         .collect()
 }

@@ -2,11 +2,13 @@
 //!
 //! A driver, real or simulated, writes one [`RequestRecord`] a request; everything else follows from
 //! the records. Read in this order: [`record`], [`goodput`] (what counts as good), [`summary`] (the
-//! figures of a run), [`table`] and [`csv`].
+//! figures of a run), [`paired`] (policies compared), [`table`] and [`csv`].
 
 pub mod csv;
 pub mod goodput;
 pub mod histogram;
+pub mod interval;
+pub mod paired;
 pub mod record;
 pub mod slo;
 pub mod stats;

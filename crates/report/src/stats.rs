@@ -48,6 +48,22 @@ pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     Some((high - low).mul_add(position.fract(), low))
 }
 
+/// The same of `values` in any order, which it changes; it takes linear time.
+#[must_use]
+pub(crate) fn quantile_unsorted(values: &mut [f64], q: f64) -> Option<f64> {
+    let position = q.clamp(0.0, 1.0) * count(values.len().checked_sub(1)?);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the last index"
+    )]
+    let below = position as usize;
+    let (_, low, above) = values.select_nth_unstable_by(below, f64::total_cmp);
+    let low = *low;
+    let high = above.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
+    Some((high - low).mul_add(position.fract(), low))
+}
+
 /// A count as a number to divide by; exact up to 2^53.
 pub(crate) const fn count(count: usize) -> f64 {
     count as f64
@@ -75,6 +91,14 @@ mod tests {
     }
 
     proptest! {
+        /// Order does not matter.
+        #[test]
+        fn quantiles_need_no_order(mut values in prop::collection::vec(-1e9..1e9_f64, 1..60), q in 0.0..=1.0_f64) {
+            let mut sorted = values.clone();
+            sorted.sort_unstable_by(f64::total_cmp);
+            prop_assert_eq!(quantile_unsorted(&mut values, q), quantile(&sorted, q));
+        }
+
         /// Percentiles ascend and stay within the values.
         #[test]
         fn percentiles_ascend(values in prop::collection::vec(-1e9..1e9_f64, 1..200)) {

@@ -1,7 +1,7 @@
 //! The figures of a run: `summary.json`.
 //!
 //! Every rate of a run has one denominator, its **window**: the time in which requests were
-//! scheduled, from the run's start to the schedule's end. Each request counts in full, whenever it
+//! scheduled, from the end of the warm-up to the schedule's end. Each request counts in full, whenever it
 //! ended. So goodput is the offered rate times the good fraction, two policies under the same
 //! schedule are divided by the same number, and neither a straggler nor an answer that outlives a
 //! short run moves the figures. The price: a fleet that is sent too much and works it off later
@@ -53,6 +53,8 @@ pub struct RunInfo {
     pub seed: u64,
     /// Length of the schedule; absent, up to the last scheduled send.
     pub scheduled_for: Option<Duration>,
+    /// Start of the schedule that does not count: requests scheduled in it are left out.
+    pub warm_up: Duration,
     /// What the fleet costs; absent where nobody said.
     pub costs: Option<Costs>,
 }
@@ -126,10 +128,13 @@ impl Run {
     /// The figures of `records`, which are judged already, and of the `gaps` between tokens.
     #[must_use]
     pub fn measure(info: &RunInfo, records: &[RequestRecord], gaps: &Histogram) -> Self {
+        let warm = Timestamp::from_elapsed(info.warm_up);
+        let records: Vec<&RequestRecord> =
+            records.iter().filter(|it| it.scheduled >= warm).collect();
         let count_of = |ending| records.iter().filter(|it| it.ending == ending).count();
-        let completed = || records.iter().filter(|it| it.ending == Ending::Completed);
-        let good = || records.iter().filter(|it| it.slo.good);
-        let window = Window::of(info, records);
+        let completed = || records.iter().copied().filter(|it| it.ending == Ending::Completed);
+        let good = || records.iter().copied().filter(|it| it.slo.good);
+        let window = Window::of(info, &records);
         let per_s = |amount: f64| ratio(amount, window.length_s).unwrap_or_default();
         let goods = count(good().count());
         let costs = info.costs.map(|it| it.total(window.length_s + window.drain_s));
@@ -150,12 +155,12 @@ impl Run {
             request_throughput: per_s(count(completed().count())),
             request_goodput: per_s(goods),
             good_request_fraction: ratio(goods, count(records.len())),
-            good_session_fraction: good_session_fraction(records),
+            good_session_fraction: good_session_fraction(&records),
             output_token_throughput: per_s(output_tokens(completed())),
             output_token_goodput: per_s(output_tokens(good())),
             cache_hit_rate: cache_hit_rate(completed()),
             cost_per_accepted: costs.and_then(|it| ratio(it, goods)),
-            generator_lag_ms: stats_ms(records.iter().map(RequestRecord::lag)),
+            generator_lag_ms: stats_ms(records.iter().map(|it| it.lag())),
             ttft_ms: stats_ms(completed().map(RequestRecord::ttft)),
             tpot_ms: stats_ms(completed().map(RequestRecord::tpot)),
             itl_ms: gaps.stats_ms(),
@@ -173,10 +178,12 @@ struct Window {
 impl Window {
     /// A schedule whose length is known starts with the run; one that is not, with its first request.
     /// Requests that all leave at once have no window but the time it takes to answer them.
-    fn of(info: &RunInfo, records: &[RequestRecord]) -> Self {
+    fn of(info: &RunInfo, records: &[&RequestRecord]) -> Self {
         let scheduled = || records.iter().map(|it| it.scheduled);
         let (start, end) = match info.scheduled_for {
-            Some(length) => (Timestamp::ZERO, Timestamp::from_elapsed(length)),
+            Some(length) => {
+                (Timestamp::from_elapsed(info.warm_up), Timestamp::from_elapsed(length))
+            }
             None => (scheduled().min().unwrap_or_default(), scheduled().max().unwrap_or_default()),
         };
         let whole = records.iter().filter(|it| it.ending == Ending::Completed);
@@ -214,7 +221,7 @@ pub(crate) fn cache_hit_rate<'a>(
 }
 
 /// A session is good when all its turns are.
-fn good_session_fraction(records: &[RequestRecord]) -> Option<f64> {
+fn good_session_fraction(records: &[&RequestRecord]) -> Option<f64> {
     let mut sessions = BTreeMap::new();
     for record in records {
         if let Some(session) = record.session {

@@ -1,9 +1,12 @@
 //! Tables for a terminal, at most 100 columns wide.
 
+mod seeds;
+
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
+pub use self::seeds::{differences, means};
 use crate::{stats::Stats, summary::Run};
 
 /// Lines above and below the header and below the last row.
@@ -79,6 +82,20 @@ pub fn single(run: &Run) -> String {
     )
 }
 
+/// A table of cells, the first column to the left and the others to the right.
+#[must_use]
+pub fn plain<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut out = table(&header);
+    for row in rows {
+        out.add_row(row);
+    }
+    align_right(&mut out);
+    out.to_string()
+}
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(STYLE).set_header(header);
@@ -99,7 +116,9 @@ fn policy(run: &Run) -> String {
     }
 }
 
-fn percent(share: Option<f64>) -> String {
+/// A share of 0 to 1 in percent.
+#[must_use]
+pub fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |it| format!("{:.1} %", it * 100.0))
 }
 

@@ -1,13 +1,11 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
-pub mod units;
-
 use std::{
     collections::BTreeSet,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -18,7 +16,8 @@ use policy::config::{
 use serde::{Deserialize, Serialize};
 use wire::headers::session::{SOURCES, Source, Sources};
 
-use self::units::{ByteSize, TokenCount};
+pub use types::units;
+use types::units::{ByteSize, TokenCount};
 
 /// The router's configuration. Every field but `replicas` has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +41,8 @@ pub struct Config {
     pub attempts_max: u32,
     /// How the router ends.
     pub drain: Drain,
+    /// Records every decision, for `sluice simulate --recording`. Absent: nothing is recorded.
+    pub recording: Option<Recording>,
     /// Keys every hash; routers that share a fleet must share it. Drawn at random when absent.
     #[serde(skip_serializing)]
     pub hash_seed: Option<u64>,
@@ -188,6 +189,29 @@ pub struct Drain {
     pub timeout: Duration,
 }
 
+/// Where decisions are recorded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recording {
+    /// Folder, which must exist; each run makes a file of its own in it.
+    pub directory: PathBuf,
+    /// Length at which a recording ends.
+    #[serde(default = "Recording::bytes_max")]
+    pub bytes_max: ByteSize,
+}
+
+impl Recording {
+    /// A recording in `directory` that ends at the default length.
+    #[must_use]
+    pub const fn into_directory(directory: PathBuf) -> Self {
+        Self { directory, bytes_max: Self::bytes_max() }
+    }
+
+    const fn bytes_max() -> ByteSize {
+        ByteSize(1 << 30)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -200,6 +224,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             attempts_max: 2,
             drain: Drain::default(),
+            recording: None,
             hash_seed: None,
             tenant_header: None,
             worker_threads: None,

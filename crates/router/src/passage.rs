@@ -126,8 +126,9 @@ impl Passage {
 
     /// Has another replica chosen.
     pub(crate) fn retry(&mut self) -> Result<(), Reject> {
+        self.ticket.as_mut().map_or(Err(Reject::NoReplicas), Ticket::retry)?;
         self.telemetry.retried();
-        self.ticket.as_mut().map_or(Err(Reject::NoReplicas), Ticket::retry)
+        Ok(())
     }
 
     /// Where the request was placed last.
@@ -150,12 +151,13 @@ impl Passage {
     /// Learns that the request is turned away.
     pub(crate) fn refused(
         &mut self,
+        end: End,
         status: StatusCode,
         code: &'static str,
         dropped: Option<&'static str>,
     ) {
         (self.status, self.error, self.dropped) = (status, Some(code), dropped);
-        self.end = if self.sent.is_some() { End::ReplicaFailed } else { End::Refused };
+        self.ended(end, Usage::default());
     }
 
     /// Learns that the first token has come.

@@ -14,7 +14,7 @@ use wire::{
     openai::{BadRequest, Dialect},
 };
 
-use crate::passage::Passage;
+use crate::passage::{End, Passage};
 
 /// Why a request gets no answer of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +52,9 @@ pub(crate) enum Refusal {
     /// The dispatcher turned it away.
     #[error(transparent)]
     Dispatcher(#[from] Reject),
+    /// The router ends before a replica has answered.
+    #[error("the router is shutting down")]
+    ShuttingDown,
     /// Replicas took it and gave no answer.
     #[error("the replica failed before its answer began ({attempts} tried)")]
     Upstream { failure: Failure, attempts: u32 },
@@ -67,6 +70,25 @@ struct Told {
 }
 
 impl Refusal {
+    /// How the request ends.
+    const fn end(&self) -> End {
+        match self {
+            Self::Upstream { .. } => End::ReplicaFailed,
+            Self::ShuttingDown => End::Cut,
+            Self::Bad(_)
+            | Self::NoPath
+            | Self::Method { .. }
+            | Self::TooLarge { .. }
+            | Self::Encoded
+            | Self::BodyBroken
+            | Self::BodyTimedOut { .. }
+            | Self::NoTenant
+            | Self::OutOfMemory
+            | Self::Unreadable
+            | Self::Dispatcher(_) => End::Refused,
+        }
+    }
+
     /// The field at fault, where it is one field's fault.
     fn param(&self) -> Option<&'static str> {
         if let Self::Bad(bad) = self {
@@ -106,6 +128,10 @@ impl Refusal {
             }
             Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
             Self::OutOfMemory => dropped("rejected-saturated", unavailable),
+            Self::ShuttingDown => dropped(
+                "rejected-shutting-down",
+                Told { code: "router_shutting_down", ..unavailable },
+            ),
             Self::Dispatcher(Reject::NoReplicas) => {
                 dropped("rejected-no-replicas", Told { code: "no_replicas", ..unavailable })
             }
@@ -129,9 +155,9 @@ impl Refusal {
 /// Answers in the client's dialect, and lets the passage end.
 pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response {
     let told = refusal.told();
-    passage.refused(told.status, told.code, told.dropped);
+    passage.refused(refusal.end(), told.status, told.code, told.dropped);
     let mut response = error(refusal, passage.endpoint().dialect());
-    response.headers_mut().insert(headers::REQUEST_ID, passage.request_id().clone());
+    passage.write_headers(response.headers_mut());
     response
 }
 

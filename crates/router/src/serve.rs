@@ -6,12 +6,13 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use fleet::{fleet::Fleet, replica::ReplicaSpec};
+use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder, replica::ReplicaSpec};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use policy::config::DispatcherConfig;
 use rand::TryRng as _;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use types::{block::HashKey, replica::Health};
 use crate::{
     admin,
     app::App,
-    config::{Config, ConfigError, Drain, Problems},
+    config::{Config, ConfigError, Drain, Problems, Recording},
     intake::Reader,
     routes, telemetry,
 };
@@ -46,6 +47,11 @@ pub enum StartError {
     /// A port can't be had.
     #[error("cannot listen on {address} (`{key}`): {source}; choose another address")]
     Port { address: SocketAddr, key: &'static str, source: io::Error },
+    /// Decisions can't be recorded.
+    #[error(
+        "cannot make the recording {file} (`recording.directory`): {source}; name a folder that can be written"
+    )]
+    Recording { file: String, source: io::Error },
     /// The system gives no random numbers.
     #[error("cannot draw a random seed: {0}")]
     Random(String),
@@ -156,15 +162,33 @@ fn assemble(config: &Config) -> Result<App, StartError> {
         .policy
         .sources()
         .map_err(|problems| ConfigError::Invalid { origin, problems: Problems(problems) })?;
-    let fleet = Fleet::new(config.fleet(), config.dispatcher(draw()?));
+    let run = u32::try_from(draw()? >> 32).unwrap_or_default();
+    let dispatcher = config.dispatcher(draw()?);
+    let recording = config.recording.as_ref();
+    let recorder = recording.map(|it| record(it, run, dispatcher)).transpose()?;
+    let fleet = Fleet::new(config.fleet(), Dispatch::recorded(dispatcher, recorder));
     for replica in &config.replicas {
         if let Ok(origin) = replica.url.parse() {
             fleet.join(ReplicaSpec { name: replica.name().to_owned(), origin });
         }
     }
     let reader = Reader { hash_key, block: config.policy.prefix.block.0, sources };
-    let run = u32::try_from(draw()? >> 32).unwrap_or_default();
     Ok(App::new(fleet, config, reader, run))
+}
+
+/// Begins this run's recording, in a file that is named for when it began.
+fn record(
+    recording: &Recording,
+    run: u32,
+    dispatcher: DispatcherConfig,
+) -> Result<Recorder, StartError> {
+    let began = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    let file = recording.directory.join(format!("decisions-{began}-{run:08x}.jsonl"));
+    let bytes_max = recording.bytes_max.0 as u64;
+    let recorder = Recorder::create(&file, bytes_max, dispatcher)
+        .map_err(|source| StartError::Recording { file: file.display().to_string(), source })?;
+    tracing::info!(file = %file.display(), "recording decisions");
+    Ok(recorder)
 }
 
 /// Ends in order; see the head of this file.

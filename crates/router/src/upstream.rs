@@ -33,6 +33,8 @@ enum Attempt {
     Failed(Failure),
     /// The replica has the request and stayed silent for as long as an answer may take.
     Silent,
+    /// The router's own end came first.
+    Cut,
 }
 
 /// Sends the request of `passage` until a replica answers or no more may be tried.
@@ -69,6 +71,7 @@ pub(crate) async fn send(
                     Reject::UnknownModel => Refusal::Dispatcher(reject),
                 })?;
             }
+            Attempt::Cut => return Err(Refusal::ShuttingDown),
             Attempt::Silent => {
                 let (failure, attempts) = (Failure::TimedOut, placement.attempt);
                 return Err(Refusal::Upstream { failure, attempts });
@@ -83,7 +86,12 @@ async fn attempt(app: &App, replica: &Replica, outbound: &Outbound) -> Attempt {
     *request.uri_mut() = replica.origin().uri(outbound.path.clone());
     request.headers_mut().clone_from(&outbound.headers);
     let answer = tokio::time::timeout(app.timeouts.answer, replica.client().request(request));
-    match answer.await {
+    let answer = tokio::select! {
+        biased;
+        answer = answer => answer,
+        () = app.cut.cancelled() => return Attempt::Cut,
+    };
+    match answer {
         Ok(Ok(response)) => judge(replica, response),
         Ok(Err(error)) => {
             // A connection that did not come about in time is among these: nothing was sent.

@@ -2,7 +2,10 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{check::Check, demo::Demo, emulate::Emulate, replay::Replay, serve::Serve};
+use crate::{
+    check::Check, compare::Compare, demo::Demo, emulate::Emulate, replay::Replay, serve::Serve,
+    simulate::Simulate,
+};
 
 /// Routes LLM requests to the replica that already holds their KV cache.
 #[derive(Debug, Parser)]
@@ -22,6 +25,8 @@ pub(crate) enum Verb {
     Serve(Serve),
     Emulate(Emulate),
     Replay(Replay),
+    Simulate(Simulate),
+    Compare(Compare),
     Check(Check),
 }
 
@@ -39,7 +44,11 @@ impl Verb {
     pub(crate) const fn log_filter(&self) -> &'static str {
         match self {
             // Their output is a table; a line for each request would bury it.
-            Self::Demo(_) | Self::Replay(_) | Self::Check(_) => "warn",
+            Self::Demo(_)
+            | Self::Replay(_)
+            | Self::Simulate(_)
+            | Self::Compare(_)
+            | Self::Check(_) => "warn",
             Self::Serve(_) | Self::Emulate(_) => "info",
         }
     }

@@ -147,6 +147,8 @@ const fn workload_name(workload: &Workload) -> &'static str {
     match workload {
         Workload::SupportChat(_) => "support-chat",
         Workload::Independent(_) => "independent",
+        Workload::Documents(_) => "documents",
+        Workload::Mix(_) => "mix",
         Workload::Trace(_) => "trace",
     }
 }
@@ -196,6 +198,7 @@ async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<Run> {
         admission: "off".to_owned(),
         seed: SEED,
         scheduled_for: act.scheduled_for,
+        warm_up: Duration::ZERO,
         costs: None,
     };
     Ok(Run::measure(&info, &recording.records, &recording.gaps))

@@ -2,13 +2,16 @@
 
 mod args;
 mod check;
+mod compare;
 mod demo;
 mod emulate;
 mod limits;
 mod logs;
+mod recording;
 mod replay;
 mod serve;
 mod shutdown;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
         Verb::Serve(serve) => serve::run(serve),
         Verb::Emulate(emulate) => emulate::run(emulate),
         Verb::Replay(replay) => replay::run(&replay),
+        Verb::Simulate(simulate) => simulate::run(&simulate),
+        Verb::Compare(compare) => compare::run(compare),
         Verb::Check(check) => check::run(&check),
     };
     match result {

@@ -117,6 +117,7 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         seed: load.seed,
         // A trace may end before the time is over, and then its last request ends the schedule.
         scheduled_for: if matches!(workload, Workload::Trace(_)) { None } else { load.duration },
+        warm_up: Duration::ZERO,
         costs: None,
     };
     let measured = Run::measure(&info, &recording.records, &recording.gaps);
@@ -196,7 +197,10 @@ impl Replay {
                 Some(bundled::MOONCAKE_SLICE.as_bytes().to_vec())
             }
             Workload::Trace(trace) => Some(std::fs::read(&trace.file)?),
-            Workload::SupportChat(_) | Workload::Independent(_) => None,
+            Workload::SupportChat(_)
+            | Workload::Independent(_)
+            | Workload::Documents(_)
+            | Workload::Mix(_) => None,
         };
         let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
         Ok(Manifest {
@@ -217,7 +221,7 @@ impl Replay {
             trace_sha256: trace.as_deref().map(output::sha256),
             host: Host::this(),
             clock: "real".to_owned(),
-            started,
+            started: Some(started),
         })
     }
 }

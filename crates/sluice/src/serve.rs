@@ -35,6 +35,9 @@ pub(crate) struct Serve {
     /// Threads that serve; one for each core when absent.
     #[arg(long, value_name = "N")]
     worker_threads: Option<std::num::NonZeroUsize>,
+    /// Records every decision in a file of its own in this folder, for `sluice simulate --recording`.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
 }
 
 pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
@@ -67,6 +70,7 @@ fn configuration(serve: Serve) -> anyhow::Result<Config> {
     config.listen = serve.listen.unwrap_or(config.listen);
     config.admin.listen = serve.admin_listen.unwrap_or(config.admin.listen);
     config.worker_threads = serve.worker_threads.or(config.worker_threads);
+    config.recording = serve.record.map(config::Recording::into_directory).or(config.recording);
     let origin = serve.config.map_or_else(|| "given".to_owned(), |it| it.display().to_string());
     Ok(config.checked(&origin)?)
 }

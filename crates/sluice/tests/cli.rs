@@ -110,3 +110,41 @@ fn a_served_process_ends_at_sigterm_with_0() {
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
 }
+
+#[test]
+fn a_recording_that_cannot_be_replayed_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("decisions.jsonl");
+    let told = |text: &str| {
+        fs::write(&file, text).unwrap();
+        failed(&["simulate", "--recording", file.to_str().unwrap()])
+    };
+    let (code, error) = told("{\"model\":\"m\"}\n");
+    assert!(code == 1 && error.contains("decisions.jsonl") && error.contains("line 1"), "{error}");
+
+    let config = "{\"seed\":1,\"routing\":{\"strategy\":\"random\",\"saturation\":null,\"match_min\":0.3},\
+        \"prefix\":{\"block\":64,\"index_bytes_max\":4096,\"replicas\":4},\
+        \"session\":{\"ttl\":{\"secs\":60,\"nanos\":0},\"sessions_max\":9}}";
+    let head = |format: u32| {
+        format!("{{\"sluice_recording\":{format},\"version\":\"0.0.1\",\"config\":{config}}}\n")
+    };
+    let (code, error) = told(&head(99));
+    assert!(code == 1 && error.contains("format 99"), "{error}");
+    let joined = "{\"at\":1,\"event\":{\"replica-joined\":0}}\n";
+    let (code, error) = told(&format!("{}{joined}{{\"at\":2}}\n", head(1)));
+    assert!(code == 1 && error.contains("line 3"), "{error}");
+    // What was decided then is not what this version decides.
+    let decided = "{\"at\":2,\"event\":{\"attempt-failed\":7},\
+        \"decisions\":[{\"request\":7,\"verdict\":{\"Err\":\"no-replicas\"}}]}\n";
+    let (code, error) = told(&format!("{}{joined}{decided}", head(1)));
+    assert!(code == 1 && error.contains("version 0.0.1"), "{error}");
+
+    fs::write(&file, format!("{}{joined}{}", head(1), joined.trim_end())).unwrap();
+    let whole = sluice(&["simulate", "--recording", file.to_str().unwrap(), "--policy", "sticky"]);
+    assert!(whole.status.success(), "{whole:?}");
+    fs::write(&file, format!("{}{joined}{}", head(1), &joined[..20])).unwrap();
+    let cut = sluice(&["simulate", "--recording", file.to_str().unwrap(), "--policy", "sticky"]);
+    let table = String::from_utf8(cut.stdout).unwrap();
+    assert!(cut.status.success() && table.contains("cut off"), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+}

@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use simulator::Scenario;
 use workload::Workload;
 
 #[test]
@@ -13,9 +14,14 @@ fn every_configuration_file_loads() {
     let files = tidy::files(&config, &["yaml", "yml"]).unwrap();
     assert!(!files.is_empty(), "nothing was found to load");
     for path in files {
-        let is_workload = path.parent().is_some_and(|it| it.ends_with("workloads"));
-        let problems = if is_workload {
-            let text = fs::read_to_string(&path).unwrap();
+        let is_in = |folder: &str| path.parent().is_some_and(|it| it.ends_with(folder));
+        let text = fs::read_to_string(&path).unwrap();
+        let problems = if is_in("scenarios") {
+            match serde_yaml::from_str::<Scenario>(&text) {
+                Ok(scenario) => scenario.problems(),
+                Err(error) => vec![error.to_string()],
+            }
+        } else if is_in("workloads") {
             match serde_yaml::from_str::<Workload>(&text) {
                 Ok(workload) => workload.problems(),
                 Err(error) => vec![error.to_string()],

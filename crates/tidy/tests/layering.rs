@@ -14,19 +14,36 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["types"]),
     ("workload", &["types"]),
     ("report", &["types"]),
+    ("limits", &["types"]),
     ("wire", &["types"]),
     ("fleet", &["types", "policy", "wire"]),
     ("router", &["types", "policy", "wire", "fleet"]),
     ("emulator", &["types", "engine"]),
     ("replay", &["types", "workload", "wire", "report"]),
-    ("sluice", &["types", "policy", "workload", "report", "wire", "router", "emulator", "replay"]),
+    ("simulator", &["types", "policy", "engine", "workload", "report"]),
+    (
+        "sluice",
+        &[
+            "types",
+            "policy",
+            "engine",
+            "workload",
+            "report",
+            "wire",
+            "router",
+            "emulator",
+            "replay",
+            "simulator",
+        ],
+    ),
 ];
 
 /// Look at the others from outside, so may use any.
 const EXEMPT: &[&str] = &["benches", "tidy"];
 
 /// The crates that only think: time, randomness and bytes reach them as arguments.
-const PURE: &[&str] = &["types", "policy", "engine", "workload", "report", "wire"];
+const PURE: &[&str] =
+    &["types", "policy", "engine", "workload", "report", "limits", "wire", "simulator"];
 
 /// Crates that act, and what goes with them.
 const ACTING: &[&str] = &["tokio", "hyper", "axum", "metrics", "tracing"];

@@ -4,7 +4,7 @@
 //! count and a clock never enters a pure crate.
 //!
 //! Read in this order: [`time`], [`quantity`], [`block`], [`request`], [`slo`], [`replica`],
-//! [`outcome`].
+//! [`outcome`]; [`units`] is how people write quantities in a file.
 
 pub mod block;
 pub mod outcome;
@@ -13,3 +13,4 @@ pub mod replica;
 pub mod request;
 pub mod slo;
 pub mod time;
+pub mod units;

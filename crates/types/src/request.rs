@@ -54,7 +54,8 @@ impl SessionKey {
 /// A request, reduced to what a decision needs.
 ///
 /// It has no field for the true output length: a policy can't read what production can't know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// Identifies the request.
     pub id: RequestId,
@@ -62,15 +63,75 @@ pub struct Request {
     pub model: ModelId,
     /// Length of the prompt; an estimate where no tokenizer is at hand.
     pub prompt: Tokens,
-    /// Chained hashes of the prompt's full blocks, first block first.
+    /// Chained hashes of the prompt's full blocks, first block first; sixteen hexadecimal digits
+    /// each when written.
+    #[serde(with = "hex")]
     pub blocks: Arc<[BlockHash]>,
     /// Conversation the request belongs to.
     pub session: Option<SessionKey>,
 }
 
+/// Writes hashes as one text, a third shorter than a list of numbers.
+mod hex {
+    use std::fmt::Write as _;
+
+    use serde::{Deserializer, Serializer, de::Error as _};
+
+    use super::{Arc, BlockHash, Deserialize};
+
+    const DIGITS: usize = 16;
+
+    pub(super) fn serialize<S: Serializer>(
+        blocks: &Arc<[BlockHash]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(blocks.len().saturating_mul(DIGITS));
+        for block in blocks.iter() {
+            // Writing to a text does not fail.
+            let _ = write!(text, "{:016x}", block.0);
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<[BlockHash]>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let blocks: Option<_> = text.as_bytes().chunks(DIGITS).map(block).collect();
+        blocks
+            .ok_or_else(|| D::Error::custom("blocks are hashes of sixteen hexadecimal digits each"))
+    }
+
+    fn block(digits: &[u8]) -> Option<BlockHash> {
+        // A sign would be read as part of a number.
+        let is_hash = digits.len() == DIGITS && digits.iter().all(u8::is_ascii_hexdigit);
+        let text = std::str::from_utf8(digits).ok().filter(|_| is_hash)?;
+        u64::from_str_radix(text, 16).ok().map(BlockHash)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_reads_back_as_it_was_written() {
+        let request = Request {
+            id: RequestId(7),
+            model: ModelId::from_name("m"),
+            prompt: Tokens(200),
+            blocks: Arc::new([BlockHash(0), BlockHash(u64::MAX), BlockHash(0x1234)]),
+            session: Some(SessionKey(u128::MAX)),
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(text.contains("0000000000000000ffffffffffffffff0000000000001234"), "{text}");
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        for wrong in ["00001234", "000000000000123g", "+000000000001234"] {
+            let text = text.replace("0000000000001234", wrong);
+            let error = serde_json::from_str::<Request>(&text).unwrap_err().to_string();
+            assert!(error.contains("sixteen hexadecimal digits"), "{error}");
+        }
+    }
 
     #[test]
     fn a_session_belongs_to_its_tenant_and_model() {

@@ -5,7 +5,9 @@
 //! just end. [`Answer`] watches the events go by and says at the end which it was. It looks for
 //! three words before it parses anything, so that an ordinary token costs it three short searches.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, Finder};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use types::quantity::Tokens;
@@ -144,15 +146,27 @@ pub fn carries_output(event: &Event<'_>) -> bool {
     })
 }
 
+/// What data hold that are worth reading; made once, because making a finder costs as much as using it.
+struct Finders {
+    usage: Finder<'static>,
+    error: Finder<'static>,
+    abort: Finder<'static>,
+}
+
+static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
+    usage: Finder::new(b"\"usage\""),
+    error: Finder::new(b"\"error\""),
+    abort: Finder::new(b"\"abort\""),
+});
+
 /// Whether the data may hold figures, an error or an abort. A quotation mark within a text is
 /// escaped, so what a model says never looks like one of these.
 fn is_worth_reading(data: &[u8]) -> bool {
-    const USAGE: &[u8] = b"\"usage\"";
-    let has_figures = memmem::find_iter(data, USAGE)
-        .any(|at| value_at(data, at.saturating_add(USAGE.len())).starts_with(b"{"));
-    has_figures
-        || memmem::find(data, b"\"error\"").is_some()
-        || memmem::find(data, b"\"abort\"").is_some()
+    let Finders { usage, error, abort } = &*FINDERS;
+    let has_figures = usage
+        .find_iter(data)
+        .any(|at| value_at(data, at.saturating_add(usage.needle().len())).starts_with(b"{"));
+    has_figures || error.find(data).is_some() || abort.find(data).is_some()
 }
 
 /// The text of the value whose key has ended before `at`.

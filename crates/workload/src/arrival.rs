@@ -1,6 +1,6 @@
 //! One request of a workload.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use types::{
     block::{ChainSeed, HashKey, Scope, hash_block},
@@ -25,6 +25,11 @@ pub struct Arrival {
     pub prompt: Prompt,
     /// Length of the answer.
     pub output: Tokens,
+    /// Names the answer's text, where later turns quote it.
+    pub answer: Option<u64>,
+    /// How long the user thinks between the answer before this turn and this turn; `at` contains it
+    /// and an allowance for the answer.
+    pub think: Duration,
 }
 
 /// The share of prompt tokens that an earlier request of the same run already had as its prefix: what
@@ -61,6 +66,8 @@ mod tests {
             tenant: None,
             prompt: Prompt::from_user(ids.iter().map(segment).collect()),
             output: Tokens(1),
+            answer: None,
+            think: Duration::ZERO,
         }
     }
 

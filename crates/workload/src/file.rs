@@ -14,10 +14,12 @@ use types::quantity::Tokens;
 use crate::{
     arrival::Arrival,
     bundled,
+    documents::Documents,
     independent::Independent,
+    mix::Mix,
     schedule::Load,
     support_chat::SupportChat,
-    trace::{Skipped, Trace, mooncake},
+    trace::{Recorded, Skipped, Trace, mooncake},
 };
 
 /// What kind of traffic, and its shape.
@@ -28,6 +30,10 @@ pub enum Workload {
     SupportChat(SupportChat),
     /// Requests that share nothing.
     Independent(Independent),
+    /// Questions about documents.
+    Documents(Documents),
+    /// Several kinds at once.
+    Mix(Mix),
     /// Recorded requests.
     Trace(Trace),
 }
@@ -78,6 +84,8 @@ impl Workload {
         match self {
             Self::SupportChat(_) => "support-chat",
             Self::Independent(_) => "independent",
+            Self::Documents(_) => "documents",
+            Self::Mix(_) => "mix",
             Self::Trace(trace) => trace.file.rsplit(['/', '\\']).next().unwrap_or(&trace.file),
         }
     }
@@ -88,6 +96,8 @@ impl Workload {
         match self {
             Self::SupportChat(chat) => chat.problems(),
             Self::Independent(independent) => independent.problems(),
+            Self::Documents(documents) => documents.problems(),
+            Self::Mix(mix) => mix.problems(),
             Self::Trace(trace) => trace.problems(),
         }
     }
@@ -114,6 +124,14 @@ impl Workload {
             Self::Independent(independent) => {
                 let duration = self.generated_duration(load)?;
                 Planned::from(independent.arrivals(load.schedule, duration, load.seed))
+            }
+            Self::Documents(documents) => {
+                let duration = self.generated_duration(load)?;
+                Planned::from(documents.arrivals(load.schedule, duration, load.seed))
+            }
+            Self::Mix(mix) => {
+                let duration = self.generated_duration(load)?;
+                Planned::from(mix.arrivals(load.schedule, duration, load.seed))
             }
             Self::Trace(trace) => plan_trace(trace, load, read)?,
         };
@@ -144,11 +162,11 @@ fn plan_trace(
     read: impl FnOnce(&str) -> io::Result<String>,
 ) -> Result<Planned, WorkloadError> {
     let recorded = if trace.file == bundled::MOONCAKE_SLICE_NAME {
-        mooncake::read(trace, bundled::MOONCAKE_SLICE)?
+        Recorded::read(trace, bundled::MOONCAKE_SLICE)?
     } else {
         let text = read(&trace.file)
             .map_err(|source| WorkloadError::Unreadable { file: trace.file.clone(), source })?;
-        mooncake::read(trace, &text)?
+        Recorded::read(trace, &text)?
     };
     let arrivals = recorded.arrivals(load, Tokens(trace.block_tokens));
     Ok(Planned { arrivals, skipped: recorded.skipped })
@@ -170,6 +188,10 @@ struct File {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     independent: Option<Independent>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    documents: Option<Documents>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mix: Option<Mix>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     trace: Option<Trace>,
 }
 
@@ -177,11 +199,20 @@ impl TryFrom<File> for Workload {
     type Error = &'static str;
 
     fn try_from(file: File) -> Result<Self, Self::Error> {
-        match (file.support_chat, file.independent, file.trace) {
-            (Some(chat), None, None) => Ok(Self::SupportChat(chat)),
-            (None, Some(independent), None) => Ok(Self::Independent(independent)),
-            (None, None, Some(trace)) => Ok(Self::Trace(trace)),
-            _ => Err("a workload has exactly one of the keys support-chat, independent and trace"),
+        let kinds = [
+            file.support_chat.map(Self::SupportChat),
+            file.independent.map(Self::Independent),
+            file.documents.map(Self::Documents),
+            file.mix.map(Self::Mix),
+            file.trace.map(Self::Trace),
+        ];
+        let mut kinds = kinds.into_iter().flatten();
+        match (kinds.next(), kinds.next()) {
+            (Some(kind), None) => Ok(kind),
+            (None, _) | (_, Some(_)) => Err(
+                "a workload has exactly one of the keys support-chat, independent, documents, mix \
+                 and trace",
+            ),
         }
     }
 }
@@ -191,6 +222,8 @@ impl From<Workload> for File {
         match workload {
             Workload::SupportChat(chat) => Self { support_chat: Some(chat), ..Self::default() },
             Workload::Independent(it) => Self { independent: Some(it), ..Self::default() },
+            Workload::Documents(it) => Self { documents: Some(it), ..Self::default() },
+            Workload::Mix(mix) => Self { mix: Some(mix), ..Self::default() },
             Workload::Trace(trace) => Self { trace: Some(trace), ..Self::default() },
         }
     }

@@ -62,6 +62,8 @@ impl Independent {
                     tenant: None,
                     prompt: Prompt::from_user(vec![Segment { id, tokens }]),
                     output: self.answer_tokens.draw(&mut lengths),
+                    answer: None,
+                    think: Duration::ZERO,
                 }
             })
             .collect()

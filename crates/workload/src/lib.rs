@@ -5,12 +5,14 @@
 //! so that a trace of a million requests fits in memory and equal segments render to equal text.
 //!
 //! Read in this order: [`arrival`], [`prompt`], [`mod@file`] (what a workload file says), then a generator:
-//! [`support_chat`], [`independent`] or [`trace`].
+//! [`support_chat`], [`documents`], [`independent`], [`mix`] or [`trace`].
 
 pub mod arrival;
 pub mod bundled;
+pub mod documents;
 pub mod file;
 pub mod independent;
+pub mod mix;
 pub mod prompt;
 pub mod range;
 pub mod schedule;
@@ -19,6 +21,7 @@ pub mod support_chat;
 mod text;
 pub mod trace;
 mod words;
+mod zipf;
 
 pub use arrival::Arrival;
 pub use file::{Planned, Workload, WorkloadError};

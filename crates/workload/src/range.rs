@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::{Rng, RngExt, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use serde::{Deserialize, Serialize};
 use types::quantity::Tokens;
 
@@ -38,6 +38,11 @@ impl TokenRange {
     /// Draws a count.
     pub(crate) fn draw(self, generator: &mut impl Rng) -> Tokens {
         Tokens(generator.random_range(self.min..=self.max.max(self.min)))
+    }
+
+    /// The count that belongs to the text called `id`: drawn, but the same each time.
+    pub(crate) fn of(self, id: u64) -> Tokens {
+        self.draw(&mut Xoshiro256PlusPlus::seed_from_u64(id))
     }
 
     /// The mean of what is drawn.

@@ -14,7 +14,7 @@ pub enum Purpose {
     Lengths,
     /// Times that users think.
     ThinkTimes,
-    /// Which tenant a session belongs to.
+    /// Which tenant a session belongs to, or which document a question is about.
     Tenants,
 }
 
@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Unique,
     /// A block that a trace names.
     TraceBlock,
+    /// Not a text: the seed of one kind of traffic in a mix.
+    Part,
 }
 
 /// The generator of the run seeded with `seed`, for one purpose.
@@ -59,6 +61,7 @@ pub(crate) fn segment_id(seed: u64, kind: Kind, index: u64) -> u64 {
         Kind::Assistant => 3,
         Kind::Unique => 4,
         Kind::TraceBlock => 5,
+        Kind::Part => 6,
     };
     mix(mix(mix(seed).wrapping_add(kind)).wrapping_add(index))
 }

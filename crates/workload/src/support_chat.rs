@@ -8,13 +8,14 @@
 //!
 //! The load is open: the next turn leaves after an allowance for the answer and the time the user
 //! thinks, both counted from the *scheduled* time of the turn before, whether or not the answer has
-//! come. A slow fleet is therefore offered no less than a fast one. The history carries answers of
-//! the drawn length with a text of their own, since what the model will say is not known when the
-//! schedule is drawn; an engine that caches what it generated will not find it again.
+//! come. A slow fleet is therefore offered no less than a fast one. (A simulator may close the loop
+//! instead: each turn says how long its user thinks.) The history carries answers of the drawn
+//! length with a text of their own, since what a live model will say is not known when the schedule
+//! is drawn: its engine will not find what it generated again. A modelled engine can, since each
+//! turn names the text that stands for its answer.
 
 use std::time::Duration;
 
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use types::{quantity::Tokens, time::Timestamp};
 
@@ -24,6 +25,7 @@ use crate::{
     range::{DurationRange, TOKENS_MAX, TokenRange},
     schedule::Schedule,
     seed::{Kind, Purpose, generator, segment_id},
+    zipf::Zipf,
 };
 
 /// Most turns that a conversation may have.
@@ -78,13 +80,11 @@ impl SupportChat {
         let bounded = |key: &str, value: u32, max: u32| {
             (value == 0 || value > max).then(|| format!("{key}: needs 1 to {max}, has {value}"))
         };
-        let skew = self.tenant_skew;
         [
             bounded("tenants", self.tenants, TENANTS_MAX),
             bounded("prefix_tokens", self.prefix_tokens, TOKENS_MAX),
             bounded("turns", self.turns, TURNS_MAX),
-            (!(0.0..=10.0).contains(&skew))
-                .then(|| format!("tenant_skew: needs 0 to 10, has {skew}")),
+            Zipf::problem("tenant_skew", self.tenant_skew),
             self.question_tokens.problem("question_tokens"),
             self.answer_tokens.problem("answer_tokens"),
             self.think_time.problem("think_time"),
@@ -147,8 +147,7 @@ struct Sessions<'a> {
     chat: &'a SupportChat,
     seed: u64,
     sessions: u64,
-    /// At each tenant, the weight of it and all before it.
-    tenant_weights: Vec<f64>,
+    tenants: Zipf,
     lengths: rand::rngs::Xoshiro256PlusPlus,
     think_times: rand::rngs::Xoshiro256PlusPlus,
     tenant_draws: rand::rngs::Xoshiro256PlusPlus,
@@ -156,17 +155,11 @@ struct Sessions<'a> {
 
 impl<'a> Sessions<'a> {
     fn new(chat: &'a SupportChat, seed: u64) -> Self {
-        let tenant_weights = (1..=chat.tenants)
-            .scan(0.0, |sum, rank| {
-                *sum += f64::from(rank).powf(-chat.tenant_skew);
-                Some(*sum)
-            })
-            .collect();
         Self {
             chat,
             seed,
             sessions: 0,
-            tenant_weights,
+            tenants: Zipf::new(chat.tenants, chat.tenant_skew),
             lengths: generator(seed, Purpose::Lengths),
             think_times: generator(seed, Purpose::ThinkTimes),
             tenant_draws: generator(seed, Purpose::Tenants),
@@ -177,10 +170,11 @@ impl<'a> Sessions<'a> {
     fn next_session(&mut self, mut at: Timestamp, arrivals: &mut Vec<Arrival>) {
         let session = self.sessions;
         self.sessions += 1;
-        let tenant = self.draw_tenant();
+        let tenant = self.tenants.draw(&mut self.tenant_draws);
         let prefix = segment_id(self.seed, Kind::TenantPrefix, tenant.into());
         let prefix = Segment { id: prefix, tokens: Tokens(self.chat.prefix_tokens) };
         let mut messages = vec![Message::new(Role::System, prefix)];
+        let mut think = Duration::ZERO;
         for turn in 0..self.chat.turns {
             let said = |kind| {
                 let first_turn = session.wrapping_mul(TURNS_MAX.into());
@@ -189,6 +183,7 @@ impl<'a> Sessions<'a> {
             let tokens = self.chat.question_tokens.draw(&mut self.lengths);
             messages.push(Message::new(Role::User, Segment { id: said(Kind::User), tokens }));
             let output = self.chat.answer_tokens.draw(&mut self.lengths);
+            let answer = Segment { id: said(Kind::Assistant), tokens: output };
             arrivals.push(Arrival {
                 at,
                 session: Some(session),
@@ -196,18 +191,13 @@ impl<'a> Sessions<'a> {
                 tenant: Some(tenant),
                 prompt: Prompt { messages: messages.clone() },
                 output,
+                answer: Some(answer.id),
+                think,
             });
-            let answer = Segment { id: said(Kind::Assistant), tokens: output };
             messages.push(Message::new(Role::Assistant, answer));
-            at = at + self.chat.pause(output, self.chat.think_time.draw(&mut self.think_times));
+            think = self.chat.think_time.draw(&mut self.think_times);
+            at = at + self.chat.pause(output, think);
         }
-    }
-
-    fn draw_tenant(&mut self) -> u32 {
-        let total = self.tenant_weights.last().copied().unwrap_or_default();
-        let point = self.tenant_draws.random::<f64>() * total;
-        let tenant = self.tenant_weights.partition_point(|weight| *weight <= point);
-        u32::try_from(tenant).unwrap_or(u32::MAX).min(self.chat.tenants.saturating_sub(1))
     }
 }
 

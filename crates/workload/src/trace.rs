@@ -1,6 +1,6 @@
 //! Requests that were recorded elsewhere.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use types::{quantity::Tokens, time::Timestamp};
@@ -12,13 +12,14 @@ use crate::{
     seed::{Kind, segment_id},
 };
 
+pub mod azure;
 pub mod mooncake;
 
 /// Where a trace is and how to read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trace {
-    /// File in Mooncake's format, or [`crate::bundled::MOONCAKE_SLICE_NAME`].
+    /// File in Mooncake's or Azure's format (its first line tells), or [`crate::bundled::MOONCAKE_SLICE_NAME`].
     pub file: String,
     /// Tokens in a block that the trace names.
     #[serde(default = "block_tokens_default")]
@@ -64,7 +65,7 @@ pub struct Recorded {
 }
 
 /// One recorded request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// When it came, in seconds from the first one.
     pub at_s: f64,
@@ -74,6 +75,14 @@ pub struct Row {
     pub output: Tokens,
     /// Names of the prompt's blocks, first block first; none where the trace names none.
     pub blocks: Vec<u64>,
+    /// Conversation it belongs to, where the trace says.
+    pub session: Option<u64>,
+    /// Place within the conversation.
+    pub turn: u32,
+    /// Tenant it belongs to, where the trace says.
+    pub tenant: Option<u32>,
+    /// Time between the answer before this turn and this turn.
+    pub think: Duration,
 }
 
 /// Lines of a trace that no request was made from.
@@ -96,6 +105,25 @@ impl fmt::Display for Skipped {
 }
 
 impl Recorded {
+    /// Rows by time, the first at zero. (Some files are ordered by conversation.)
+    fn in_order(mut rows: Vec<Row>, skipped: Skipped) -> Self {
+        rows.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
+        let first_s = rows.first().map_or(0.0, |row| row.at_s);
+        for row in &mut rows {
+            row.at_s -= first_s;
+        }
+        Self { rows, skipped }
+    }
+
+    /// Reads `text` in the format that its first line has.
+    pub(crate) fn read(trace: &Trace, text: &str) -> Result<Self, mooncake::BadLine> {
+        if text.starts_with(azure::HEADER_START) {
+            azure::read(trace, text)
+        } else {
+            mooncake::read(trace, text)
+        }
+    }
+
     /// The requests of a run: the recorded ones at their own times, or at those of a schedule.
     ///
     /// A schedule with a rate keeps the recorded order and ends with the trace.
@@ -116,17 +144,24 @@ impl Recorded {
             .take_while(|(_, at)| end.is_none_or(|end| *at < end))
             .map(|((index, row), at)| Arrival {
                 at,
-                session: None,
-                turn: 0,
-                tenant: None,
+                session: row.session,
+                turn: row.turn,
+                tenant: row.tenant,
                 prompt: row.prompt(index, block, load.seed),
                 output: row.output,
+                answer: None,
+                think: row.think,
             })
             .collect()
     }
 }
 
 impl Row {
+    /// A row of no length at `at_s`.
+    fn at(at_s: f64) -> Self {
+        Self { at_s, ..Self::default() }
+    }
+
     /// The prompt of the `index`-th row: a segment for each block that is named, and one that
     /// nothing else shares for what no name covers.
     fn prompt(&self, index: u64, block: Tokens, seed: u64) -> Prompt {
@@ -146,14 +181,13 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const BLOCK: Tokens = Tokens(16);
 
     fn row(at_s: f64, input: u32, blocks: &[u64]) -> Row {
-        Row { at_s, input: Tokens(input), output: Tokens(5), blocks: blocks.to_vec() }
+        let (input, output) = (Tokens(input), Tokens(5));
+        Row { input, output, blocks: blocks.to_vec(), ..Row::at(at_s) }
     }
 
     fn load(schedule: Schedule) -> Load {

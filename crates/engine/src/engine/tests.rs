@@ -185,14 +185,30 @@ fn the_last_admitted_makes_room_and_keeps_its_cached_blocks() {
 }
 
 #[test]
-fn a_chunk_that_made_room_does_not_come_back_within_the_step() {
+fn a_prompt_waits_until_all_of_it_has_room() {
     let mut engine = engine(9);
     engine.submit(job(1, 4, 8)).unwrap();
     assert_eq!(step(&mut engine), [(1, 1)]);
+    // A first chunk would fit into the 7 free blocks, the whole prompt needs 9.
     engine.submit(job(2, 33, 1)).unwrap();
     assert_eq!(step(&mut engine), [(1, 2)]);
-    // 15 tokens in 4 blocks; the next 15 need 4 more, and 3 are free.
-    assert_eq!(step(&mut engine), [(1, 3)]);
+    assert_eq!((engine.load().running, engine.load().waiting), (1, 1));
+    let order: Vec<u64> = drain(&mut engine).iter().map(|it| it.id.0).collect();
+    assert_eq!((order, engine.counters().preemptions), (vec![1, 2], 0));
+}
+
+#[test]
+fn a_chunk_that_made_room_does_not_come_back_within_the_step() {
+    let mut engine = engine(21);
+    engine.submit(job(1, 4, 8)).unwrap();
+    assert_eq!(step(&mut engine), [(1, 1)]);
+    // 19 blocks, as many as are free beside the two of the decode.
+    engine.submit(job(2, 76, 1)).unwrap();
+    for generated in 2..=5 {
+        assert_eq!(step(&mut engine), [(1, generated)]);
+    }
+    // The decode takes its third block, and the fifth chunk of 15 tokens finds 3 instead of 4.
+    assert_eq!(step(&mut engine), [(1, 6)]);
     assert_eq!((engine.load().running, engine.counters().preemptions), (1, 1));
     let last = drain(&mut engine);
     assert_eq!(last.last().map(|it| (it.id.0, it.cached.0)), Some((2, 0)));

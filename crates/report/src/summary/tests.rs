@@ -38,18 +38,22 @@ pub(crate) fn ended(scheduled_ms: u64, ending: Ending) -> RequestRecord {
     }
 }
 
-pub(crate) fn run(records: &[RequestRecord]) -> Run {
-    let info = RunInfo {
+pub(crate) fn info() -> RunInfo {
+    RunInfo {
         workload: "support-chat".to_owned(),
         policy: "least-latency".to_owned(),
         admission: "off".to_owned(),
         seed: 1,
         scheduled_for: Some(Duration::from_secs(8)),
+        warm_up: Duration::ZERO,
         costs: Some(Costs { replica_hour: 3.6, replicas: 2 }),
-    };
+    }
+}
+
+pub(crate) fn run(records: &[RequestRecord]) -> Run {
     let mut gaps = Histogram::new();
     gaps.record(Duration::from_millis(100));
-    Run::measure(&info, records, &gaps)
+    Run::measure(&info(), records, &gaps)
 }
 
 /// Two good answers, one late one that ends at 10 s, a refusal and a failure.
@@ -66,6 +70,14 @@ pub(crate) fn records() -> Vec<RequestRecord> {
 #[track_caller]
 fn near(actual: f64, expected: f64) {
     assert!((actual - expected).abs() < 1e-9, "{actual} is not {expected}");
+}
+
+#[test]
+fn the_warm_up_does_not_count() {
+    let info = RunInfo { warm_up: Duration::from_secs(2), ..info() };
+    let run = Run::measure(&info, &records(), &Histogram::new());
+    near(run.window_s, 6.0);
+    assert_eq!((run.requests, run.completed, run.good), (4, 2, 1));
 }
 
 #[test]

@@ -48,7 +48,13 @@ fn mistakes_in_a_file_are_named() {
 
 #[test]
 fn a_workload_survives_being_written() {
-    for text in ["support-chat: {turns: 2}", "independent: {}", "trace: {file: a/b.jsonl}"] {
+    for text in [
+        "support-chat: {turns: 2}",
+        "independent: {}",
+        "trace: {file: a/b.jsonl}",
+        "documents: {}",
+        "mix: [{share: 1, documents: {}}]",
+    ] {
         let workload = parse(text).unwrap();
         assert_eq!(parse(&serde_yaml::to_string(&workload).unwrap()).unwrap(), workload);
     }

@@ -8,7 +8,10 @@
 //! equal names mean equal prefixes. In Mooncake's own files a block has 512 tokens and the last one
 //! may be partial; files that others made with 16 tokens a block name full blocks only. Both are
 //! read, told apart by the number of names, and neither invents reuse: what no name covers is text
-//! of the row's own. Other keys are ignored.
+//! of the row's own. `session_id`, `turn`, `delay_ms` (time the user thinks, or a tool runs, before
+//! this turn) and `tenant` are read where recorders add them; other keys are ignored.
+
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 use types::quantity::Tokens;
@@ -64,6 +67,13 @@ struct Line {
     output_length: u32,
     #[serde(default)]
     hash_ids: Vec<u64>,
+    /// Conversation, as recorders of agents name it.
+    session_id: Option<String>,
+    turn: Option<u32>,
+    /// Milliseconds between the answer before this turn and this turn.
+    #[serde(default)]
+    delay_ms: f64,
+    tenant: Option<u32>,
 }
 
 /// Reads the trace `text`; `trace.file` only serves messages.
@@ -73,6 +83,7 @@ struct Line {
 /// names do not fit the block size, always, since the whole file would be misread.
 pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
     let mut rows = Vec::new();
+    let mut sessions = BTreeMap::new();
     let mut skipped = Skipped::default();
     for (index, text) in text.lines().enumerate() {
         if text.trim().is_empty() {
@@ -82,7 +93,7 @@ pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
             Ok(line) if line.input_length == 0 || line.output_length == 0 => {
                 skipped.zero_length += 1;
             }
-            Ok(line) => rows.push(line.into_row()),
+            Ok(line) => rows.push(line.into_row(&mut sessions)),
             Err(Problem::Unreadable { .. }) if trace.skip_bad_lines => skipped.bad_lines += 1,
             Err(problem) => {
                 let line = index.saturating_add(1);
@@ -90,13 +101,7 @@ pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
             }
         }
     }
-    // Some files are ordered by conversation; a schedule is ordered by time.
-    rows.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
-    let first_s = rows.first().map_or(0.0, |row| row.at_s);
-    for row in &mut rows {
-        row.at_s -= first_s;
-    }
-    Ok(Recorded { rows, skipped })
+    Ok(Recorded::in_order(rows, skipped))
 }
 
 fn parse(text: &str, block: u32) -> Result<Line, Problem> {
@@ -129,12 +134,19 @@ fn fits(input: u32, names: usize, block: u32) -> bool {
 }
 
 impl Line {
-    fn into_row(self) -> Row {
+    /// The line as a request; conversations are numbered as they come.
+    fn into_row(self, sessions: &mut BTreeMap<String, u64>) -> Row {
+        let next = sessions.len() as u64;
+        let session = self.session_id.map(|name| *sessions.entry(name).or_insert(next));
         Row {
-            at_s: self.timestamp / 1_000.0,
             input: Tokens(self.input_length),
             output: Tokens(self.output_length),
             blocks: self.hash_ids,
+            session,
+            turn: self.turn.unwrap_or_default(),
+            tenant: self.tenant,
+            think: Duration::try_from_secs_f64(self.delay_ms / 1_000.0).unwrap_or_default(),
+            ..Row::at(self.timestamp / 1_000.0)
         }
     }
 }
@@ -199,5 +211,18 @@ mod tests {
         let rows = read_with(16, false, &text).unwrap().rows;
         let times: Vec<f64> = rows.iter().map(|it| it.at_s).collect();
         assert_eq!(times, [0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn conversations_are_told_where_the_trace_tells_them() {
+        let turn = |session: &str, turn: u32| {
+            let more = format!(r#","session_id":"{session}","turn":{turn},"delay_ms":1500}}"#);
+            ROW.replace('}', &more)
+        };
+        let text = [turn("b", 0), turn("a", 0), turn("b", 1), ROW.to_owned()].join("\n");
+        let rows = read_with(16, false, &text).unwrap().rows;
+        let told: Vec<_> = rows.iter().map(|it| (it.session, it.turn)).collect();
+        assert_eq!(told, [(Some(0), 0), (Some(1), 0), (Some(0), 1), (None, 0)]);
+        assert_eq!(rows[0].think, Duration::from_millis(1_500));
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use types::quantity::Tokens;
+
+use crate::quantity::Tokens;
 
 /// A number of bytes, written with an optional unit: `65536`, `64KiB`, `32MiB`, `1GiB`, `10MB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

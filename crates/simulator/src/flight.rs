@@ -1,0 +1,43 @@
+//! A request on its way through a run.
+
+use policy::event::Reason;
+use types::{quantity::Tokens, time::Timestamp};
+
+use crate::server::Work;
+
+/// A request that has arrived and has not left.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) scheduled: Timestamp,
+    pub(crate) session: Option<u64>,
+    pub(crate) turn: u32,
+    pub(crate) tenant: Option<u32>,
+    pub(crate) input: Tokens,
+    /// Router that decides on it.
+    pub(crate) router: u32,
+    pub(crate) work: Work,
+    pub(crate) stage: Stage,
+    /// Times it was sent.
+    pub(crate) attempts: u32,
+    pub(crate) decided: Option<Timestamp>,
+    pub(crate) reason: Option<Reason>,
+    /// Where it was sent last.
+    pub(crate) replica: Option<u32>,
+    pub(crate) cached: Option<Tokens>,
+    pub(crate) first_token: Option<Timestamp>,
+    /// Step of its replica that brought the first token.
+    pub(crate) first_step: u32,
+    /// Steps that brought it nothing, each run of them as the steps before and after.
+    pub(crate) pauses: Vec<(u32, u32)>,
+    pub(crate) last_token: Option<Timestamp>,
+    pub(crate) generated: Tokens,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// For its router to decide.
+    Undecided,
+    /// For the answer of a replica, in its incarnation of that number.
+    Sent { replica: u32, generation: u32 },
+}

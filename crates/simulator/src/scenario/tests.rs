@@ -1,0 +1,103 @@
+//! What a scenario file may say, and what it is told when it says something else.
+
+use super::*;
+
+const SMALL: &str = "
+name: small
+fleet: { replicas: 4 }
+workload: { support-chat: {} }
+load: { rates_per_s: [5], duration: 10s }
+";
+
+fn parse(text: &str) -> Result<Scenario, String> {
+    serde_yaml::from_str(text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn four_keys_are_enough() {
+    let scenario = parse(SMALL).unwrap();
+    assert_eq!(scenario.problems(), Vec::<String>::new());
+    assert_eq!(scenario.policy, Policy::default());
+    assert_eq!(scenario.conversations, Conversations::Open);
+}
+
+#[test]
+fn a_scenario_survives_being_written() {
+    let faults = "
+faults:
+  - { kind: crash, at: 10s, replica: 1, down_for: 5s }
+  - { kind: crash, at: 10s, replica: 1 }
+  - { kind: slow, at: 1m, replica: 1, for: 5s, factor: 3 }
+  - { kind: partition, at: 10s, replica: 1, for: 5s }
+  - { kind: scale-out, at: 10s, replicas: 2 }
+  - { kind: scale-in, at: 10s, replica: 3 }
+  - { kind: rolling-deployment, at: 10s, down_for: 30s }
+  - { kind: rotate-salt, at: 10s }
+slo: { ttft: 2s, tpot: 50ms }
+signals: { scrape_interval: null, scrape_loss: 0.1 }
+";
+    let scenario = parse(&format!("{SMALL}{faults}")).unwrap();
+    assert_eq!(scenario.problems(), Vec::<String>::new());
+    assert_eq!((scenario.faults.len(), scenario.signals.scrape_interval), (8, None));
+    let written = serde_yaml::to_string(&scenario).unwrap();
+    assert_eq!(parse(&written).unwrap(), scenario);
+}
+
+#[test]
+fn a_misspelt_key_is_named() {
+    for (from, to) in [
+        ("replicas: 4", "replica: 4"),
+        ("duration", "durations"),
+        ("name", "nam"),
+        ("support-chat: {}", "support-chat: { tenant: 1 }"),
+    ] {
+        let error = parse(&SMALL.replace(from, to)).unwrap_err();
+        let key = to.split([':', ' ']).rfind(|it| it.len() > 2 && *it != "chat").unwrap();
+        assert!(error.contains(key), "{key} is not in: {error}");
+    }
+    let fault = format!("{SMALL}faults: [{{ kind: slow, at: 1s, replica: 1, for: 1s, speed: 1 }}]");
+    assert!(parse(&fault).unwrap_err().contains("speed"));
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let scenario = parse(
+        "
+name: ''
+fleet: { replicas: 0, station: { servers: 0, service: { kind: erlang, mean: 1s, shape: 0 } } }
+routers: 0
+attempts_max: 0
+policy: { prefix: { match_min: 2, block: 0 }, saturation: { threshold: 0.1 } }
+workload: { support-chat: { tenants: 0 } }
+load: { rates_per_s: [-1], duration: 10s, warm_up: 10s }
+signals: { scrape_loss: 2 }
+faults: [{ kind: slow, at: 1s, replica: 9, for: 1s, factor: 0 }]
+",
+    )
+    .unwrap();
+    let problems = scenario.problems().join("\n");
+    for culprit in [
+        "name",
+        "fleet.replicas",
+        "fleet.station.servers",
+        "fleet.station.service.shape",
+        "routers",
+        "attempts_max",
+        "policy.prefix.match_min",
+        "policy.prefix.block",
+        "policy.saturation.threshold",
+        "workload.tenants",
+        "load.rate",
+        "load.warm_up",
+        "signals.scrape_loss",
+        "faults[0].factor",
+    ] {
+        assert!(problems.contains(culprit), "{culprit} is missing from:\n{problems}");
+    }
+}
+
+#[test]
+fn generated_traffic_needs_a_rate_and_an_end() {
+    let scenario = parse(&SMALL.replace("rates_per_s: [5], duration: 10s", "")).unwrap();
+    assert_eq!(scenario.problems().len(), 2, "{:?}", scenario.problems());
+}

@@ -1,0 +1,161 @@
+//! What a run is made of, besides the requests.
+
+use std::{sync::Arc, time::Duration};
+
+use engine::Profile;
+use jiff::fmt::serde::unsigned_duration::friendly::compact::{
+    optional as friendly_optional, required as friendly,
+};
+use policy::config::DispatcherConfig;
+use report::Terms;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+
+/// What a run is made of, besides the requests.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What every random draw follows from, the requests' apart.
+    pub seed: u64,
+    /// Replicas at the start, all ready.
+    pub replicas: u32,
+    /// What a replica is.
+    pub kind: Kind,
+    /// Routers over the fleet, each with a dispatcher of its own; at least one.
+    pub routers: u32,
+    /// How each router decides; the seed is replaced by one of the run's.
+    pub dispatcher: DispatcherConfig,
+    /// Replicas that one request may be sent to, the first included; at least one.
+    pub attempts_max: u32,
+    /// Whether a conversation's next turn leaves when the answer has come and the user has thought,
+    /// instead of at its scheduled time.
+    pub closed_conversations: bool,
+    /// Whether engines find what they generated when a later prompt quotes it.
+    pub quoted_answers: bool,
+    /// When clients give up, from the scheduled send.
+    pub patience: Option<Duration>,
+    /// Start of the run that does not count; its gaps between tokens are left out.
+    pub warm_up: Duration,
+    /// How the routers learn of the replicas.
+    pub signals: Signals,
+    /// What goes wrong, and when.
+    pub faults: Vec<Fault>,
+    /// The terms on which requests are judged.
+    pub terms: Terms,
+}
+
+/// What a replica is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A modelled inference engine.
+    Engine(Box<Profile>),
+    /// A queue before servers of equal speed, first come first served: what textbooks have answers
+    /// for. A request's first token and last token come at once, when its service ends.
+    Fcfs {
+        /// Servers at each replica, at least one.
+        servers: u32,
+        /// How long requests take.
+        service: ServiceTime,
+    },
+}
+
+/// How long requests take at a queueing station.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ServiceTime {
+    /// The times themselves, by the requests' place in the order of arrival; none beyond the end.
+    #[serde(skip)]
+    Listed(Arc<[Duration]>),
+    /// All equal.
+    Constant {
+        /// The time.
+        #[serde(with = "friendly")]
+        mean: Duration,
+    },
+    /// Exponential.
+    Exponential {
+        /// Mean.
+        #[serde(with = "friendly")]
+        mean: Duration,
+    },
+    /// Sum of `shape` exponential stages.
+    Erlang {
+        /// Mean of the sum.
+        #[serde(with = "friendly")]
+        mean: Duration,
+        /// Stages, at least one.
+        shape: u32,
+    },
+    /// Log-normal.
+    LogNormal {
+        /// Mean.
+        #[serde(with = "friendly")]
+        mean: Duration,
+        /// Standard deviation of the logarithm.
+        sigma: f64,
+    },
+}
+
+/// How routers learn of the replicas: late, and not always.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Signals {
+    /// Time between two readings of a replica's load; never when absent.
+    #[serde(with = "friendly_optional")]
+    pub scrape_interval: Option<Duration>,
+    /// Time from a reading until the dispatcher has it.
+    #[serde(with = "friendly")]
+    pub scrape_delay: Duration,
+    /// Share of readings that are lost, 0 to 1.
+    pub scrape_loss: f64,
+    /// Time until a router knows that a replica is gone or back, unless a request finds out.
+    #[serde(with = "friendly")]
+    pub health_delay: Duration,
+    /// Time until an attempt at an unreachable replica is given up. One at a replica that is down is
+    /// refused at once.
+    #[serde(with = "friendly")]
+    pub connect_timeout: Duration,
+}
+
+impl ServiceTime {
+    /// What is wrong with the values.
+    pub(crate) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Listed(_) | Self::Constant { .. } | Self::Exponential { .. } => None,
+            Self::Erlang { shape, .. } => {
+                (*shape == 0).then(|| "shape: needs at least 1 stage".to_owned())
+            }
+            Self::LogNormal { sigma, .. } => (!(0.0..=10.0).contains(sigma))
+                .then(|| format!("sigma: needs 0 to 10, has {sigma}")),
+        }
+    }
+}
+
+impl Signals {
+    /// Everything wrong with the values.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.scrape_interval.is_some_and(|it| it < Duration::from_millis(1)) {
+            problems
+                .push("scrape_interval: needs a millisecond or more; null for never".to_owned());
+        }
+        if !(0.0..=1.0).contains(&self.scrape_loss) {
+            let loss = self.scrape_loss;
+            problems.push(format!("scrape_loss: needs a share from 0 to 1, has {loss}"));
+        }
+        problems
+    }
+}
+
+impl Default for Signals {
+    /// Those of the router's default configuration, over a network without delay.
+    fn default() -> Self {
+        Self {
+            scrape_interval: Some(Duration::from_secs(1)),
+            scrape_delay: Duration::ZERO,
+            scrape_loss: 0.0,
+            health_delay: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(1),
+        }
+    }
+}

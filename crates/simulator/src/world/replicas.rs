@@ -1,0 +1,225 @@
+//! The replicas: what they run, when they step, and whether they can be reached.
+
+use std::time::Duration;
+
+use engine::Engine;
+use policy::event::Event as Learned;
+use rand::{RngExt as _, rngs::Xoshiro256PlusPlus};
+use rand_distr::{Distribution as _, Exp1, Gamma, LogNormal};
+use types::{
+    replica::{Health, ReplicaId},
+    request::RequestId,
+    time::Timestamp,
+};
+
+use super::{Event, Violation, World};
+use crate::{
+    seed::{Subsystem, generator},
+    server::{Fcfs, Server},
+    setup::{Kind, ServiceTime, Setup},
+};
+
+/// A replica as it is, whatever the routers believe of it.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(super) server: Server,
+    /// Counts its incarnations: what was meant for an earlier one is void.
+    pub(super) generation: u32,
+    pub(super) is_up: bool,
+    /// Whether it left for good.
+    pub(super) is_gone: bool,
+    pub(super) after_drain: Option<AfterDrain>,
+    /// Whether a step or a service of it is in the calendar.
+    stepping: bool,
+    /// When each of its steps ended, over all its incarnations.
+    pub(super) step_ends: Vec<Timestamp>,
+    /// How many times longer everything takes.
+    pub(super) slowness: f64,
+    /// Time from the router's decision until its engine has the request.
+    pub(super) intake: Duration,
+    /// Requests that were sent to it and have not left.
+    pub(super) held: usize,
+    /// Partitions between each router and it.
+    pub(super) partitions: Vec<u32>,
+}
+
+/// What follows when a replica has drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterDrain {
+    /// It leaves.
+    Leave,
+    /// It restarts, which takes so long.
+    Restart(Duration),
+}
+
+impl Replica {
+    pub(super) fn is_reachable_from(&self, router: u32) -> bool {
+        self.partitions.get(router as usize).is_none_or(|it| *it == 0)
+    }
+
+    pub(super) const fn is_draining(&self) -> bool {
+        self.after_drain.is_some()
+    }
+}
+
+impl World<'_> {
+    fn new_server(&self) -> Result<Server, Violation> {
+        Ok(match &self.setup.kind {
+            Kind::Engine(profile) => Server::Engine(Box::new(Engine::new((**profile).clone())?)),
+            Kind::Fcfs { servers, .. } => Server::Fcfs(Fcfs::new(*servers)),
+        })
+    }
+
+    /// Adds a replica that routers see as `health`.
+    pub(super) fn join(&mut self, health: Health) -> Result<u32, Violation> {
+        let number = u32::try_from(self.replicas.len()).unwrap_or(u32::MAX);
+        let intake = match &self.setup.kind {
+            Kind::Engine(profile) => profile.api_overhead(),
+            Kind::Fcfs { .. } => Duration::ZERO,
+        };
+        let server = self.new_server()?;
+        self.replicas.push(Replica {
+            server,
+            generation: 0,
+            is_up: true,
+            is_gone: false,
+            after_drain: None,
+            stepping: false,
+            step_ends: Vec::new(),
+            slowness: 1.0,
+            intake,
+            held: 0,
+            partitions: vec![0; self.routers.len()],
+        });
+        for router in self.router_numbers() {
+            if let Some(it) = self.routers.get_mut(router as usize) {
+                it.seen.push(Health::Starting);
+            }
+            self.tell(router, Learned::ReplicaJoined(ReplicaId(number)));
+            self.see(router, number, health);
+        }
+        Ok(number)
+    }
+
+    /// Replaces a replica's server by a new one with a cold cache, which listens or does not.
+    pub(super) fn reset(&mut self, replica: u32, is_up: bool) {
+        match self.new_server() {
+            Ok(server) => {
+                if let Some(it) = self.replicas.get_mut(replica as usize) {
+                    it.server = server;
+                    it.generation = it.generation.saturating_add(1);
+                    it.stepping = false;
+                    it.is_up = is_up;
+                }
+            }
+            Err(violation) => {
+                self.violation.get_or_insert(violation);
+            }
+        }
+    }
+
+    /// Lets an idle replica look for work, once all that comes at this moment has come.
+    pub(super) fn wake_if_idle(&mut self, replica: u32) {
+        let Some(it) = self.replicas.get_mut(replica as usize) else { return };
+        let at = (replica, it.generation);
+        match &it.server {
+            Server::Engine(_) if it.stepping => {}
+            Server::Engine(_) => {
+                it.stepping = true;
+                self.calendar.enter(self.now, Event::Wake { at });
+            }
+            Server::Fcfs(_) => self.start_services(at),
+        }
+    }
+
+    pub(super) fn wake(&mut self, at: (u32, u32)) {
+        let Some(it) = self.replicas.get_mut(at.0 as usize) else { return };
+        if it.generation != at.1 {
+            return;
+        }
+        let Server::Engine(engine) = &mut it.server else { return };
+        match engine.begin_step() {
+            Some(step) => {
+                let step = scaled(step, it.slowness);
+                self.calendar.enter(self.now + step, Event::StepEnd { at });
+            }
+            None => it.stepping = false,
+        }
+        self.check_kv(at.0);
+    }
+
+    pub(super) fn step_end(&mut self, at: (u32, u32)) {
+        let mut progress = std::mem::take(&mut self.progress);
+        let replica = self.replicas.get_mut(at.0 as usize).filter(|it| it.generation == at.1);
+        if let Some(Replica { server: Server::Engine(engine), step_ends, .. }) = replica {
+            engine.finish_step(&mut progress);
+            let step = u32::try_from(step_ends.len()).unwrap_or(u32::MAX);
+            step_ends.push(self.now);
+            for token in progress.drain(..) {
+                self.token(token, at, step);
+            }
+            self.wake(at);
+        }
+        self.progress = progress;
+    }
+
+    fn start_services(&mut self, at: (u32, u32)) {
+        let Some(it) = self.replicas.get_mut(at.0 as usize) else { return };
+        let Server::Fcfs(station) = &mut it.server else { return };
+        while let Some((id, service)) = station.start() {
+            let end = self.now + scaled(service, it.slowness);
+            self.calendar.enter(end, Event::Served { number: id.0, at });
+        }
+    }
+
+    pub(super) fn served(&mut self, id: RequestId, at: (u32, u32)) {
+        let replica = self.replicas.get_mut(at.0 as usize).filter(|it| it.generation == at.1);
+        let Some(Replica { server: Server::Fcfs(station), .. }) = replica else { return };
+        if let Some(token) = station.finish(id) {
+            self.start_services(at);
+            self.token(token, at, 0);
+        }
+    }
+}
+
+/// `duration` that takes `slowness` times longer; untouched at 1, so that no rounding creeps in.
+fn scaled(duration: Duration, slowness: f64) -> Duration {
+    if (slowness - 1.0).abs() < f64::EPSILON {
+        return duration;
+    }
+    Duration::try_from_secs_f64(duration.as_secs_f64() * slowness).unwrap_or(Duration::MAX)
+}
+
+/// Draws service times for queueing stations.
+#[derive(Debug)]
+pub(super) struct Services {
+    draws: Xoshiro256PlusPlus,
+}
+
+impl Services {
+    pub(super) fn new(setup: &Setup) -> Self {
+        Self { draws: generator(setup.seed, Subsystem::Service) }
+    }
+
+    /// The service time of the `number`-th request.
+    pub(super) fn draw(&mut self, service: &ServiceTime, number: u64) -> Duration {
+        let (mean, share) = match service {
+            ServiceTime::Listed(times) => {
+                let place = usize::try_from(number).unwrap_or(usize::MAX);
+                return times.get(place).copied().unwrap_or_default();
+            }
+            ServiceTime::Constant { mean } => return *mean,
+            ServiceTime::Exponential { mean } => (mean, self.draws.sample(Exp1)),
+            ServiceTime::Erlang { mean, shape } => {
+                let shape = f64::from((*shape).max(1));
+                (mean, Gamma::new(shape, 1.0 / shape).map_or(1.0, |it| it.sample(&mut self.draws)))
+            }
+            ServiceTime::LogNormal { mean, sigma } => {
+                // The mean of a log-normal is exp(μ + σ²/2).
+                let drawn = LogNormal::new(-sigma * sigma / 2.0, *sigma);
+                (mean, drawn.map_or(1.0, |it| it.sample(&mut self.draws)))
+            }
+        };
+        scaled(*mean, share)
+    }
+}

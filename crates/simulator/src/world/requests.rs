@@ -1,0 +1,388 @@
+//! The path of a request: arrive, be decided on, be sent, be answered, leave.
+
+use engine::{Answer, Job, Progress};
+use policy::event::{Decision, Event as Learned, Placement};
+use rand::RngExt as _;
+use report::{
+    RequestRecord,
+    record::{Ending, Gaps},
+};
+use types::{
+    block::{ChainSeed, HashKey, Scope},
+    outcome::Outcome,
+    quantity::Tokens,
+    request::{ModelId, Request, RequestId, SessionKey},
+};
+use workload::{Arrival, Segment};
+
+use super::{Event, World};
+use crate::{
+    content::{BlockChain, Memo},
+    flight::{Flight, Stage},
+    server::Work,
+    setup::Kind,
+};
+
+/// The one model that everything in a run asks for.
+const MODEL: ModelId = ModelId(1);
+
+impl World<'_> {
+    pub(super) fn arrive(&mut self, arrival: &Arrival) {
+        let number = self.flights.len() as u64;
+        let routers = self.router_numbers();
+        let router =
+            if routers.end > 1 { self.router_draws.random_range(routers) } else { routers.start };
+        let seed = self.chain_seed();
+        let input = arrival.prompt.tokens();
+        let block = self.setup.dispatcher.prefix.block;
+        let blocks = blocks_of(arrival, seed, block, &mut self.memos.0).finish();
+        let request = Request {
+            id: RequestId(number),
+            model: MODEL,
+            prompt: input,
+            blocks: blocks.into(),
+            session: arrival.session.map(|it| SessionKey(it.into())),
+        };
+        let flight = Flight {
+            scheduled: self.now,
+            session: arrival.session,
+            turn: arrival.turn,
+            tenant: arrival.tenant,
+            input,
+            router,
+            work: self.work_of(number, arrival, seed),
+            stage: Stage::Undecided,
+            attempts: 0,
+            decided: None,
+            reason: None,
+            replica: None,
+            cached: None,
+            first_token: None,
+            first_step: 0,
+            pauses: Vec::new(),
+            last_token: None,
+            generated: Tokens::ZERO,
+        };
+        self.flights.push(Some(Box::new(flight)));
+        self.records.push(None);
+        self.newest_steps.push(0);
+        if let Some(patience) = self.setup.patience {
+            self.calendar.enter(self.now + patience, Event::GaveUp { number });
+        }
+        self.tell(router, Learned::Arrived(request));
+    }
+
+    fn chain_seed(&self) -> ChainSeed {
+        let salt = self.salt.to_string();
+        let cache_salt = (self.salt > 0).then_some(salt.as_str());
+        ChainSeed::new(HashKey(0), &Scope { cache_salt, ..Scope::default() })
+    }
+
+    fn work_of(&mut self, number: u64, arrival: &Arrival, seed: ChainSeed) -> Work {
+        let profile = match &self.setup.kind {
+            Kind::Fcfs { service, .. } => {
+                return Work::Service(self.services.draw(service, number));
+            }
+            Kind::Engine(profile) => profile,
+        };
+        let mut chain = blocks_of(arrival, seed, profile.block_size, &mut self.memos.1);
+        let in_prompt = chain.len();
+        let quoted = arrival.answer.filter(|_| self.setup.quoted_answers);
+        if let Some(id) = quoted {
+            chain.push(Segment { id, tokens: arrival.output });
+        }
+        let names = chain.finish();
+        let (prompt, beyond) = names.split_at(in_prompt.min(names.len()));
+        Work::Job(Job {
+            id: RequestId(number),
+            prompt: arrival.prompt.tokens(),
+            blocks: prompt.into(),
+            output: arrival.output,
+            answer: if quoted.is_some() { Answer::Known(beyond.into()) } else { Answer::Private },
+        })
+    }
+
+    /// Does what a dispatcher decided.
+    pub(super) fn decide(&mut self, router: u32, decisions: &mut Vec<Decision>) {
+        for Decision { request, verdict } in decisions.drain(..) {
+            let number = request.0;
+            let now = self.now;
+            let flight = self.flight_mut(number).filter(|it| it.stage == Stage::Undecided);
+            let Some(flight) = flight else {
+                self.violated(format!("router {router} decides once more on request {number}"));
+                continue;
+            };
+            flight.decided = Some(now);
+            match verdict {
+                Ok(placement) => self.send(number, router, placement),
+                Err(reject) => self.leave(number, Ending::Rejected, Some(reject.to_string())),
+            }
+        }
+    }
+
+    fn send(&mut self, number: u64, router: u32, placement: Placement) {
+        let replica = placement.replica.0;
+        let (now, timeout) = (self.now, self.setup.signals.connect_timeout);
+        let Some(it) = self.replicas.get_mut(replica as usize) else {
+            self.violated(format!("request {number} is sent to replica {replica}, of nobody"));
+            return;
+        };
+        it.held = it.held.saturating_add(1);
+        let at = (replica, it.generation);
+        let (when, event) = if !it.is_reachable_from(router) {
+            (now + timeout, Event::Undelivered { number, at })
+        } else if it.is_up {
+            (now + it.intake, Event::Submit { number, at })
+        } else {
+            (now, Event::Undelivered { number, at })
+        };
+        let Some(flight) = self.flight_mut(number) else { return };
+        flight.stage = Stage::Sent { replica, generation: at.1 };
+        flight.attempts = flight.attempts.saturating_add(1);
+        flight.reason = Some(placement.reason);
+        flight.replica = Some(replica);
+        if flight.attempts != placement.attempt {
+            let (sent, told) = (flight.attempts, placement.attempt);
+            self.violated(format!("request {number} is sent {sent} times, not {told}"));
+        }
+        self.calendar.enter(when, event);
+    }
+
+    /// The request reaches the engine, unless something came between.
+    pub(super) fn submit(&mut self, number: u64, at: (u32, u32)) {
+        if !self.is_sent_to(number, at) {
+            return;
+        }
+        let Some(work) = self.flight_mut(number).map(|it| it.work.clone()) else { return };
+        let Some(replica) = self.replicas.get_mut(at.0 as usize) else { return };
+        match replica.server.submit(RequestId(number), work) {
+            Ok(()) => self.wake_if_idle(at.0),
+            // A client's mistake: every engine would say the same.
+            Err(refusal) => self.end(number, Outcome::Finished, Some(refusal.to_string())),
+        }
+    }
+
+    /// The attempt found nobody: the router takes the replica out and asks for another.
+    pub(super) fn undelivered(&mut self, number: u64, at: (u32, u32)) {
+        let router = self.flight_mut(number).map(|it| it.router);
+        if let Some(router) = router.filter(|_| self.is_sent_to(number, at)) {
+            let is_down = self.replicas.get(at.0 as usize).is_some_and(|it| !it.is_up);
+            self.eject(router, at.0, is_down);
+            self.attempt_failed(number, "the replica cannot be reached");
+        }
+    }
+
+    /// An attempt failed: another replica is asked for, unless the answer has begun or the attempts
+    /// are used up.
+    pub(super) fn attempt_failed(&mut self, number: u64, why: &str) {
+        let attempts_max = self.setup.attempts_max;
+        let Some(flight) = self.flight_mut(number) else { return };
+        if flight.first_token.is_some() || flight.attempts >= attempts_max {
+            self.end(number, Outcome::Failed, Some(why.to_owned()));
+            return;
+        }
+        let router = flight.router;
+        self.give_back(number);
+        if let Some(flight) = self.flight_mut(number) {
+            flight.stage = Stage::Undecided;
+        }
+        self.tell(router, Learned::AttemptFailed(RequestId(number)));
+    }
+
+    /// The tokens of an answer come, one by one, each in a step of its replica.
+    pub(super) fn token(&mut self, token: Progress, at: (u32, u32), step: u32) {
+        let number = token.id.0;
+        let slot = usize::try_from(number).ok().and_then(|it| self.newest_steps.get_mut(it));
+        let Some(newest) = slot else { return };
+        let before = std::mem::replace(newest, step);
+        let is_first = token.generated == Tokens(1);
+        let follows = step.checked_sub(before) == Some(1);
+        if follows && !is_first && !token.last {
+            return;
+        }
+        self.notable_token(token, at, (before, step));
+    }
+
+    /// A token comes that is the first or last of its answer, or comes after a pause.
+    fn notable_token(&mut self, token: Progress, at: (u32, u32), (before, step): (u32, u32)) {
+        let (number, now) = (token.id.0, self.now);
+        let sent = Stage::Sent { replica: at.0, generation: at.1 };
+        let Some(flight) = self.flight_mut(number).filter(|it| it.stage == sent) else {
+            self.violated(format!("replica {} answers request {number}, which left it", at.0));
+            return;
+        };
+        let router = flight.router;
+        let is_first = token.generated == Tokens(1);
+        if is_first {
+            flight.first_token = Some(now);
+            flight.first_step = step;
+            flight.cached = Some(token.cached);
+        } else if before.checked_add(1) != Some(step) {
+            flight.pauses.push((before, step));
+        }
+        if is_first {
+            self.tell(router, Learned::FirstToken(token.id));
+        }
+        if token.last {
+            self.end(number, Outcome::Finished, None);
+        }
+    }
+
+    /// A client hangs up: the router closes its connection to the replica, too.
+    pub(super) fn gave_up(&mut self, number: u64) {
+        self.abort(number);
+        self.end(number, Outcome::Cancelled, Some("the client gave up".to_owned()));
+    }
+
+    /// Has the replica of a request drop it; one that restarted has done so.
+    pub(super) fn abort(&mut self, number: u64) {
+        let stage = self.flight_mut(number).map(|it| it.stage);
+        let Some(Stage::Sent { replica, generation }) = stage else { return };
+        let server = self.replicas.get_mut(replica as usize);
+        if let Some(it) = server.filter(|it| it.generation == generation) {
+            it.server.abort(RequestId(number));
+        }
+    }
+
+    /// Ends a request that was placed.
+    fn end(&mut self, number: u64, outcome: Outcome, error: Option<String>) {
+        let Some(router) = self.flight_mut(number).map(|it| it.router) else { return };
+        self.give_back(number);
+        let request = RequestId(number);
+        let ending = if error.is_none() { Ending::Completed } else { Ending::Failed };
+        self.leave(number, ending, error);
+        self.tell(router, Learned::Ended { request, outcome });
+    }
+
+    /// Takes a request off the replica it was sent to.
+    fn give_back(&mut self, number: u64) {
+        let Some(Stage::Sent { replica, .. }) = self.flight_mut(number).map(|it| it.stage) else {
+            return;
+        };
+        if let Some(it) = self.replicas.get_mut(replica as usize) {
+            it.held = it.held.saturating_sub(1);
+        }
+        self.maybe_drained(replica);
+    }
+
+    fn leave(&mut self, number: u64, ending: Ending, error: Option<String>) {
+        let slot = usize::try_from(number).ok().and_then(|it| self.flights.get_mut(it));
+        let Some(mut flight) = slot.and_then(Option::take) else {
+            self.violated(format!("request {number} leaves twice"));
+            return;
+        };
+        self.left = self.left.saturating_add(1);
+        self.look_back(number, &mut flight);
+        self.check_times(number, &flight);
+        let is_warm = flight.scheduled.elapsed() >= self.setup.warm_up;
+        if ending == Ending::Completed {
+            self.check_answer(number, &flight);
+        }
+        if ending == Ending::Completed && is_warm {
+            self.pauses.iter().for_each(|gap| self.gaps.record(*gap));
+        }
+        if let Some(session) = flight.session {
+            self.send_next_turn(session);
+        }
+        let mut record = self.record(number, &flight, ending, error);
+        record.slo = self.setup.terms.judge(&record);
+        if let Some(slot) = usize::try_from(number).ok().and_then(|it| self.records.get_mut(it)) {
+            *slot = Some(record);
+        }
+    }
+
+    /// Finds out what tokens a request has had, and when: its replica's steps tell.
+    fn look_back(&mut self, number: u64, flight: &mut Flight) {
+        self.pauses.clear();
+        let Some(first_token) = flight.first_token else { return };
+        let newest = usize::try_from(number).ok().and_then(|it| self.newest_steps.get(it));
+        let last = newest.copied().unwrap_or(flight.first_step);
+        let replica = flight.replica.and_then(|it| self.replicas.get(it as usize));
+        let ends = replica.map(|it| it.step_ends.as_slice()).unwrap_or_default();
+        let steps = ends.get(flight.first_step as usize..=last as usize).unwrap_or_default();
+        let mut previous = first_token;
+        let mut pauses = flight.pauses.iter().peekable();
+        let mut skipped_until = 0;
+        for (step, end) in (flight.first_step..).zip(steps).skip(1) {
+            if let Some((_, after)) = pauses.next_if(|it| it.0.checked_add(1) == Some(step)) {
+                skipped_until = *after;
+            }
+            if step >= skipped_until {
+                self.pauses.push(end.since(previous));
+                previous = *end;
+            }
+        }
+        flight.last_token = Some(previous);
+        let tokens = u32::try_from(self.pauses.len()).unwrap_or(u32::MAX).saturating_add(1);
+        flight.generated = Tokens(tokens);
+    }
+
+    fn record(
+        &self,
+        number: u64,
+        flight: &Flight,
+        ending: Ending,
+        error: Option<String>,
+    ) -> RequestRecord {
+        let was_broken = flight.first_token.is_some();
+        let status = match ending {
+            // The head of an answer is out before the answer breaks.
+            Ending::Completed => Some(200),
+            Ending::Failed if was_broken => Some(200),
+            Ending::Failed => None,
+            Ending::Rejected => Some(503),
+        };
+        RequestRecord {
+            request_id: number.to_string(),
+            session: flight.session,
+            turn: flight.turn,
+            tenant: flight.tenant,
+            scheduled: flight.scheduled,
+            sent: Some(flight.scheduled),
+            first_token: flight.first_token,
+            last_token: flight.last_token,
+            ended: self.now,
+            input_tokens: flight.input,
+            output_tokens: flight.generated,
+            cached_tokens: flight.cached,
+            itl: Gaps::of(&self.pauses),
+            replica: flight.replica.map(|it| format!("replica-{it}")),
+            decision: flight.reason.map(|it| it.as_str().to_owned()),
+            attempts: Some(flight.attempts),
+            ending,
+            status,
+            error,
+            ..RequestRecord::default()
+        }
+    }
+
+    /// Where conversations are closed, the user thinks about the answer and then goes on, also when
+    /// there was none.
+    fn send_next_turn(&mut self, session: u64) {
+        let Some(turns) = self.later_turns.get_mut(&session) else { return };
+        if let Some(mut next) = turns.pop_front() {
+            next.at = self.now + next.think;
+            self.calendar.enter(next.at, Event::Turn(Box::new(next)));
+        }
+        if self.later_turns.get(&session).is_some_and(std::collections::VecDeque::is_empty) {
+            self.later_turns.remove(&session);
+        }
+    }
+
+    pub(super) fn flight_mut(&mut self, number: u64) -> Option<&mut Flight> {
+        self.flights.get_mut(usize::try_from(number).ok()?)?.as_deref_mut()
+    }
+
+    fn is_sent_to(&mut self, number: u64, (replica, generation): (u32, u32)) -> bool {
+        let sent = Stage::Sent { replica, generation };
+        self.flight_mut(number).is_some_and(|it| it.stage == sent)
+    }
+}
+
+fn blocks_of(arrival: &Arrival, seed: ChainSeed, block: Tokens, memo: &mut Memo) -> BlockChain {
+    let mut chain = BlockChain::new(seed, block);
+    chain.reserve(arrival.prompt.tokens());
+    let segments = arrival.prompt.messages.iter().flat_map(|it| &it.segments);
+    segments.for_each(|it| chain.push_remembered(*it, memo));
+    chain
+}

@@ -1,0 +1,65 @@
+//! `sluice compare`: policies on the same requests, with a verdict.
+
+use anyhow::bail;
+use policy::config::StrategyName;
+use report::{paired, table};
+use serde_json::json;
+
+use crate::{
+    recording,
+    simulate::{What, cases::Cases, load},
+};
+
+/// Compares policies on the same requests, seed by seed, and says what is chance.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice compare -s config/scenarios/chat.yaml
+  sluice compare -s config/scenarios/hot-document.yaml --policy least-request,prefix-aware --seeds 20
+  sluice compare -s config/scenarios/mooncake.yaml --trace trace.jsonl --policy random,sticky")]
+pub(crate) struct Compare {
+    #[command(flatten)]
+    what: What,
+    /// Seeds to run, from --seed on; fewer than five tell nothing.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    seeds: u64,
+    /// The policy that the others are compared with; the first one when absent.
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<StrategyName>,
+    /// Prints JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
+pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
+    if compare.what.policy.is_empty() {
+        compare.what.policy = StrategyName::ALL.to_vec();
+    }
+    if let Some(file) = &compare.what.recording {
+        return recording::review(file, &compare.what.policy, compare.json);
+    }
+    let scenario = load::scenario(&compare.what)?;
+    let first = compare.what.policy.first().copied().unwrap_or(scenario.policy.strategy);
+    let baseline = compare.baseline.unwrap_or(first);
+    if !compare.what.policy.contains(&baseline) {
+        compare.what.policy.insert(0, baseline);
+    }
+    if compare.what.policy.len() < 2 {
+        bail!("--policy: name two policies or more, as in --policy {baseline},prefix-aware");
+    }
+    let cases = Cases::new(&compare.what, scenario, compare.seeds)?;
+    for note in &cases.notes {
+        eprintln!("{note}");
+    }
+    let runs = cases.run(compare.what.jobs, |_, _| Ok(()))?;
+    let differences = paired::compare(&runs, baseline.as_str());
+    if compare.json {
+        let schema = paired::SCHEMA;
+        let all = json!({ "schema": schema, "runs": runs, "differences": differences });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        println!("{}\n{}", table::means(&runs), table::differences(&differences));
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! `sluice simulate`: policies, routers and engines in virtual time.
+
+pub(crate) mod cases;
+pub(crate) mod load;
+
+use std::path::PathBuf;
+
+use policy::config::StrategyName;
+use replay::output;
+use report::{Summary, table};
+
+use self::cases::{Case, Cases};
+use crate::recording;
+
+/// Runs a scenario in virtual time: the very policy code that serves, before modelled engines.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice simulate -s config/scenarios/chat.yaml --policy round-robin,prefix-aware
+  sluice simulate -s config/scenarios/hot-documents.yaml --seeds 10 --out results/hot
+  sluice simulate -s config/scenarios/mooncake.yaml --trace trace.jsonl.zst --json
+  sluice simulate --recording decisions-20261123T080000Z-1a2b3c4d.jsonl --policy sticky,random")]
+pub(crate) struct Simulate {
+    #[command(flatten)]
+    what: What,
+    /// Seeds to run, from --seed on.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    seeds: u64,
+    /// Folder for the results: summary.json, summary.csv, and a folder for each run.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Prints summary.json instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is simulated.
+#[derive(Debug, clap::Args)]
+pub(crate) struct What {
+    /// The scenario, in YAML.
+    #[arg(short, long, value_name = "FILE", required_unless_present = "recording")]
+    pub(crate) scenario: Option<PathBuf>,
+    /// What `sluice serve --record` wrote: asks it what was decided, and what the policies would
+    /// have chosen.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "trace", "rate", "jobs"])]
+    pub(crate) recording: Option<PathBuf>,
+    /// Policies to run, separated by commas; the scenario's own when absent.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) policy: Vec<StrategyName>,
+    /// What every random draw follows from; the first seed of several.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Trace to run in place of the scenario's traffic, in Mooncake's format; `.zst` is unpacked.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<String>,
+    /// Tokens in a block of that trace.
+    #[arg(long, value_name = "N", requires = "trace")]
+    pub(crate) block_tokens: Option<u32>,
+    /// Rates to run at, in requests per second, in place of the scenario's.
+    #[arg(long, value_name = "RATES", value_delimiter = ',')]
+    pub(crate) rate: Vec<f64>,
+    /// Simulations at once; one for each processor when absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
+pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
+    if let Some(file) = &simulate.what.recording {
+        return recording::review(file, &simulate.what.policy, simulate.json);
+    }
+    let scenario = load::scenario(&simulate.what)?;
+    let cases = Cases::new(&simulate.what, scenario, simulate.seeds)?;
+    for note in &cases.notes {
+        eprintln!("{note}");
+    }
+    let runs = cases.run(simulate.what.jobs, |case, runs| match &simulate.out {
+        Some(folder) => cases.write(&folder.join(case.folder()), case, runs),
+        None => Ok(()),
+    })?;
+    let summary = Summary::new(runs);
+    if let Some(folder) = &simulate.out {
+        output::write_summary(folder, &summary)?;
+    }
+    if simulate.json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else if let [run] = summary.runs.as_slice() {
+        print!("{}: {}", run.policy, table::single(run));
+    } else {
+        print!("{}", table::means(&summary.runs));
+    }
+    Ok(())
+}
+
+impl Case {
+    /// Name of the folder that its results go to.
+    fn folder(&self) -> String {
+        let rate = self.rate.map(|it| format!("{it}-per-s-")).unwrap_or_default();
+        format!("{rate}{}-seed-{}", self.strategy, self.seed)
+    }
+}

@@ -1,0 +1,183 @@
+//! The runs of a simulation: each policy at each rate with each seed, several at once.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use anyhow::Context as _;
+use engine::Profile;
+use parking_lot::Mutex;
+use policy::config::StrategyName;
+use replay::output::{self, Host, Manifest};
+use report::{Run, RunInfo, Summary};
+use serde_json::json;
+use simulator::{Recording, Scenario, scenario::Conversations};
+use workload::{Load, Workload, bundled};
+
+use super::{What, load};
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) strategy: StrategyName,
+    /// Requests per second; none where a trace keeps its times.
+    pub(crate) rate: Option<f64>,
+    pub(crate) seed: u64,
+    load: Load,
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) info: RunInfo,
+    pub(crate) recording: Recording,
+    pub(crate) run: Run,
+}
+
+/// All runs, by rate, policy and seed.
+#[derive(Debug)]
+pub(crate) struct Cases {
+    scenario: Scenario,
+    profile: Profile,
+    /// The trace's text, read once.
+    trace: Option<String>,
+    cases: Vec<Case>,
+    /// What the user should know before the result.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Cases {
+    pub(crate) fn new(what: &What, scenario: Scenario, seeds: u64) -> anyhow::Result<Self> {
+        let profile = load::profile(&scenario.fleet.profile)?;
+        scenario.fleet.overrides.applied_to(profile.clone()).validate()?;
+        let trace = if let Workload::Trace(it) = &scenario.workload
+            && it.file != bundled::MOONCAKE_SLICE_NAME
+        {
+            Some(load::trace(&it.file).with_context(|| {
+                format!("cannot read the trace {}; pass one with --trace FILE", it.file)
+            })?)
+        } else {
+            None
+        };
+        let own = [scenario.policy.strategy];
+        let strategies = if what.policy.is_empty() { &own[..] } else { &what.policy };
+        let seeds = what.seed..what.seed.saturating_add(seeds);
+        let mut cases = Vec::new();
+        for (at, _) in scenario.loads(what.seed).iter().enumerate() {
+            for strategy in strategies {
+                for seed in seeds.clone() {
+                    let load = scenario.loads(seed).into_iter().nth(at);
+                    cases.extend(load.map(|(rate, load)| Case {
+                        strategy: *strategy,
+                        rate,
+                        seed,
+                        load,
+                    }));
+                }
+            }
+        }
+        let mut cases = Self { scenario, profile, trace, cases, notes: Vec::new() };
+        cases.notes = cases.skipped()?;
+        Ok(cases)
+    }
+
+    /// What a trace holds and the run leaves out.
+    fn skipped(&self) -> anyhow::Result<Vec<String>> {
+        let Some(case) = self.cases.first() else { return Ok(Vec::new()) };
+        if !matches!(self.scenario.workload, Workload::Trace(_)) {
+            return Ok(Vec::new());
+        }
+        let skipped = self.scenario.plan(&case.load, |_| Ok(self.text()))?.skipped;
+        let is_whole = skipped == workload::trace::Skipped::default();
+        Ok(if is_whole { Vec::new() } else { vec![format!("left out of the trace: {skipped}")] })
+    }
+
+    fn text(&self) -> String {
+        self.trace.clone().unwrap_or_default()
+    }
+
+    /// Runs everything, `jobs` at once, and hands each run to `done` before its records are dropped.
+    ///
+    /// # Errors
+    /// The first error in the order of the cases.
+    pub(crate) fn run(
+        &self,
+        jobs: Option<usize>,
+        done: impl Fn(&Case, &Done) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<Vec<Run>> {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(BTreeMap::new());
+        thread::scope(|scope| {
+            for _ in 0..jobs.unwrap_or(processors).clamp(1, self.cases.len().max(1)) {
+                scope.spawn(|| {
+                    while let Some((index, case)) = {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        self.cases.get(index).map(|case| (index, case))
+                    } {
+                        let result = self.run_one(case).and_then(|it| {
+                            done(case, &it)?;
+                            Ok(it.run)
+                        });
+                        let is_error = result.is_err();
+                        results.lock().insert(index, result);
+                        if is_error {
+                            next.store(self.cases.len(), Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        results.into_inner().into_values().collect()
+    }
+
+    fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
+        let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
+        let setup = self.scenario.setup(case.strategy, case.seed, self.profile.clone());
+        let recording = simulator::run(&setup, planned.arrivals)?;
+        // A trace ends with its last request, and so do conversations that wait for answers.
+        let has_end = !matches!(self.scenario.workload, Workload::Trace(_))
+            && self.scenario.conversations == Conversations::Open;
+        let rate = match case.rate {
+            Some(rate) if self.scenario.load.rates_per_s.len() > 1 => format!(" @ {rate}/s"),
+            Some(_) | None => String::new(),
+        };
+        let info = RunInfo {
+            workload: format!("{}{rate}", self.scenario.name),
+            policy: case.strategy.to_string(),
+            admission: "off".to_owned(),
+            seed: case.seed,
+            scheduled_for: case.load.duration.filter(|_| has_end),
+            warm_up: self.scenario.load.warm_up,
+            costs: None,
+        };
+        let run = Run::measure(&info, &recording.records, &recording.gaps);
+        Ok(Done { info, recording, run })
+    }
+
+    /// Writes the results folder of one run.
+    pub(crate) fn write(&self, folder: &Path, case: &Case, done: &Done) -> anyhow::Result<()> {
+        let is_trace = matches!(self.scenario.workload, Workload::Trace(_));
+        let trace = is_trace.then(|| self.trace.as_deref().unwrap_or(bundled::MOONCAKE_SLICE));
+        let manifest = Manifest {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("SLUICE_COMMIT").map(str::to_owned),
+            command: std::env::args().collect(),
+            config: json!({ "scenario": self.scenario, "profile": self.profile }),
+            workload: done.info.workload.clone(),
+            policy: done.info.policy.clone(),
+            admission: done.info.admission.clone(),
+            seed: case.seed,
+            trace_sha256: trace.map(|it| output::sha256(it.as_bytes())),
+            host: Host::this(),
+            clock: "virtual".to_owned(),
+            started: None,
+        };
+        let summary = Summary::new(vec![done.run.clone()]);
+        output::write(folder, &manifest, &done.recording.records, &summary)?;
+        Ok(())
+    }
+}

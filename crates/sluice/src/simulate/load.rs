@@ -1,0 +1,78 @@
+//! Reads what a simulation needs: scenarios, profiles and traces.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context as _, bail};
+use engine::Profile;
+use router::config::{ConfigError, Problems};
+use simulator::Scenario;
+use workload::{Workload, trace::Trace};
+
+use super::What;
+
+/// Reads and checks the scenario, with what the command line changes.
+///
+/// # Errors
+/// A file that cannot be read or parsed, or everything wrong with its values.
+pub(crate) fn scenario(what: &What) -> Result<Scenario, ConfigError> {
+    let file = what.scenario.clone().unwrap_or_default();
+    let path = file.display().to_string();
+    let text = fs::read_to_string(&file)
+        .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    let mut scenario: Scenario = serde_yaml::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.clone(), source })?;
+    if let Some(file) = &what.trace {
+        let mut trace = match &scenario.workload {
+            Workload::Trace(own) => Trace { file: file.clone(), ..own.clone() },
+            Workload::SupportChat(_)
+            | Workload::Independent(_)
+            | Workload::Documents(_)
+            | Workload::Mix(_) => {
+                scenario.load.rates_per_s.clear();
+                scenario.load.duration = None;
+                Trace::new(file.clone())
+            }
+        };
+        trace.block_tokens = what.block_tokens.unwrap_or(trace.block_tokens);
+        scenario.workload = Workload::Trace(trace);
+    }
+    if !what.rate.is_empty() {
+        scenario.load.rates_per_s.clone_from(&what.rate);
+    }
+    let problems = scenario.problems();
+    if problems.is_empty() {
+        return Ok(scenario);
+    }
+    Err(ConfigError::Invalid { origin: path, problems: Problems(problems) })
+}
+
+/// The profile called `name`: a built-in one, or the one that a YAML or JSON file holds.
+///
+/// # Errors
+/// A name that is neither, or a file that holds no profile an engine can run with.
+pub(crate) fn profile(name: &str) -> anyhow::Result<Profile> {
+    let unknown = match Profile::named(name) {
+        Ok(profile) => return Ok(profile),
+        Err(unknown) => unknown,
+    };
+    if !Path::new(name).exists() {
+        bail!("{unknown}, or name a file that holds one");
+    }
+    let text = fs::read_to_string(name).with_context(|| format!("cannot read profile {name}"))?;
+    let profile: Profile =
+        serde_yaml::from_str(&text).with_context(|| format!("cannot parse profile {name}"))?;
+    profile.validate()?;
+    Ok(profile)
+}
+
+/// The text of a trace; one whose name ends in `.zst` is unpacked.
+pub(crate) fn trace(file: &str) -> io::Result<String> {
+    if !file.ends_with(".zst") {
+        return fs::read_to_string(file);
+    }
+    let packed = io::BufReader::new(fs::File::open(file)?);
+    let mut unpacked = ruzstd::decoding::StreamingDecoder::new(packed).map_err(io::Error::other)?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut unpacked, &mut text)?;
+    Ok(text)
+}
