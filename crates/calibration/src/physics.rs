@@ -168,6 +168,18 @@ pub fn profile(model: &Model, gpu: &Gpu, tp: u32) -> Profile {
     }
 }
 
+/// The profile of one of several data-parallel ranks that share a mixture's experts and step
+/// together: each holds its part of them, and reads what a token of any rank asks for.
+#[must_use]
+pub fn shared_by_ranks(profile: &Profile, ranks: u32) -> Profile {
+    let mut profile = profile.clone();
+    let count = f64::from(ranks.max(1));
+    let step = &mut profile.step;
+    step.weights_ms *= 1.0 - step.expert_share * (1.0 - 1.0 / count);
+    step.expert_active = 1.0 - (1.0 - step.expert_active).powf(count);
+    profile
+}
+
 const GIB: f64 = 1_073_741_824.0;
 
 /// Scheduling, sampling and launch of a step, milliseconds.
