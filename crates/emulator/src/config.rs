@@ -35,6 +35,8 @@ pub struct Options {
     pub replicas: u16,
     /// Name of the engine's profile.
     pub profile: String,
+    /// The engine's profile, where it is none of those that have a name.
+    pub own_profile: Option<Profile>,
     /// Name under which the model is served; the profile's name when absent.
     pub model: Option<String>,
     /// Blocks of the KV cache, instead of the profile's.
@@ -53,6 +55,7 @@ impl Default for Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             replicas: 1,
             profile: "llama-3-8b-h100".to_owned(),
+            own_profile: None,
             model: None,
             kv_blocks: None,
             max_num_seqs: None,
@@ -69,7 +72,10 @@ impl Options {
     ///
     /// No profile has the name.
     pub fn replica(&self) -> Result<EmulatorConfig, UnknownProfile> {
-        let mut profile = Profile::named(&self.profile)?;
+        let mut profile = match &self.own_profile {
+            Some(own) => own.clone(),
+            None => Profile::named(&self.profile)?,
+        };
         if let Some(blocks) = self.kv_blocks {
             profile.kv_tokens = blocks.tokens(profile.block_size);
         }

@@ -32,6 +32,11 @@ pub struct Profile {
     /// Time from a request's arrival until the engine has it (parsing, templating, tokenising),
     /// milliseconds. The engine does not wait by itself: whoever drives it submits later by this.
     pub api_overhead_ms: f64,
+    /// Steps that the scheduler plans ahead of the GPU: 1 with vLLM's asynchronous scheduling (the
+    /// default from 0.14), where a request that comes during a step misses the next one too. The
+    /// engine does not hold a job back by itself: whoever drives it submits a step later.
+    #[serde(default)]
+    pub steps_ahead: u32,
 }
 
 /// A release of vLLM, as far as its bookkeeping of KV blocks differs from that of others.
@@ -117,6 +122,9 @@ impl Profile {
                 self.api_overhead_ms
             ));
         }
+        if self.steps_ahead > 1 {
+            problems.push(format!("steps_ahead is {}: set it to 0 or 1", self.steps_ahead));
+        }
         if problems.is_empty() {
             Ok(())
         } else {
@@ -152,6 +160,9 @@ impl BuiltIn {
                 sequence_us,
                 context_ns,
                 attention_ns,
+                overlap: 1.0,
+                expert_share: 0.0,
+                expert_active: 1.0,
             },
             block_size: Tokens(16),
             kv_tokens: Tokens(self.kv_tokens),
@@ -160,6 +171,7 @@ impl BuiltIn {
             max_num_batched_tokens: Tokens(self.max_num_batched_tokens),
             max_num_seqs: 256,
             api_overhead_ms: 5.0,
+            steps_ahead: 0,
         }
     }
 }

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    check::Check, compare::Compare, demo::Demo, emulate::Emulate, replay::Replay, serve::Serve,
+    calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate, replay::Replay, serve::Serve,
     simulate::Simulate,
 };
 
@@ -27,6 +27,7 @@ pub(crate) enum Verb {
     Replay(Replay),
     Simulate(Simulate),
     Compare(Compare),
+    Calibrate(Calibrate),
     Check(Check),
 }
 
@@ -48,6 +49,7 @@ impl Verb {
             | Self::Replay(_)
             | Self::Simulate(_)
             | Self::Compare(_)
+            | Self::Calibrate(_)
             | Self::Check(_) => "warn",
             Self::Serve(_) | Self::Emulate(_) => "info",
         }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use emulator::{Fault, Options};
 use types::quantity::{Blocks, Tokens};
 
-use crate::{limits, shutdown};
+use crate::{limits, shutdown, simulate::load};
 
 /// Serves emulated replicas that speak the OpenAI API and vLLM's metrics; no GPU, no model.
 #[derive(Debug, clap::Args)]
@@ -19,8 +19,8 @@ pub(crate) struct Emulate {
     /// Number of replicas.
     #[arg(long, value_name = "N", default_value_t = 1)]
     replicas: u16,
-    /// The model and GPU to emulate; an unknown name lists the known ones.
-    #[arg(long, value_name = "NAME", default_value = "llama-3-8b-h100")]
+    /// The model and GPU to emulate, by name or as a file; an unknown name lists the known ones.
+    #[arg(long, value_name = "NAME|FILE", default_value = "llama-3-8b-h100")]
     profile: String,
     /// Name under which the model is served; the profile's when absent.
     #[arg(long, value_name = "NAME")]
@@ -40,10 +40,12 @@ pub(crate) struct Emulate {
 }
 
 pub(crate) fn run(emulate: Emulate) -> anyhow::Result<()> {
+    let profile = load::profile(&emulate.profile)?;
     let options = Options {
         listen: emulate.listen,
         replicas: emulate.replicas,
-        profile: emulate.profile,
+        profile: profile.name.clone(),
+        own_profile: Some(profile),
         model: emulate.model,
         kv_blocks: emulate.kv_blocks.map(Blocks),
         max_num_seqs: emulate.max_num_seqs,

@@ -1,6 +1,7 @@
 //! The one binary: parses arguments and starts one of the programs.
 
 mod args;
+mod calibrate;
 mod check;
 mod compare;
 mod demo;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Verb::Replay(replay) => replay::run(&replay),
         Verb::Simulate(simulate) => simulate::run(&simulate),
         Verb::Compare(compare) => compare::run(compare),
+        Verb::Calibrate(calibrate) => calibrate::run(&calibrate),
         Verb::Check(check) => check::run(&check),
     };
     match result {

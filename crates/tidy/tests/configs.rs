@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use engine::Profile;
 use simulator::Scenario;
 use workload::Workload;
 
@@ -19,6 +20,11 @@ fn every_configuration_file_loads() {
         let problems = if is_in("scenarios") {
             match serde_yaml::from_str::<Scenario>(&text) {
                 Ok(scenario) => scenario.problems(),
+                Err(error) => vec![error.to_string()],
+            }
+        } else if is_in("profiles") {
+            match serde_yaml::from_str::<Profile>(&text) {
+                Ok(profile) => profile.validate().err().iter().map(ToString::to_string).collect(),
                 Err(error) => vec![error.to_string()],
             }
         } else if is_in("workloads") {

@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("emulator", &["types", "engine"]),
     ("replay", &["types", "workload", "wire", "report"]),
     ("simulator", &["types", "policy", "engine", "workload", "report"]),
+    ("calibration", &["types", "engine", "workload", "report"]),
     (
         "sluice",
         &[
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "emulator",
             "replay",
             "simulator",
+            "calibration",
         ],
     ),
 ];
@@ -43,7 +45,7 @@ const EXEMPT: &[&str] = &["benches", "tidy"];
 
 /// The crates that only think: time, randomness and bytes reach them as arguments.
 const PURE: &[&str] =
-    &["types", "policy", "engine", "workload", "report", "limits", "wire", "simulator"];
+    &["types", "policy", "engine", "workload", "report", "limits", "wire", "simulator", "calibration"];
 
 /// Crates that act, and what goes with them.
 const ACTING: &[&str] = &["tokio", "hyper", "axum", "metrics", "tracing"];
