@@ -246,9 +246,7 @@ pub fn sweeps(answered: Answered<'_>) -> Result<Sweeps, ProbeError> {
             }
         }
     }
-    let lengths = points(answered, Sweep::Length, |_, reply| {
-        Some((reply.input.0, reply.ttft_s()))
-    });
+    let lengths = points(answered, Sweep::Length, |_, reply| Some((reply.input.0, reply.ttft_s())));
     let concurrency = points(answered, Sweep::Concurrency, |burst, reply| {
         Some((u32::try_from(burst.questions.len()).ok()?, reply.tpot_s()?))
     });
@@ -316,7 +314,8 @@ pub fn start(base: &Profile, sweeps: &Sweeps, name: &str) -> Profile {
         step.overhead_ms *= alone;
         step.weights_ms *= alone;
         let context = f64::from(PROMPT_MIN) * step.context_ns * 1e-3;
-        let slope_us = (many.seconds - one.seconds) * 1e6 / f64::from(many.at.saturating_sub(1).max(1));
+        let slope_us =
+            (many.seconds - one.seconds) * 1e6 / f64::from(many.at.saturating_sub(1).max(1));
         let each = (slope_us / (step.sequence_us + context)).clamp(FACTOR_MIN, FACTOR_MAX);
         step.sequence_us *= each;
         step.context_ns *= each;
@@ -324,8 +323,7 @@ pub fn start(base: &Profile, sweeps: &Sweeps, name: &str) -> Profile {
             profile.api_overhead_ms = ((shortest.seconds - one.seconds) * 1e3).max(API_MS_MIN);
         }
     }
-    let longest = sweeps.lengths.iter().rev();
-    if let Some((long, shorter)) = longest.clone().next().zip(longest.skip(1).next()) {
+    if let [.., shorter, long] = sweeps.lengths.as_slice() {
         let tokens = f64::from(long.at.saturating_sub(shorter.at).max(1));
         let slope_us = (long.seconds - shorter.seconds) * 1e6 / tokens;
         let pairs = f64::midpoint(f64::from(long.at), f64::from(shorter.at));

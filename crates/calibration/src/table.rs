@@ -20,7 +20,8 @@ const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 #[must_use]
 pub fn stages(fit: &GroupFit) -> String {
     let mut table = new(&[
-        "stage", "req/s", "TPOT ms", "fit", "held", "TTFT p90", "fit", "held", "E2E s", "fit", "held",
+        "stage", "req/s", "TPOT ms", "fit", "held", "TTFT p90", "fit", "held", "E2E s", "fit",
+        "held",
     ]);
     for stage in &fit.stages {
         table.add_row(stage_row(stage));
@@ -34,16 +35,15 @@ fn stage_row(fit: &StageFit) -> Vec<String> {
     let StageFit { stage, fitted, held_out } = fit;
     let measured = &stage.measured;
     let mut row = vec![stage.name.clone(), format!("{}", stage.shape.rate_per_s)];
-    let columns: [(fn(&Figures) -> Option<f64>, f64); 3] = [
-        (|it| it.tpot.mean, 1e3),
-        (|it| it.ttft.p90.or(it.ttft.mean), 1e3),
-        (|it| it.e2e.mean, 1.0),
-    ];
-    for (read, unit) in columns {
-        let held = held_out.as_ref().and_then(|it| error(read(it), read(measured)));
-        row.push(figure(read(measured).map(|it| it * unit)));
-        row.push(percent(error(read(fitted), read(measured))));
-        row.push(percent(held));
+    // TPOT and TTFT in milliseconds, the whole answer in seconds.
+    let read = |it: &Figures| {
+        [it.tpot.mean.map(|s| s * 1e3), it.ttft.p90.or(it.ttft.mean).map(|s| s * 1e3), it.e2e.mean]
+    };
+    let held_out = held_out.as_ref().map_or([None; 3], read);
+    for ((truth, fitted), held_out) in read(measured).into_iter().zip(read(fitted)).zip(held_out) {
+        row.push(figure(truth));
+        row.push(percent(error(fitted, truth)));
+        row.push(percent(error(held_out, truth)));
     }
     if let Some(name) = row.first_mut() {
         match (measured.overloaded(), fitted.overloaded()) {
@@ -82,15 +82,16 @@ pub fn summary(fits: &[GroupFit]) -> String {
     let recognised = overloaded.clone().filter(|it| it.fitted.overloaded()).count();
     let count = overloaded.count();
     let wrong = kept_up().filter(|it| it.fitted.overloaded()).count();
-    format!("{table}\noverload: {recognised} of {count} recognised, {wrong} seen where there was none\n")
+    format!(
+        "{table}\noverload: {recognised} of {count} recognised, {wrong} seen where there was none\n"
+    )
 }
 
 /// A recording's fit: its coefficients, and each latency measured and simulated.
 #[must_use]
 pub fn recording(name: &str, fit: &RecordingFit) -> String {
-    let mut table = new(&[
-        "", "mean s", "fit", "p50 s", "fit", "p90 s", "fit", "each request", "held out",
-    ]);
+    let mut table =
+        new(&["", "mean s", "fit", "p50 s", "fit", "p90 s", "fit", "each request", "held out"]);
     for it in &fit.compared {
         let (ours, theirs) = (it.simulated, it.measured);
         let mut row = vec![it.name.to_owned()];
@@ -127,16 +128,16 @@ pub fn sweeps(sweeps: &Sweeps) -> String {
             |it| format!("the endpoint says it found {it} tokens in its cache"),
         );
         let (new, again) = (new * 1e3, again * 1e3);
-        format!("prefix cache: the longest prompt took {new:.1} ms new, {again:.1} ms again; {says}\n")
+        format!(
+            "prefix cache: the longest prompt took {new:.1} ms new, {again:.1} ms again; {says}\n"
+        )
     });
     format!("{table}\n{repeat}")
 }
 
 /// The coefficients before and after.
 fn coefficients(start: &Profile, fitted: &Profile) -> String {
-    let mut table = new(&[
-        "", "o ms", "a ms", "b µs", "c µs", "d ns", "e ns", "overlap", "API ms",
-    ]);
+    let mut table = new(&["", "o ms", "a ms", "b µs", "c µs", "d ns", "e ns", "overlap", "API ms"]);
     for (name, profile) in [("start", start), ("fit", fitted)] {
         let step = &profile.step;
         let values = [

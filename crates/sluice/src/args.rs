@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate, replay::Replay, serve::Serve,
-    simulate::Simulate,
+    calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate,
+    replay::Replay, serve::Serve, simulate::Simulate,
 };
 
 /// Routes LLM requests to the replica that already holds their KV cache.

@@ -4,7 +4,10 @@ mod recording;
 mod stages;
 mod target;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use calibration::physics;
@@ -115,20 +118,20 @@ impl Calibrate {
     fn write(&self, profiles: &[&Profile]) -> anyhow::Result<()> {
         let Some(out) = &self.out else { return Ok(()) };
         if let ([profile], false) = (profiles, out.is_dir()) {
-            return write(out.clone(), profile);
+            return write(out, profile);
         }
         fs::create_dir_all(out).with_context(|| format!("cannot make folder {}", out.display()))?;
         profiles
             .iter()
-            .try_for_each(|profile| write(out.join(format!("{}.yaml", profile.name)), profile))
+            .try_for_each(|profile| write(&out.join(format!("{}.yaml", profile.name)), profile))
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the result is for the terminal")]
-fn write(path: PathBuf, profile: &Profile) -> anyhow::Result<()> {
+fn write(path: &Path, profile: &Profile) -> anyhow::Result<()> {
     profile.validate()?;
     let text = serde_yaml::to_string(profile).context("cannot write the profile as YAML")?;
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     println!("wrote {}", path.display());
     Ok(())
 }

@@ -44,8 +44,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const EXEMPT: &[&str] = &["benches", "tidy"];
 
 /// The crates that only think: time, randomness and bytes reach them as arguments.
-const PURE: &[&str] =
-    &["types", "policy", "engine", "workload", "report", "limits", "wire", "simulator", "calibration"];
+const PURE: &[&str] = &[
+    "types",
+    "policy",
+    "engine",
+    "workload",
+    "report",
+    "limits",
+    "wire",
+    "simulator",
+    "calibration",
+];
 
 /// Crates that act, and what goes with them.
 const ACTING: &[&str] = &["tokio", "hyper", "axum", "metrics", "tracing"];

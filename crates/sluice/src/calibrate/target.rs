@@ -42,11 +42,7 @@ pub(super) fn fit(calibrate: &Calibrate, target: &Target) -> anyhow::Result<()> 
 }
 
 #[expect(clippy::print_stdout, reason = "the result is for the terminal")]
-async fn measure(
-    calibrate: &Calibrate,
-    target: &Target,
-    extent: &Extent,
-) -> anyhow::Result<()> {
+async fn measure(calibrate: &Calibrate, target: &Target, extent: &Extent) -> anyhow::Result<()> {
     let model = match &calibrate.model {
         Some(model) => model.clone(),
         None => models::first(target, calibrate.api_key.as_deref()).await?,

@@ -21,8 +21,7 @@ fn slow() -> Profile {
     Profile { step, api_overhead_ms: 15.0, ..built_in }
 }
 
-const EXTENT: Extent =
-    Extent { prompt_max: Tokens(1024), concurrency_max: 8, output: Tokens(12) };
+const EXTENT: Extent = Extent { prompt_max: Tokens(1024), concurrency_max: 8, output: Tokens(12) };
 
 async fn endpoint(profile: Profile) -> (emulator::Handle, ReplayOptions) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
