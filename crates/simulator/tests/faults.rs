@@ -1,7 +1,7 @@
 //! A thousand small worlds in which things go wrong at random: no invariant may break, and the same
 //! world must come out the same.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
