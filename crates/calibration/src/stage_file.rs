@@ -2,7 +2,7 @@
 //!
 //! Two kinds of file exist in public. One says everything of a stage, in seconds (`ttft_mean`,
 //! `rate_req`, `system_prompt_len` …). The other says what was measured, in milliseconds
-//! (`real_ttft_mean` …), and names the workload; its shape then is one of [`WORKLOADS`]. A file may
+//! (`real_ttft_mean` …), and names the workload; its shape then is one of `WORKLOADS`. A file may
 //! mix both; units follow the name of the column.
 
 use csv::StringRecord;

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! where `p` is the service time and `r` the arrival: a later job moves up at most to its arrival.
-//! They scan for the largest reduction, O(n²) in all; a [`tree::SlackTree`] finds it in O(log n).
+//! They scan for the largest reduction, O(n²) in all; a `tree::SlackTree` finds it in O(log n).
 //! With all arrivals at zero this is the rule of Moore and Hodgson (drop the longest).
 
 mod tree;

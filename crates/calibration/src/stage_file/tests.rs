@@ -1,1 +1,0 @@
-//! Which stage files are read, and what is said of those that are not.
