@@ -381,7 +381,3 @@ fn blocks(question: &Question, input: Tokens, block: Tokens) -> Arc<[BlockHash]>
     let name = BlockHash(question.name);
     (0..input.full_blocks(block).0).map(|place| hash_block(name, &place.to_le_bytes())).collect()
 }
-
-#[cfg(test)]
-#[path = "probe/tests.rs"]
-mod tests;

@@ -324,7 +324,3 @@ fn settle(shape: &mut Shape, mut figures: Figures) -> Figures {
     shape.output = Tokens(tokens);
     figures
 }
-
-#[cfg(test)]
-#[path = "stage_file/tests.rs"]
-mod tests;

@@ -191,7 +191,3 @@ fn share(size: f64) -> String {
 fn dash() -> String {
     "-".to_owned()
 }
-
-#[cfg(test)]
-#[path = "table/tests.rs"]
-mod tests;
