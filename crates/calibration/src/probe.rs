@@ -6,6 +6,9 @@
 //! burst becomes a part of one recording, and the profile is fitted to that as to any other; only
 //! the start, which for a recorded engine is arithmetic, is here read off the sweeps.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use engine::{Answer, Job, Profile};
@@ -18,7 +21,7 @@ use types::{
 
 use crate::{
     requests::MeasuredRequest,
-    requests_fit::Recording,
+    requests_fit::{self, Recording, RecordingError, RecordingFit},
     run::{Sent, Setting},
     stage::median,
 };
@@ -166,8 +169,11 @@ impl Reply {
 pub type Answered<'a> = &'a [(Burst, Vec<Reply>)];
 
 /// Why answers tell nothing.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
+    /// They make no recording that a profile can be fitted to.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
     /// A burst was not answered whole.
     #[error("{answered} of {asked} requests of a burst were answered; is the endpoint overloaded?")]
     Unanswered {
@@ -228,6 +234,22 @@ pub struct Sweeps {
     pub repeat: Option<(f64, f64)>,
     /// Tokens that the endpoint says it found in its cache then.
     pub cached: Option<Tokens>,
+}
+
+/// Fits `base` to the answers, under the name `name`, in at most `trials_max` simulations.
+///
+/// # Errors
+/// As [`sweeps`], or a start that cannot serve what was asked.
+pub fn fit(
+    answered: Answered<'_>,
+    base: &Profile,
+    name: &str,
+    trials_max: usize,
+) -> Result<(Sweeps, RecordingFit), ProbeError> {
+    let sweeps = sweeps(answered)?;
+    let start = start(base, &sweeps, name);
+    let recording = recording(answered, start.block_size);
+    Ok((sweeps, requests_fit::fit(&recording, &start, trials_max)?))
 }
 
 /// Reads the sweeps off the answers.

@@ -4,11 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use calibration::{
-    probe::{self, Burst, Extent, Question, Reply, Sweeps},
-    requests_fit::{self, RecordingFit},
+    probe::{self, Burst, Extent, Question, Reply},
     table,
 };
-use engine::Profile;
 use replay::{ReplayOptions, Target, models};
 use report::RequestRecord;
 use tokio_util::sync::CancellationToken;
@@ -68,30 +66,27 @@ async fn measure(calibrate: &Calibrate, target: &Target, extent: &Extent) -> any
         shutdown::requested().await;
         stopping.cancel();
     });
-    let (sweeps, fit) = probed(&options, extent, first_name, &base, stop).await?;
+    let answered = asked(&options, extent, first_name, stop).await?;
+    let name = model.rsplit('/').next().unwrap_or(&model);
+    let (sweeps, fit) = probe::fit(&answered, &base, name, TRIALS_MAX)?;
     let title = format!("{model} at {target}");
     println!("{}\n{}", table::sweeps(&sweeps), table::recording(&title, &fit));
     calibrate.write(&[&fit.profile])
 }
 
-/// Sends every burst and fits `base` to the answers.
-async fn probed(
+/// Sends every burst, each when the one before has been answered.
+async fn asked(
     options: &ReplayOptions,
     extent: &Extent,
     first_name: u64,
-    base: &Profile,
     stop: CancellationToken,
-) -> anyhow::Result<(Sweeps, RecordingFit)> {
+) -> anyhow::Result<Vec<(Burst, Vec<Reply>)>> {
     let mut answered = Vec::new();
     for burst in extent.bursts(first_name) {
         let replies = ask(options, &burst, stop.clone()).await?;
         answered.push((burst, replies));
     }
-    let sweeps = probe::sweeps(&answered)?;
-    let name = options.model.rsplit('/').next().unwrap_or(&options.model);
-    let start = probe::start(base, &sweeps, name);
-    let recording = probe::recording(&answered, start.block_size);
-    Ok((sweeps, requests_fit::fit(&recording, &start, TRIALS_MAX)?))
+    Ok(answered)
 }
 
 /// Sends a burst and waits for its answers.
