@@ -73,7 +73,7 @@ pub fn serve(
     decisions.clear();
     let prompt = Blocks(u32::try_from(blocks.len()).unwrap_or(u32::MAX)).tokens(Tokens(64));
     let id = RequestId(id);
-    let request = Request { id, model: ModelId(1), prompt, blocks, session: None };
+    let request = Request::new(id, ModelId(1), prompt, blocks);
     dispatcher.handle(Timestamp::ZERO, Event::Arrived(request), decisions);
     let ended = Event::Ended { request: id, outcome: Outcome::Finished };
     dispatcher.handle(Timestamp::ZERO, ended, decisions);

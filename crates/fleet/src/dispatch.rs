@@ -186,7 +186,7 @@ mod tests {
     fn request(dispatch: &Dispatch) -> Request {
         let id = dispatch.next_id();
         let blocks = Vec::new().into();
-        Request { id, model: ModelId(1), prompt: Tokens(100), blocks, session: None }
+        Request::new(id, ModelId(1), Tokens(100), blocks)
     }
 
     fn loads(dispatch: &Dispatch) -> Vec<u32> {

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use types::{
     block::HashKey,
     quantity::Tokens,
-    request::{ModelId, Request as Routed, SessionKey},
+    request::{ModelId, Request as Routed, SessionKey, TenantId},
 };
 use wire::{
     headers::{self, session::Sources},
@@ -45,6 +45,9 @@ struct Read {
     model: String,
     prompt: PromptHash,
     session: Option<SessionKey>,
+    tenant: TenantId,
+    output_max: Option<Tokens>,
+    streamed: bool,
 }
 
 /// Reads `request`.
@@ -70,11 +73,16 @@ pub(crate) async fn read(
     let path = head.uri.path_and_query().cloned();
     Ok(Intake {
         request: Routed {
-            id: app.fleet.dispatch().next_id(),
-            model: ModelId::from_name(&read.model),
-            prompt: read.prompt.prompt,
-            blocks: read.prompt.blocks.into(),
             session: read.session,
+            tenant: read.tenant,
+            output_max: read.output_max,
+            streamed: read.streamed,
+            ..Routed::new(
+                app.fleet.dispatch().next_id(),
+                ModelId::from_name(&read.model),
+                read.prompt.prompt,
+                read.prompt.blocks.into(),
+            )
         },
         outbound: Outbound {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
@@ -150,6 +158,9 @@ impl Reader {
         Ok(Read {
             prompt: view.hash_prompt(self.hash_key, tenant, self.block),
             session: session.map(|it| it.key),
+            tenant: tenant.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it)),
+            output_max: view.output_max,
+            streamed: view.stream,
             model: view.model.into_owned(),
         })
     }

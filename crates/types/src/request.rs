@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::{
     block::{BlockHash, HashKey},
     quantity::Tokens,
+    slo::Slo,
 };
 
 /// Identifies a request within one run of a router or simulator.
@@ -51,6 +52,67 @@ impl SessionKey {
     }
 }
 
+/// Whoever shares caches, rates and fairness, by the keyed hash of its name; [`TenantId::NONE`] where
+/// clients are not told apart.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct TenantId(pub u64);
+
+impl TenantId {
+    /// The one tenant of those who are not told apart.
+    pub const NONE: Self = Self(0);
+
+    /// The tenant called `name`.
+    #[must_use]
+    pub fn new(key: HashKey, name: &str) -> Self {
+        let hash = xxh3_64_with_seed(name.as_bytes(), key.0);
+        // Nobody with a name is nobody.
+        Self(hash.max(1))
+    }
+}
+
+/// How urgent a request is; what is less urgent is turned away first. The least urgent comes first
+/// in the order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    /// Fills what the others leave, to be done within hours.
+    Batch,
+    /// Whatever nobody has ranked.
+    #[default]
+    Default,
+    /// Somebody waits for it.
+    Interactive,
+    /// The operator's own.
+    System,
+}
+
+impl Priority {
+    /// Every priority, the least urgent first.
+    pub const ALL: [Self; 4] = [Self::Batch, Self::Default, Self::Interactive, Self::System];
+
+    /// The name as headers, configuration and metrics spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Default => "default",
+            Self::Interactive => "interactive",
+            Self::System => "system",
+        }
+    }
+
+    /// The priority of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == name)
+    }
+}
+
 /// A request, reduced to what a decision needs.
 ///
 /// It has no field for the true output length: a policy can't read what production can't know.
@@ -69,6 +131,44 @@ pub struct Request {
     pub blocks: Arc<[BlockHash]>,
     /// Conversation the request belongs to.
     pub session: Option<SessionKey>,
+    /// Who asks.
+    #[serde(default)]
+    pub tenant: TenantId,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// What it was promised.
+    #[serde(default)]
+    pub slo: Slo,
+    /// Longest answer the client accepts, where it says so.
+    #[serde(default)]
+    pub output_max: Option<Tokens>,
+    /// Whether the answer comes token by token, so that its first token can be seen to come.
+    #[serde(default = "yes")]
+    pub streamed: bool,
+}
+
+impl Request {
+    /// A streamed request of nobody in particular, without a promise.
+    #[must_use]
+    pub fn new(id: RequestId, model: ModelId, prompt: Tokens, blocks: Arc<[BlockHash]>) -> Self {
+        Self {
+            id,
+            model,
+            prompt,
+            blocks,
+            session: None,
+            tenant: TenantId::NONE,
+            priority: Priority::Default,
+            slo: Slo::default(),
+            output_max: None,
+            streamed: true,
+        }
+    }
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Writes hashes as one text, a third shorter than a list of numbers.
@@ -116,12 +216,13 @@ mod tests {
 
     #[test]
     fn a_request_reads_back_as_it_was_written() {
+        let blocks = Arc::new([BlockHash(0), BlockHash(u64::MAX), BlockHash(0x1234)]);
         let request = Request {
-            id: RequestId(7),
-            model: ModelId::from_name("m"),
-            prompt: Tokens(200),
-            blocks: Arc::new([BlockHash(0), BlockHash(u64::MAX), BlockHash(0x1234)]),
             session: Some(SessionKey(u128::MAX)),
+            tenant: TenantId::new(HashKey(1), "a"),
+            priority: Priority::Interactive,
+            output_max: Some(Tokens(16)),
+            ..Request::new(RequestId(7), ModelId::from_name("m"), Tokens(200), blocks)
         };
         let text = serde_json::to_string(&request).unwrap();
         assert!(text.contains("0000000000000000ffffffffffffffff0000000000001234"), "{text}");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// A bound that is absent always holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Slo {
     /// Longest time to first token.
     pub ttft: Option<Duration>,

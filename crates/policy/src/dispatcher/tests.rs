@@ -22,13 +22,9 @@ use crate::{
 const MODEL: ModelId = ModelId(1);
 
 fn request(id: u64, family: u64, blocks: u64) -> Request {
-    Request {
-        id: RequestId(id),
-        model: MODEL,
-        prompt: Tokens(u32::try_from(blocks).unwrap() * 64 + 10),
-        blocks: (0..blocks).map(|at| hash(family << 32 | at)).collect(),
-        session: None,
-    }
+    let prompt = Tokens(u32::try_from(blocks).unwrap() * 64 + 10);
+    let blocks = (0..blocks).map(|at| hash(family << 32 | at)).collect();
+    Request::new(RequestId(id), MODEL, prompt, blocks)
 }
 
 /// Spreads small numbers over all 64 bits, as real block hashes are.

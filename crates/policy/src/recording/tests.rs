@@ -38,13 +38,10 @@ fn fleet(replicas: u32) -> impl Iterator<Item = Event> {
 }
 
 fn arrival(id: u64, prefix: u64) -> Event {
-    Event::Arrived(Request {
-        id: RequestId(id),
-        model: ModelId(1),
-        prompt: Tokens(256),
-        blocks: (0..4).map(|it| BlockHash(prefix << 8 | it)).collect(),
-        session: Some(SessionKey(u128::from(prefix) << 100)),
-    })
+    let blocks = (0..4).map(|it| BlockHash(prefix << 8 | it)).collect();
+    let session = Some(SessionKey(u128::from(prefix) << 100));
+    let request = Request::new(RequestId(id), ModelId(1), Tokens(256), blocks);
+    Event::Arrived(Request { session, ..request })
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

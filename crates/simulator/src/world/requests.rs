@@ -11,7 +11,7 @@ use types::{
     block::{ChainSeed, HashKey, Scope},
     outcome::Outcome,
     quantity::Tokens,
-    request::{ModelId, Request, RequestId, SessionKey},
+    request::{ModelId, Request, RequestId, SessionKey, TenantId},
 };
 use workload::{Arrival, Segment};
 
@@ -37,11 +37,11 @@ impl World<'_> {
         let block = self.setup.dispatcher.prefix.block;
         let blocks = blocks_of(arrival, seed, block, &mut self.memos.0).finish();
         let request = Request {
-            id: RequestId(number),
-            model: MODEL,
-            prompt: input,
-            blocks: blocks.into(),
             session: arrival.session.map(|it| SessionKey(it.into())),
+            // Zero is nobody's.
+            tenant: TenantId(arrival.tenant.map_or(0, |it| u64::from(it).saturating_add(1))),
+            slo: self.setup.terms.slo,
+            ..Request::new(RequestId(number), MODEL, input, blocks.into())
         };
         let flight = Flight {
             scheduled: self.now,
