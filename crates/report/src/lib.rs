@@ -4,6 +4,8 @@
 //! the records. Read in this order: [`record`], [`goodput`] (what counts as good), [`summary`] (the
 //! figures of a run), [`paired`] (policies compared), [`table`] and [`csv`].
 
+pub mod classes;
+pub mod cost;
 pub mod csv;
 pub mod goodput;
 pub mod histogram;

@@ -126,9 +126,18 @@ pub struct SloBlock {
     /// Longest time per output token, averaged over the answer.
     #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
     pub tpot: Option<Duration>,
+    /// The gap between tokens that 95 % of an answer's gaps may not exceed.
+    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
+    pub itl_p95: Option<Duration>,
+    /// Largest difference between the longest and the shortest gap of one answer.
+    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Duration>,
     /// Longest time to the last token.
     #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
     pub e2e: Option<Duration>,
+    /// Window in which work that nobody waits for is to be done.
+    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
+    pub completion: Option<Duration>,
 }
 
 const fn one() -> u32 {
@@ -251,7 +260,7 @@ impl Scenario {
 }
 
 impl From<SloBlock> for Slo {
-    fn from(SloBlock { ttft, tpot, e2e }: SloBlock) -> Self {
-        Self { ttft, tpot, e2e }
+    fn from(SloBlock { ttft, tpot, itl_p95, jitter, e2e, completion }: SloBlock) -> Self {
+        Self { ttft, tpot, itl_p95, jitter, e2e, completion }
     }
 }

@@ -153,6 +153,7 @@ impl Cases {
             scheduled_for: case.load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
             costs: None,
+            workload_class: None,
         };
         let run = Run::measure(&info, &recording.records, &recording.gaps);
         Ok(Done { info, recording, run })
