@@ -7,10 +7,15 @@
 pub mod classes;
 pub mod cost;
 pub mod csv;
+pub mod disruption;
+pub mod frontier;
+pub mod gate;
 pub mod goodput;
 pub mod histogram;
 pub mod interval;
+pub mod knee;
 pub mod paired;
+pub mod plan;
 pub mod record;
 pub mod slo;
 pub mod stats;
