@@ -99,6 +99,38 @@ impl Fault {
         }
     }
 
+    /// What it is called.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Crash { .. } => "crash",
+            Self::Slow { .. } => "slow",
+            Self::Partition { .. } => "partition",
+            Self::ScaleOut { .. } => "scale-out",
+            Self::ScaleIn { .. } => "scale-in",
+            Self::RollingDeployment { .. } => "rolling-deployment",
+            Self::RotateSalt { .. } => "rotate-salt",
+        }
+    }
+
+    /// When it is over at the soonest, in a fleet of `replicas` that routers see back after
+    /// `health_delay`; caches may be cold for longer.
+    #[must_use]
+    pub fn ends(&self, replicas: u32, health_delay: Duration) -> Duration {
+        let lasts = match *self {
+            Self::Crash { down_for, .. } => {
+                down_for.unwrap_or_default().saturating_add(health_delay)
+            }
+            Self::Slow { lasts, .. } | Self::Partition { lasts, .. } => lasts,
+            Self::ScaleOut { .. } => health_delay,
+            Self::RollingDeployment { down_for, .. } => {
+                down_for.saturating_add(health_delay).saturating_mul(replicas)
+            }
+            Self::ScaleIn { .. } | Self::RotateSalt { .. } => Duration::ZERO,
+        };
+        self.at().saturating_add(lasts)
+    }
+
     /// What is wrong with it in a fleet of `replicas` behind `routers`.
     #[must_use]
     pub fn problem(&self, replicas: u32, routers: u32) -> Option<String> {

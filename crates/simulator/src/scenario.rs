@@ -14,7 +14,10 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::{
     optional as friendly_optional, required as friendly,
 };
 use policy::config::StrategyName;
-use report::Terms;
+use report::{
+    Terms,
+    cost::{Prices, WorkloadClass},
+};
 use serde::{Deserialize, Serialize};
 use types::slo::Slo;
 use workload::{Load, Planned, Schedule, Workload, WorkloadError};
@@ -64,6 +67,15 @@ pub struct Scenario {
     /// The promises.
     #[serde(default)]
     pub slo: SloBlock,
+    /// Most times that a good request may have been sent again; any number when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries_max: Option<u32>,
+    /// The kind of work, which says what counts as a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_class: Option<WorkloadClass>,
+    /// What is paid; nothing is said of costs when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Prices>,
     /// How routers learn of the replicas.
     #[serde(default)]
     pub signals: Signals,
@@ -178,6 +190,7 @@ impl Scenario {
         problems.extend(within("workload", self.workload.problems()));
         problems.extend(within("load", self.load_problems()));
         problems.extend(within("signals", self.signals.problems()));
+        problems.extend(within("costs", self.costs.iter().flat_map(Prices::problems).collect()));
         for (index, fault) in self.faults.iter().enumerate() {
             let problem = fault.problem(self.fleet.replicas, self.routers.max(1));
             problems.extend(problem.map(|it| format!("faults[{index}].{it}")));
@@ -231,6 +244,12 @@ impl Scenario {
         self.workload.plan(load, read)
     }
 
+    /// What requests are judged on.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms { slo: self.slo.into(), retries_max: self.retries_max }
+    }
+
     /// The setup of a run under `strategy`, seeded with `seed`; `profile` is what
     /// [`Fleet::profile`] names, before the overrides.
     #[must_use]
@@ -254,7 +273,7 @@ impl Scenario {
             warm_up: self.load.warm_up,
             signals: self.signals,
             faults: self.faults.clone(),
-            terms: Terms { slo: self.slo.into(), ..Terms::default() },
+            terms: self.terms(),
         }
     }
 }
