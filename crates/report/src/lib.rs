@@ -12,6 +12,7 @@ pub mod frontier;
 pub mod gate;
 pub mod goodput;
 pub mod histogram;
+pub mod html;
 pub mod interval;
 pub mod knee;
 pub mod paired;

@@ -12,9 +12,12 @@ use engine::Profile;
 use parking_lot::Mutex;
 use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
-use report::{Run, RunInfo, Summary};
+use report::{Run, RunInfo, Summary, cost::Costs};
 use serde_json::json;
-use simulator::{Recording, Scenario, scenario::Conversations};
+use simulator::{
+    Recording, Scenario,
+    scenario::{Conversations, LoadBlock},
+};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
@@ -38,9 +41,9 @@ pub(crate) struct Done {
 }
 
 /// All runs, by rate, policy and seed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cases {
-    scenario: Scenario,
+    pub(crate) scenario: Scenario,
     profile: Profile,
     /// The trace's text, read once.
     trace: Option<String>,
@@ -99,6 +102,17 @@ impl Cases {
         self.trace.clone().unwrap_or_default()
     }
 
+    /// The run of `strategy` at `rate` with `seed`.
+    pub(crate) fn case(&self, strategy: StrategyName, rate: f64, seed: u64) -> Case {
+        let LoadBlock { arrivals, duration, .. } = self.scenario.load;
+        Case {
+            strategy,
+            rate: Some(rate),
+            seed,
+            load: Load { schedule: arrivals.at(rate), duration, seed },
+        }
+    }
+
     /// Runs everything, `jobs` at once, and hands each run to `done` before its records are dropped.
     ///
     /// # Errors
@@ -108,15 +122,28 @@ impl Cases {
         jobs: Option<usize>,
         done: impl Fn(&Case, &Done) -> anyhow::Result<()> + Sync,
     ) -> anyhow::Result<Vec<Run>> {
+        self.run_all(&self.cases, jobs, done)
+    }
+
+    /// The same of `cases` that are not this scenario's own.
+    ///
+    /// # Errors
+    /// The first error in the order of the cases.
+    pub(crate) fn run_all(
+        &self,
+        cases: &[Case],
+        jobs: Option<usize>,
+        done: impl Fn(&Case, &Done) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<Vec<Run>> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
         let results = Mutex::new(BTreeMap::new());
         thread::scope(|scope| {
-            for _ in 0..jobs.unwrap_or(processors).clamp(1, self.cases.len().max(1)) {
+            for _ in 0..jobs.unwrap_or(processors).clamp(1, cases.len().max(1)) {
                 scope.spawn(|| {
                     while let Some((index, case)) = {
                         let index = next.fetch_add(1, Ordering::Relaxed);
-                        self.cases.get(index).map(|case| (index, case))
+                        cases.get(index).map(|case| (index, case))
                     } {
                         let result = self.run_one(case).and_then(|it| {
                             done(case, &it)?;
@@ -125,7 +152,7 @@ impl Cases {
                         let is_error = result.is_err();
                         results.lock().insert(index, result);
                         if is_error {
-                            next.store(self.cases.len(), Ordering::Relaxed);
+                            next.store(cases.len(), Ordering::Relaxed);
                         }
                     }
                 });
@@ -134,7 +161,13 @@ impl Cases {
         results.into_inner().into_values().collect()
     }
 
-    fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
+    /// What everything costs, where the scenario says.
+    pub(crate) fn costs(&self) -> Option<Costs> {
+        let prices = self.scenario.costs.clone()?;
+        Some(Costs { prices, replicas: self.scenario.fleet.replicas })
+    }
+
+    pub(crate) fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
         let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
         let setup = self.scenario.setup(case.strategy, case.seed, self.profile.clone());
         let recording = simulator::run(&setup, planned.arrivals)?;
@@ -152,8 +185,8 @@ impl Cases {
             seed: case.seed,
             scheduled_for: case.load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
-            costs: None,
-            workload_class: None,
+            costs: self.costs(),
+            workload_class: self.scenario.workload_class,
         };
         let run = Run::measure(&info, &recording.records, &recording.gaps);
         Ok(Done { info, recording, run })
