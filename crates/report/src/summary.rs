@@ -16,6 +16,7 @@ use types::time::Timestamp;
 
 use crate::{
     histogram::Histogram,
+    limits::Limits,
     record::{Ending, RequestRecord},
     stats::{Stats, count},
 };
@@ -122,6 +123,9 @@ pub struct Run {
     pub itl_ms: Option<Stats>,
     /// Time to the last token of completed requests.
     pub e2e_ms: Option<Stats>,
+    /// What no policy can exceed on these requests; absent where nobody computed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 impl Run {
@@ -165,6 +169,7 @@ impl Run {
             tpot_ms: stats_ms(completed().map(RequestRecord::tpot)),
             itl_ms: gaps.stats_ms(),
             e2e_ms: stats_ms(completed().map(RequestRecord::e2e)),
+            limits: None,
         }
     }
 }
