@@ -118,6 +118,7 @@ impl Fault {
         match self {
             Self::Crash { .. } => "crash",
             Self::Slow { .. } => "slow",
+            Self::Stall { .. } => "stall",
             Self::Partition { .. } => "partition",
             Self::ScaleOut { .. } => "scale-out",
             Self::ScaleIn { .. } => "scale-in",
@@ -134,7 +135,9 @@ impl Fault {
             Self::Crash { down_for, .. } => {
                 down_for.unwrap_or_default().saturating_add(health_delay)
             }
-            Self::Slow { lasts, .. } | Self::Partition { lasts, .. } => lasts,
+            Self::Slow { lasts, .. }
+            | Self::Stall { lasts, .. }
+            | Self::Partition { lasts, .. } => lasts,
             Self::ScaleOut { .. } => health_delay,
             Self::RollingDeployment { down_for, .. } => {
                 down_for.saturating_add(health_delay).saturating_mul(replicas)
