@@ -2,7 +2,8 @@
 //!
 //! A driver, real or simulated, writes one [`RequestRecord`] a request; everything else follows from
 //! the records. Read in this order: [`record`], [`goodput`] (what counts as good), [`summary`] (the
-//! figures of a run), [`paired`] (policies compared), [`table`] and [`csv`].
+//! figures of a run), [`mod@limits`] (what no policy can exceed), [`paired`] (policies compared),
+//! [`table`] and [`csv`].
 
 pub mod classes;
 pub mod cost;
@@ -15,6 +16,7 @@ pub mod histogram;
 pub mod html;
 pub mod interval;
 pub mod knee;
+pub mod limits;
 pub mod paired;
 pub mod plan;
 pub mod record;
@@ -26,6 +28,7 @@ pub mod windows;
 
 pub use goodput::Terms;
 pub use histogram::Histogram;
+pub use limits::Limits;
 pub use record::{Ending, RequestRecord};
 pub use stats::Stats;
 pub use summary::{Run, RunInfo, Summary};

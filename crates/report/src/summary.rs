@@ -18,6 +18,7 @@ use crate::{
     classes::{SloClass, by_slo_class},
     cost::{self, Breakdown, ClassCost, Costs, WorkloadClass},
     histogram::Histogram,
+    limits::Limits,
     record::{Ending, RequestRecord},
     stats::{Stats, count, ratio},
 };
@@ -144,6 +145,9 @@ pub struct Run {
     /// What results cost, by the class of work, where it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_workload_class: Vec<ClassCost>,
+    /// What no policy can exceed on these requests; absent where nobody computed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 impl Run {
@@ -205,6 +209,7 @@ impl Run {
                 info.workload_class,
                 info.costs.as_ref().zip(cost.as_ref()),
             ),
+            limits: None,
         }
     }
 }

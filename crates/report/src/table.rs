@@ -1,6 +1,7 @@
 //! Tables for a terminal, at most 100 columns wide.
 
 mod frontier;
+mod limits;
 mod seeds;
 
 use std::fmt::Write as _;
@@ -9,6 +10,7 @@ use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 pub use self::{
     frontier::{frontier, plan, promise},
+    limits::limits,
     seeds::{differences, means},
 };
 use crate::{stats::Stats, summary::Run};

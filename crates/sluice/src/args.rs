@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate,
-    frontier::Frontier, plan::Plan,    replay::Replay, serve::Serve, simulate::Simulate,
+    calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate, frontier,
+    plan::Plan, replay::Replay, serve::Serve, simulate::Simulate,
 };
 
 /// Routes LLM requests to the replica that already holds their KV cache.
@@ -27,7 +27,7 @@ pub(crate) enum Verb {
     Replay(Replay),
     Simulate(Simulate),
     Compare(Compare),
-    Frontier(Frontier),
+    Frontier(Box<frontier::Args>),
     Plan(Plan),
     Calibrate(Calibrate),
     Check(Check),

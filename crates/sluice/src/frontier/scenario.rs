@@ -53,7 +53,7 @@ pub(super) fn measure(
 ) -> anyhow::Result<(Frontier, Vec<Detail>)> {
     let warmth = wanted.warmth.unwrap_or_else(|| warmth::stated(&cases.scenario));
     let (scenario, warmth_produced) = warmth::produced(&cases.scenario, warmth);
-    let world = Cases { scenario, ..cases.clone() };
+    let world = cases.under(scenario);
     let rates = if wanted.rates.is_empty() {
         let knee = guess(&world, strategy, wanted.seed, &progress)?;
         LOADS.map(|load| rounded(load * knee)).to_vec()
@@ -183,7 +183,7 @@ fn states(
     let mut detail = None;
     for warmth in Warmth::ALL {
         let (scenario, _) = warmth::produced(&cases.scenario, warmth);
-        let world = Cases { scenario, ..cases.clone() };
+        let world = cases.under(scenario);
         let seeds = wanted.seed..wanted.seed.saturating_add(wanted.seeds);
         let list: Vec<Case> = seeds.map(|seed| world.case(strategy, rate, seed)).collect();
         let kept = Mutex::new(Vec::new());

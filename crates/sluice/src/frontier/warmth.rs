@@ -93,7 +93,8 @@ mod tests {
     use super::*;
 
     fn scenario() -> Scenario {
-        serde_yaml::from_str(include_str!("../../../../config/scenarios/support-chat.yaml")).unwrap()
+        serde_yaml::from_str(include_str!("../../../../config/scenarios/support-chat.yaml"))
+            .unwrap()
     }
 
     fn counted(it: &Scenario) -> Duration {

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -12,10 +15,10 @@ use engine::Profile;
 use parking_lot::Mutex;
 use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
-use report::{Run, RunInfo, Summary, cost::Costs};
+use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs};
 use serde_json::json;
 use simulator::{
-    Recording, Scenario,
+    Recording, Scenario, Setup,
     scenario::{Conversations, LoadBlock},
 };
 use workload::{Load, Workload, bundled};
@@ -28,6 +31,8 @@ pub(crate) struct Case {
     pub(crate) strategy: StrategyName,
     /// Requests per second; none where a trace keeps its times.
     pub(crate) rate: Option<f64>,
+    /// Which of the scenario's loads it is.
+    load_number: usize,
     pub(crate) seed: u64,
     load: Load,
 }
@@ -40,14 +45,19 @@ pub(crate) struct Done {
     pub(crate) run: Run,
 }
 
+/// Limits that whoever comes first computes; none where the requests are too many.
+type Shared = Arc<OnceLock<Option<Limits>>>;
+
 /// All runs, by rate, policy and seed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Cases {
     pub(crate) scenario: Scenario,
     profile: Profile,
     /// The trace's text, read once.
     trace: Option<String>,
     cases: Vec<Case>,
+    /// Limits by load and seed, which all policies share; none where nobody wants them.
+    limits: Option<Mutex<BTreeMap<(usize, u64), Shared>>>,
     /// What the user should know before the result.
     pub(crate) notes: Vec<String>,
 }
@@ -76,13 +86,15 @@ impl Cases {
                     cases.extend(load.map(|(rate, load)| Case {
                         strategy: *strategy,
                         rate,
+                        load_number: at,
                         seed,
                         load,
                     }));
                 }
             }
         }
-        let mut cases = Self { scenario, profile, trace, cases, notes: Vec::new() };
+        let limits = (!what.no_limits).then(Mutex::default);
+        let mut cases = Self { scenario, profile, trace, cases, limits, notes: Vec::new() };
         cases.notes = cases.skipped()?;
         Ok(cases)
     }
@@ -102,12 +114,26 @@ impl Cases {
         self.trace.clone().unwrap_or_default()
     }
 
+    /// The same fleet and requests under `scenario`, which differs in what it does to them, without
+    /// runs of its own and without limits.
+    pub(crate) fn under(&self, scenario: Scenario) -> Self {
+        Self {
+            scenario,
+            profile: self.profile.clone(),
+            trace: self.trace.clone(),
+            cases: Vec::new(),
+            limits: None,
+            notes: Vec::new(),
+        }
+    }
+
     /// The run of `strategy` at `rate` with `seed`.
     pub(crate) fn case(&self, strategy: StrategyName, rate: f64, seed: u64) -> Case {
         let LoadBlock { arrivals, duration, .. } = self.scenario.load;
         Case {
             strategy,
             rate: Some(rate),
+            load_number: 0,
             seed,
             load: Load { schedule: arrivals.at(rate), duration, seed },
         }
@@ -188,8 +214,37 @@ impl Cases {
             costs: self.costs(),
             workload_class: self.scenario.workload_class,
         };
-        let run = Run::measure(&info, &recording.records, &recording.gaps);
+        let mut run = Run::measure(&info, &recording.records, &recording.gaps);
+        run.limits = self.limits(case, &setup, &recording.records)?;
         Ok(Done { info, recording, run })
+    }
+
+    /// What no policy can exceed in this case. Conversations that wait for answers come at times of
+    /// their own under each policy; else all policies meet the same requests.
+    fn limits(
+        &self,
+        case: &Case,
+        setup: &Setup,
+        records: &[RequestRecord],
+    ) -> anyhow::Result<Option<Limits>> {
+        let Some(known) = &self.limits else { return Ok(None) };
+        let shared = match self.scenario.conversations {
+            Conversations::Open => {
+                Arc::clone(known.lock().entry((case.load_number, case.seed)).or_default())
+            }
+            Conversations::Closed => Shared::default(),
+        };
+        if let Some(known) = shared.get() {
+            return Ok(known.clone());
+        }
+        let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
+        Ok(shared.get_or_init(|| simulator::limits(setup, &planned.arrivals, records)).clone())
+    }
+
+    /// What to say of the limits of `runs`, beyond the limits themselves.
+    pub(crate) fn limits_note(&self, runs: &[Run]) -> Option<&'static str> {
+        let is_missing = self.limits.is_some() && runs.iter().any(|it| it.limits.is_none());
+        is_missing.then_some("no limits: the requests have too many KV blocks to compute them")
     }
 
     /// Writes the results folder of one run.
