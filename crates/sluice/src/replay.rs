@@ -65,9 +65,9 @@ pub(crate) struct Replay {
     /// Leaves `x-session-id` out, so that the router has to find conversations by itself.
     #[arg(long)]
     no_session_header: bool,
-    /// Tokens in a block of the trace.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    block_tokens: u32,
+    /// Tokens in a block of the trace; the format's own when absent.
+    #[arg(long, value_name = "N")]
+    block_tokens: Option<u32>,
     /// Leaves out lines of the trace that can't be read, and counts them.
     #[arg(long)]
     skip_bad_lines: bool,

@@ -50,7 +50,7 @@ fn recording(
         None => Recorded::default(),
         Some(file) => {
             let text = load::trace(file).with_context(|| format!("cannot read trace {file}"))?;
-            let trace = Trace { block_tokens: BLOCK_TOKENS, ..Trace::new(file.clone()) };
+            let trace = Trace { block_tokens: Some(BLOCK_TOKENS), ..Trace::new(file.clone()) };
             mooncake::read(&trace, &text)?
         }
     };
