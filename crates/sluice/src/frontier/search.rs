@@ -11,6 +11,9 @@ const SUSTAINED: f64 = 0.9;
 /// Share of good requests with which a fleet has time to spare, whatever half the rate gives.
 const AT_EASE: f64 = 0.95;
 
+/// Best good fraction with which a promise is one that the fleet does not keep at any rate.
+const HOPELESS: f64 = 0.05;
+
 /// How near the two ends must come.
 const CLOSE: f64 = 1.05;
 
@@ -66,7 +69,7 @@ impl Search {
         let is_over = self.tried.len() >= TRIES_MAX;
         let best = self.tried.iter().map(|it| it.1).fold(0.0, f64::max);
         let eased = self.tried.get(1).is_some_and(|above| at_lowest < above.1 * 1.02 + 0.01);
-        let is_at_ease = at_lowest >= AT_EASE || (eased && best > 0.0);
+        let is_at_ease = at_lowest >= AT_EASE || (eased && best >= HOPELESS);
         if !is_at_ease {
             return if is_over || lowest < self.start / 1e6 {
                 Next::Hopeless
