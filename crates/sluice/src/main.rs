@@ -12,6 +12,7 @@ mod logs;
 mod plan;
 mod recording;
 mod replay;
+mod report;
 mod results;
 mod serve;
 mod shutdown;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Verb::Compare(compare) => compare::run(compare),
         Verb::Frontier(frontier) => frontier::run(&frontier),
         Verb::Plan(plan) => plan::run(&plan),
+        Verb::Report(report) => report::run(&report),
         Verb::Calibrate(calibrate) => calibrate::run(&calibrate),
         Verb::Check(check) => check::run(&check),
     };

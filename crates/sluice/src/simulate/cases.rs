@@ -15,7 +15,7 @@ use engine::Profile;
 use parking_lot::Mutex;
 use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
-use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs};
+use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs, judged::Judged};
 use serde_json::json;
 use simulator::{
     Recording, Scenario, Setup,
@@ -24,6 +24,7 @@ use simulator::{
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
+use crate::frontier::disruptions;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -264,6 +265,12 @@ impl Cases {
             host: Host::this(),
             clock: "virtual".to_owned(),
             started: None,
+            judged: Judged {
+                info: done.info.clone(),
+                terms: self.scenario.terms(),
+                disruptions: disruptions(&self.scenario, &done.recording.records),
+                ..Judged::default()
+            },
         };
         let summary = Summary::new(vec![done.run.clone()]);
         output::write(folder, &manifest, &done.recording.records, &summary)?;
