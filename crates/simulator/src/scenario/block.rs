@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use engine::Profile;
+use engine::{Profile, Spread};
 use policy::config::{
     DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName,
 };
@@ -55,6 +55,9 @@ pub struct Overrides {
     /// Time from a request's arrival until the engine has it, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_overhead_ms: Option<f64>,
+    /// How steps scatter around their formula.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
 }
 
 impl Overrides {
@@ -71,6 +74,7 @@ impl Overrides {
             ),
             max_num_seqs: self.max_num_seqs.unwrap_or(profile.max_num_seqs),
             api_overhead_ms: self.api_overhead_ms.unwrap_or(profile.api_overhead_ms),
+            spread: self.spread.or(profile.spread),
             ..profile
         }
     }
