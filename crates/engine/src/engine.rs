@@ -54,6 +54,8 @@ pub struct Engine {
     aborted: FxHashSet<RequestId>,
     /// The ends of the steps under way, counted from the begin of the first.
     planned: Vec<Duration>,
+    /// Sequences that decode in each of them.
+    decoding: u32,
     noise: Option<StepNoise>,
     counters: Counters,
 }
@@ -113,6 +115,7 @@ impl Engine {
             live: FxHashSet::default(),
             aborted: FxHashSet::default(),
             planned: Vec::new(),
+            decoding: 0,
             noise: None,
             counters: Counters::default(),
         })
@@ -219,6 +222,12 @@ impl Engine {
         &self.planned
     }
 
+    /// Sequences that decode a token each in every one of the steps under way, or of the last ones.
+    #[must_use]
+    pub const fn decoding(&self) -> u32 {
+        self.decoding
+    }
+
     /// Ends all the steps that were begun and appends the first and last tokens of jobs to
     /// `progress`; all of these came with the last of the steps. A job that runs on had one token
     /// with each step.
@@ -262,6 +271,7 @@ impl Engine {
         self.planned.clear();
         self.apply_aborts();
         let mut work = self.batch.schedule(&mut self.counters);
+        self.decoding = work.decodes;
         if work.is_empty() {
             debug_assert!(self.live.is_empty(), "jobs wait although nothing runs");
             return;

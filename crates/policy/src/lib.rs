@@ -5,11 +5,12 @@
 //! events always replays to the same decisions.
 //!
 //! Read in this order: [`dispatcher`] (start here), [`event`], [`config`], [`fleet_view`],
-//! [`prefix_index`], [`session`], [`strategy`], [`saturation`]; [`recording`] says how a run is kept and
+//! [`estimate`], [`prefix_index`], [`session`], [`strategy`], [`saturation`]; [`recording`] says how a run is kept and
 //! asked again.
 
 pub mod config;
 pub mod dispatcher;
+pub mod estimate;
 pub mod event;
 pub mod fleet_view;
 pub mod prefix_index;

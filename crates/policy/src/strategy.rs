@@ -3,6 +3,7 @@
 //! A closed set: adding a rule is one file and one arm. A rule sees the candidates and never the
 //! dispatcher, so each can be tested on cases made by hand.
 
+mod least_latency;
 mod least_request;
 mod power_of_two;
 mod prefix_aware;
@@ -14,13 +15,14 @@ use rand::Rng;
 use types::{quantity::Tokens, replica::ReplicaId};
 
 use crate::{
-    config::{Fallback, Routing, StrategyName},
+    config::{CostWeights, Fallback, Routing, StrategyName},
+    estimate::Forecast,
     event::Reason,
     prefix_index::Slot,
 };
 
 /// A replica that takes the request, reduced to what rules look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// Which replica.
     pub id: ReplicaId,
@@ -32,6 +34,10 @@ pub struct Candidate {
     pub queued_prefill: Tokens,
     /// Tokens of this prompt it is believed to hold.
     pub cached: Tokens,
+    /// What the request is expected to meet there; nothing where the rule does not look at it.
+    pub forecast: Forecast,
+    /// Whether it has room for one more: a seat in its batch, and memory.
+    pub has_room: bool,
 }
 
 /// What rules look at besides the candidates.
@@ -58,6 +64,8 @@ pub enum Strategy {
     Sticky,
     /// Where the prefix is, if at least this share of the prompt is there.
     PrefixAware { match_min: f64 },
+    /// Where it costs least.
+    LeastLatency(CostWeights),
 }
 
 impl Strategy {
@@ -71,7 +79,14 @@ impl Strategy {
             StrategyName::PowerOfTwo => Self::PowerOfTwo,
             StrategyName::Sticky => Self::Sticky,
             StrategyName::PrefixAware => Self::PrefixAware { match_min: routing.match_min },
+            StrategyName::LeastLatency => Self::LeastLatency(routing.cost),
         }
+    }
+
+    /// Whether the rule looks at forecasts.
+    #[must_use]
+    pub const fn forecasts(&self) -> bool {
+        matches!(self, Self::LeastLatency(_))
     }
 
     /// The rule that stands in for a saturated choice.
@@ -102,6 +117,7 @@ impl Strategy {
             Self::PrefixAware { match_min } => {
                 prefix_aware::choose(*match_min, ask, candidates, rng)
             }
+            Self::LeastLatency(weights) => least_latency::choose(weights, candidates, rng),
         }
     }
 }
@@ -121,6 +137,8 @@ pub(crate) mod testing {
             requests,
             queued_prefill: Tokens::ZERO,
             cached: Tokens(cached),
+            forecast: Forecast::default(),
+            has_room: true,
         }
     }
 

@@ -162,9 +162,14 @@ fn event() -> impl Strategy<Value = Event> {
         8 => arrived,
         2 => id().prop_map(Event::AttemptFailed),
         4 => id().prop_map(Event::FirstToken),
-        6 => (id(), outcome).prop_map(|(request, outcome)| Event::Ended { request, outcome }),
+        6 => (id(), outcome).prop_map(|(request, outcome)| Event::Ended { request, outcome, output: Some(Tokens(9)), cached: None }),
         2 => replica().prop_map(Event::ReplicaJoined),
         4 => (replica(), health).prop_map(|(replica, health)| Event::HealthChanged { replica, health }),
+        1 => (replica(), 0..9_u32).prop_map(|(replica, tokens)| Event::TokensCame {
+            replica,
+            tokens,
+            waited: Duration::from_millis(u64::from(tokens) * 9),
+        }),
         1 => replica().prop_map(Event::CacheLost),
         1 => replica().prop_map(Event::ReplicaLeft),
         1 => (replica(), 0..9_u32).prop_map(|(replica, running)| Event::LoadReported {
@@ -215,7 +220,7 @@ fn decide(events: &[Event]) -> Vec<Decision> {
         all.extend(decisions);
     }
     for id in open {
-        let ended = Event::Ended { request: id, outcome: Outcome::Cancelled };
+        let ended = Event::Ended { request: id, outcome: Outcome::Cancelled, output: None, cached: None };
         dispatcher.handle(Timestamp::ZERO, ended, &mut all);
     }
     check_books(&dispatcher, 0);

@@ -3,8 +3,12 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use engine::Profile;
-use policy::config::{
-    DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName,
+use policy::{
+    config::{
+        CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
+        StrategyName,
+    },
+    estimate::EstimateConfig,
 };
 use serde::{Deserialize, Serialize};
 use types::{
@@ -117,6 +121,10 @@ pub struct Policy {
     /// the others never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saturation: Option<Saturation>,
+    /// What `least-latency` weighs.
+    pub cost: CostWeights,
+    /// What predictions start from.
+    pub estimate: EstimateConfig,
 }
 
 /// How prefixes are remembered.
@@ -149,6 +157,8 @@ impl Default for Policy {
             prefix: Prefix::default(),
             session: Session::default(),
             saturation: None,
+            cost: CostWeights::default(),
+            estimate: EstimateConfig::default(),
         }
     }
 }
@@ -180,6 +190,9 @@ impl Policy {
             .flat_map(Saturation::problems)
             .map(|it| format!("saturation.{it}"))
             .collect();
+        problems.extend(self.cost.problems().into_iter().map(|it| format!("cost.{it}")));
+        let estimate = self.estimate.problems().into_iter();
+        problems.extend(estimate.map(|it| format!("estimate.coefficients.{it}")));
         let Prefix { block: TokenCount(Tokens(block)), index_bytes_max: bytes, match_min } =
             self.prefix;
         if !(0.0..=1.0).contains(&match_min) {
@@ -202,7 +215,7 @@ impl Policy {
         let has_say = strategy == self.strategy || strategy.has_affinity();
         let saturation = self.saturation.filter(|_| has_say).or(default.routing.saturation);
         DispatcherConfig {
-            routing: Routing { saturation, match_min, ..default.routing },
+            routing: Routing { saturation, match_min, cost: self.cost, ..default.routing },
             prefix: PrefixConfig {
                 block: block.0,
                 index_bytes_max: index_bytes_max.0,
@@ -212,6 +225,7 @@ impl Policy {
                 ttl: self.session.ttl,
                 sessions_max: self.session.sessions_max,
             },
+            estimate: self.estimate,
             ..default
         }
     }
