@@ -129,11 +129,28 @@ pub enum StrategyName {
     /// The replica where the request costs least in predicted seconds: its own wait, the delay it
     /// inflicts, and the price of its work.
     LeastLatency,
+    /// The replica that the conversation, or the beginning of the prompt, hashes to; the next in its
+    /// order while that one's load is above 1.25 times the mean.
+    ConsistentHash,
+    /// For comparison: `cache_aware` of the SGLang gateway.
+    PeerSglang,
+    /// For comparison: llm-d's blend of prefix, queue and memory.
+    PeerLlmdBlend,
+    /// For comparison: llm-d's "sticky until saturated".
+    PeerLlmdTokenLoad,
+    /// For comparison: the KV router of NVIDIA Dynamo.
+    PeerDynamo,
+    /// For comparison: Mooncake's least predicted TTFT.
+    PeerMooncake,
+    /// For comparison: LMetric's product of prefill tokens and batch size.
+    PeerLmetric,
+    /// For comparison: Preble's exploit or explore.
+    PeerPreble,
 }
 
 impl StrategyName {
     /// Every strategy, in the order in which they are listed to people.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 15] = [
         Self::RoundRobin,
         Self::Random,
         Self::LeastRequest,
@@ -141,6 +158,14 @@ impl StrategyName {
         Self::Sticky,
         Self::PrefixAware,
         Self::LeastLatency,
+        Self::ConsistentHash,
+        Self::PeerSglang,
+        Self::PeerLlmdBlend,
+        Self::PeerLlmdTokenLoad,
+        Self::PeerDynamo,
+        Self::PeerMooncake,
+        Self::PeerLmetric,
+        Self::PeerPreble,
     ];
 
     /// The name as configuration, headers and metrics spell it.
@@ -154,6 +179,14 @@ impl StrategyName {
             Self::Sticky => "sticky",
             Self::PrefixAware => "prefix-aware",
             Self::LeastLatency => "least-latency",
+            Self::ConsistentHash => "consistent-hash",
+            Self::PeerSglang => "peer-sglang",
+            Self::PeerLlmdBlend => "peer-llmd-blend",
+            Self::PeerLlmdTokenLoad => "peer-llmd-token-load",
+            Self::PeerDynamo => "peer-dynamo",
+            Self::PeerMooncake => "peer-mooncake",
+            Self::PeerLmetric => "peer-lmetric",
+            Self::PeerPreble => "peer-preble",
         }
     }
 
@@ -166,7 +199,15 @@ impl StrategyName {
             | Self::Random
             | Self::LeastRequest
             | Self::PowerOfTwo
-            | Self::LeastLatency => false,
+            | Self::LeastLatency
+            | Self::ConsistentHash
+            | Self::PeerSglang
+            | Self::PeerLlmdBlend
+            | Self::PeerLlmdTokenLoad
+            | Self::PeerDynamo
+            | Self::PeerMooncake
+            | Self::PeerLmetric
+            | Self::PeerPreble => false,
         }
     }
 }

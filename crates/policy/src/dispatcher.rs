@@ -180,7 +180,13 @@ impl Dispatcher {
         let mut candidates = std::mem::take(&mut self.candidates);
         self.find_candidates(now, &request, &asked, &tried, &mut candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
-        let ask = Ask { prompt: request.prompt, bound };
+        let ask = Ask {
+            prompt: request.prompt,
+            blocks: &request.blocks,
+            block: self.block,
+            bound,
+            key: key_of(&request),
+        };
         let chosen = self.choose(&ask, &candidates);
         let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
         self.candidates = candidates;
@@ -225,6 +231,7 @@ impl Dispatcher {
             replica.estimate.place(now, request.id, &forecast);
         }
         self.fleet.reserve(chosen.id, uncached);
+        self.strategy.placed(now, chosen.id, &request.blocks, &forecast);
         if !request.streamed {
             self.unseen.insert((due(now, &forecast), request.id));
         }
@@ -247,6 +254,7 @@ impl Dispatcher {
             self.release_prefill(now, it.replica, it.request.id, it.uncached);
         }
         self.fleet.release_request(it.replica);
+        self.strategy.left(it.replica, &it.request.blocks);
         if let Some(replica) = self.fleet.get_mut(it.replica) {
             replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
         }
@@ -302,6 +310,7 @@ impl Dispatcher {
                     Forecast::default()
                 },
                 has_room: replica.has_room(now),
+                reported: replica.reported(),
             }
         };
         candidates.clear();
@@ -310,7 +319,7 @@ impl Dispatcher {
     }
 
     /// Lets the strategy choose, and the fallback when that choice is saturated.
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate]) -> Option<(Candidate, Reason)> {
+    fn choose(&mut self, ask: &Ask<'_>, candidates: &[Candidate]) -> Option<(Candidate, Reason)> {
         let (chosen, reason) = self.strategy.choose(ask, candidates, &mut self.rng)?;
         let Some((saturation, fallback)) = &mut self.fallback else {
             return Some((chosen, reason));
@@ -420,6 +429,14 @@ impl Dispatcher {
     pub fn routing(&self) -> Routing {
         self.routing
     }
+}
+
+/// What a request has in common with those that should go where it goes.
+fn key_of(request: &Request) -> Option<u64> {
+    // The low half of a keyed hash is as good a hash.
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
+    let session = request.session.map(|it| it.0 as u64);
+    session.or_else(|| request.blocks.first().map(|it| it.0))
 }
 
 /// When a request placed at `placed` should have its first token.

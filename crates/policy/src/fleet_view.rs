@@ -51,8 +51,8 @@ pub struct Replica {
     pub estimate: ReplicaEstimate,
     /// Requests that others placed here, when that was seen.
     foreign: Option<(Timestamp, u32)>,
-    /// Share of its KV cache in use, when that was seen.
-    kv_usage: Option<(Timestamp, f32)>,
+    /// What its engine last said of its load, and when.
+    report: Option<(Timestamp, LoadReport)>,
 }
 
 impl Replica {
@@ -75,10 +75,16 @@ impl Replica {
     /// Whether one more request has a seat in its batch and finds memory there, as far as is known.
     #[must_use]
     pub fn has_room(&self, now: Timestamp) -> bool {
-        let is_full = |(seen, usage): (Timestamp, f32)| {
-            now.since(seen) <= REPORT_AGE_MAX && KV_USAGE_MAX <= usage
+        let is_full = |(seen, report): (Timestamp, LoadReport)| {
+            now.since(seen) <= REPORT_AGE_MAX && KV_USAGE_MAX <= report.kv_usage
         };
-        self.requests(now) < self.estimate.sequences_max() && !self.kv_usage.is_some_and(is_full)
+        self.requests(now) < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
+    }
+
+    /// What its engine last said of its load, however long ago; nothing where it never did.
+    #[must_use]
+    pub fn reported(&self) -> LoadReport {
+        self.report.map(|it| it.1).unwrap_or_default()
     }
 
     /// Whether the replica takes requests.
@@ -122,7 +128,7 @@ impl FleetView {
             load: Load::default(),
             estimate,
             foreign: None,
-            kv_usage: None,
+            report: None,
         };
         self.replicas.insert(at, replica);
     }
@@ -183,7 +189,7 @@ impl FleetView {
             let requests = report.running.saturating_add(report.waiting);
             let foreign = requests.saturating_sub(replica.load.in_flight);
             replica.foreign = Some((now, foreign));
-            replica.kv_usage = Some((now, report.kv_usage));
+            replica.report = Some((now, report));
         }
     }
 

@@ -243,6 +243,7 @@ impl Scenario {
             quoted_answers: self.quoted_answers,
             patience: self.patience,
             warm_up: self.load.warm_up,
+            step_noise: self.fleet.overrides.step_noise.unwrap_or_default(),
             signals: self.signals,
             faults: self.faults.clone(),
             terms: Terms { slo: self.slo.into(), ..Terms::default() },

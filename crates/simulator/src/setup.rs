@@ -36,6 +36,8 @@ pub struct Setup {
     pub patience: Option<Duration>,
     /// Start of the run that does not count; its gaps between tokens are left out.
     pub warm_up: Duration,
+    /// Standard deviation of the logarithm by which each step differs from its formula; 0 never.
+    pub step_noise: f64,
     /// How the routers learn of the replicas.
     pub signals: Signals,
     /// What goes wrong, and when.

@@ -59,6 +59,13 @@ pub struct Overrides {
     /// Time from a request's arrival until the engine has it, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_overhead_ms: Option<f64>,
+    /// Share of the shorter of reading weights and computing that hides behind the longer, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<f64>,
+    /// Standard deviation of the logarithm by which each step differs from its formula; none when
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_noise: Option<f64>,
 }
 
 impl Overrides {
@@ -66,7 +73,10 @@ impl Overrides {
     #[must_use]
     pub fn applied_to(&self, profile: Profile) -> Profile {
         let tokens = |with: Option<u32>, without| with.map_or(without, Tokens);
+        let mut step = profile.step;
+        step.overlap = self.overlap.unwrap_or(step.overlap);
         Profile {
+            step,
             kv_tokens: tokens(self.kv_tokens, profile.kv_tokens),
             max_model_len: tokens(self.max_model_len, profile.max_model_len),
             max_num_batched_tokens: tokens(
@@ -96,6 +106,13 @@ impl Fleet {
         let mut problems = Vec::new();
         if self.replicas == 0 || self.replicas > REPLICAS_MAX {
             problems.push(format!("replicas: needs 1 to {REPLICAS_MAX}, has {}", self.replicas));
+        }
+        for (name, value) in
+            [("overlap", self.overrides.overlap), ("step_noise", self.overrides.step_noise)]
+        {
+            if value.is_some_and(|it| !(0.0..=1.0).contains(&it)) {
+                problems.push(format!("overrides.{name}: needs 0 to 1, has {value:?}"));
+            }
         }
         if let Some(station) = &self.station {
             if station.servers == 0 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::Engine;
+use engine::{Engine, StepNoise};
 use policy::event::Event as Learned;
 use rand::{RngExt as _, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution as _, Exp1, Gamma, LogNormal};
@@ -15,7 +15,7 @@ use types::{
 
 use super::{Event, Violation, World};
 use crate::{
-    seed::{Subsystem, generator},
+    seed::{Subsystem, generator, seed_of},
     server::{Fcfs, Server},
     setup::{Kind, ServiceTime, Setup},
 };
@@ -95,9 +95,17 @@ impl Replica {
 }
 
 impl World<'_> {
-    fn new_server(&self) -> Result<Server, Violation> {
+    /// A server for the replica of that number.
+    fn new_server(&self, replica: u32) -> Result<Server, Violation> {
         Ok(match &self.setup.kind {
-            Kind::Engine(profile) => Server::Engine(Box::new(Engine::new((**profile).clone())?)),
+            Kind::Engine(profile) => {
+                let mut engine = Engine::new((**profile).clone())?;
+                if self.setup.step_noise > 0.0 {
+                    let seed = seed_of(self.setup.seed, Subsystem::Steps(replica));
+                    engine.vary_steps(StepNoise { sigma: self.setup.step_noise, seed });
+                }
+                Server::Engine(Box::new(engine))
+            }
             Kind::Fcfs { servers, .. } => Server::Fcfs(Fcfs::new(*servers)),
         })
     }
@@ -109,7 +117,7 @@ impl World<'_> {
             Kind::Engine(profile) => profile.api_overhead(),
             Kind::Fcfs { .. } => Duration::ZERO,
         };
-        let server = self.new_server()?;
+        let server = self.new_server(number)?;
         self.replicas.push(Replica {
             server,
             generation: 0,
@@ -141,7 +149,7 @@ impl World<'_> {
 
     /// Replaces a replica's server by a new one with a cold cache, which listens or does not.
     pub(super) fn reset(&mut self, replica: u32, is_up: bool) {
-        match self.new_server() {
+        match self.new_server(replica) {
             Ok(server) => {
                 if let Some(it) = self.replicas.get_mut(replica as usize) {
                     // What was under way never ends.

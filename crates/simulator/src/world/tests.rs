@@ -26,6 +26,7 @@ fn setup(replicas: u32) -> Setup {
         closed_conversations: false,
         quoted_answers: true,
         patience: None,
+        step_noise: 0.0,
         warm_up: Duration::ZERO,
         signals: Signals::default(),
         faults: Vec::new(),
