@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::{Engine, StepNoise};
+use engine::Engine;
 use policy::event::Event as Learned;
 use rand::{RngExt as _, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution as _, Exp1, Gamma, LogNormal};
