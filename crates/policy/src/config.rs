@@ -72,17 +72,20 @@ pub enum StrategyName {
     Sticky,
     /// The replica that holds the longest prefix of the prompt; least-request for a cold prompt.
     PrefixAware,
+    /// The replica with the least to compute before the answer, by what engines say they hold.
+    KvAware,
 }
 
 impl StrategyName {
     /// Every strategy, in the order in which they are listed to people.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RoundRobin,
         Self::Random,
         Self::LeastRequest,
         Self::PowerOfTwo,
         Self::Sticky,
         Self::PrefixAware,
+        Self::KvAware,
     ];
 
     /// The name as configuration, headers and metrics spell it.
@@ -95,6 +98,7 @@ impl StrategyName {
             Self::PowerOfTwo => "power-of-two",
             Self::Sticky => "sticky",
             Self::PrefixAware => "prefix-aware",
+            Self::KvAware => "kv-aware",
         }
     }
 
@@ -102,7 +106,7 @@ impl StrategyName {
     #[must_use]
     pub const fn has_affinity(self) -> bool {
         match self {
-            Self::Sticky | Self::PrefixAware => true,
+            Self::Sticky | Self::PrefixAware | Self::KvAware => true,
             Self::RoundRobin | Self::Random | Self::LeastRequest | Self::PowerOfTwo => false,
         }
     }
@@ -188,6 +192,10 @@ pub struct PrefixConfig {
     pub block: Tokens,
     /// Most memory the index takes, in bytes, whatever the number of replicas.
     pub index_bytes_max: usize,
+    /// Most memory that what engines say of their caches takes, in bytes; none is claimed before one
+    /// says anything.
+    #[serde(default = "PrefixConfig::held_bytes_max")]
+    pub held_bytes_max: usize,
     /// Replicas the index has room for at first; beyond it the index starts anew with twice the
     /// room.
     pub replicas: NonZeroUsize,
@@ -196,7 +204,18 @@ pub struct PrefixConfig {
 impl Default for PrefixConfig {
     fn default() -> Self {
         let replicas = NonZeroUsize::MIN.saturating_add(63);
-        Self { block: Tokens(64), index_bytes_max: 64 << 20, replicas }
+        Self {
+            block: Tokens(64),
+            index_bytes_max: 64 << 20,
+            held_bytes_max: Self::held_bytes_max(),
+            replicas,
+        }
+    }
+}
+
+impl PrefixConfig {
+    const fn held_bytes_max() -> usize {
+        64 << 20
     }
 }
 

@@ -4,6 +4,7 @@
 //! back when it does, whichever way it goes. Placing and reserving are one step, so that requests
 //! that arrive together see each other.
 
+mod caches;
 #[cfg(test)]
 mod tests;
 
@@ -18,10 +19,13 @@ use types::{
     time::Timestamp,
 };
 
+pub use self::caches::CacheMode;
+use self::caches::{Caches, Reserved};
 use crate::{
     config::{DispatcherConfig, Routing, Saturation},
     event::{Decision, Event, Placement, Reason, Reject},
     fleet_view::{FleetView, Replica},
+    held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
     session::Sessions,
@@ -37,6 +41,7 @@ pub struct Dispatcher {
     fallback: Option<(Saturation, Strategy)>,
     fleet: FleetView,
     prefixes: PrefixIndex,
+    caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
     rng: Xoshiro256PlusPlus,
@@ -51,6 +56,8 @@ struct InFlight {
     /// Prompt tokens reserved on the replica until the first token comes.
     uncached: Tokens,
     answering: bool,
+    /// What it keeps with the replica's cache, where that is followed.
+    reserved: Option<Reserved>,
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -70,6 +77,7 @@ impl Dispatcher {
             fallback: fallback_of(&routing),
             fleet: FleetView::default(),
             prefixes: PrefixIndex::new(prefix.index_bytes_max, prefix.replicas.get()),
+            caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -105,11 +113,24 @@ impl Dispatcher {
                     self.prefixes.leave(replica.slot);
                     replica.slot = self.prefixes.join();
                 }
+                self.caches.lost(id);
             }
+            Event::CacheFollowed { replica, follows: true } => {
+                if self.fleet.get(replica).is_some() {
+                    self.caches.follow(replica);
+                }
+            }
+            Event::CacheFollowed { replica, follows: false } => self.caches.unfollow(replica),
+            Event::BlocksStored { replica, parent, blocks } => {
+                self.caches.stored(replica, parent, &blocks);
+            }
+            Event::BlocksRemoved { replica, blocks } => self.caches.removed(replica, &blocks),
+            Event::Found { request, cached } => self.found(request, cached),
             Event::ReplicaLeft(id) => {
                 if let Some(replica) = self.fleet.leave(id) {
                     self.prefixes.leave(replica.slot);
                 }
+                self.caches.unfollow(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
             Event::RoutingChanged(routing) => {
@@ -130,7 +151,7 @@ impl Dispatcher {
 
     /// Gives back what the failed attempt reserved and places the request elsewhere.
     fn retry(&mut self, now: Timestamp, id: RequestId, decisions: &mut Vec<Decision>) {
-        let Some(InFlight { request, replica, uncached, answering, mut tried }) =
+        let Some(InFlight { request, replica, uncached, answering, reserved, mut tried }) =
             self.in_flight.remove(&id)
         else {
             return;
@@ -140,6 +161,7 @@ impl Dispatcher {
             self.fleet.release_prefill(replica, uncached);
         }
         self.fleet.release_request(replica);
+        self.caches.gone(replica, &request, reserved);
         if let Some(session) = request.session {
             self.sessions.failed(session, replica);
         }
@@ -166,6 +188,7 @@ impl Dispatcher {
         let uncached = request.prompt.saturating_sub(chosen.cached);
         self.fleet.reserve(chosen.id, uncached);
         self.prefixes.insert(chosen.slot, &request.blocks);
+        let reserved = self.caches.placed(chosen.id, &request);
         if let Some(session) = request.session {
             let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
             if !home_takes_requests {
@@ -180,21 +203,26 @@ impl Dispatcher {
             attempt: u32::try_from(tried.len()).unwrap_or(u32::MAX).saturating_add(1),
         };
         decisions.push(Decision { request: request.id, verdict: Ok(placement) });
-        let in_flight = InFlight { replica: chosen.id, uncached, answering: false, tried, request };
+        let replica = chosen.id;
+        let in_flight = InFlight { replica, uncached, answering: false, reserved, tried, request };
         self.in_flight.insert(in_flight.request.id, in_flight);
     }
 
     /// The replicas that take `request`, with what each holds of its prompt.
     fn candidates(&mut self, now: Timestamp, request: &Request, tried: &Tried) -> Candidates {
         self.prefixes.hits(&request.blocks, &mut self.hits);
+        self.caches.look_up(&request.blocks);
         // The last token is always computed, or there would be nothing to continue from.
         let cached_max = request.prompt.saturating_sub(Tokens(1));
+        let believed = |replica: &Replica| {
+            Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max)
+        };
         let candidate = |replica: &Replica| Candidate {
             id: replica.id,
             slot: replica.slot,
             requests: replica.requests(now),
             queued_prefill: replica.load.queued_prefill,
-            cached: Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max),
+            cached: self.caches.told(replica.id, request).unwrap_or_else(|| believed(replica)),
         };
         let ready = self.fleet.ready_for(request.model);
         ready.filter(|it| !tried.contains(&it.id)).map(candidate).collect()
@@ -246,11 +274,17 @@ impl Dispatcher {
             self.fleet.release_prefill(it.replica, it.uncached);
         }
         self.fleet.release_request(it.replica);
+        self.caches.gone(it.replica, &it.request, it.reserved);
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
             (Outcome::Failed, Some(session)) => self.sessions.failed(session, it.replica),
             (Outcome::Cancelled, Some(_)) | (_, None) => {}
         }
+    }
+
+    fn found(&mut self, id: RequestId, cached: Tokens) {
+        let Some(it) = self.in_flight.get(&id) else { return };
+        self.caches.found(it.replica, it.reserved, cached);
     }
 
     /// Requests placed and not yet gone.
@@ -269,6 +303,18 @@ impl Dispatcher {
     #[must_use]
     pub fn prefixes(&self) -> &PrefixIndex {
         &self.prefixes
+    }
+
+    /// What engines say of their caches.
+    #[must_use]
+    pub const fn held(&self) -> &HeldIndex {
+        self.caches.held()
+    }
+
+    /// How far a replica's word on its cache is taken.
+    #[must_use]
+    pub fn cache_mode(&self, replica: ReplicaId) -> CacheMode {
+        self.caches.mode(replica)
     }
 
     /// Conversations remembered.

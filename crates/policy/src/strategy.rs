@@ -3,6 +3,7 @@
 //! A closed set: adding a rule is one file and one arm. A rule sees the candidates and never the
 //! dispatcher, so each can be tested on cases made by hand.
 
+mod kv_aware;
 mod least_request;
 mod power_of_two;
 mod prefix_aware;
@@ -58,6 +59,8 @@ pub enum Strategy {
     Sticky,
     /// Where the prefix is, if at least this share of the prompt is there.
     PrefixAware { match_min: f64 },
+    /// Where the least is left to compute.
+    KvAware,
 }
 
 impl Strategy {
@@ -71,6 +74,7 @@ impl Strategy {
             StrategyName::PowerOfTwo => Self::PowerOfTwo,
             StrategyName::Sticky => Self::Sticky,
             StrategyName::PrefixAware => Self::PrefixAware { match_min: routing.match_min },
+            StrategyName::KvAware => Self::KvAware,
         }
     }
 
@@ -102,6 +106,7 @@ impl Strategy {
             Self::PrefixAware { match_min } => {
                 prefix_aware::choose(*match_min, ask, candidates, rng)
             }
+            Self::KvAware => kv_aware::choose(ask, candidates, rng),
         }
     }
 }

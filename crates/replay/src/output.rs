@@ -122,6 +122,15 @@ pub fn write_summary(folder: &Path, summary: &Summary) -> Result<(), Unwritten> 
     write_file(folder, "summary.csv", |out| out.write_all(csv::runs(&summary.runs).as_bytes()))
 }
 
+/// Writes one file of text, into a folder that is made if it is not there.
+///
+/// # Errors
+/// A folder or file that cannot be written.
+pub fn write_text(folder: &Path, name: &str, text: &str) -> Result<(), Unwritten> {
+    fs::create_dir_all(folder).map_err(|source| Unwritten { path: folder.to_owned(), source })?;
+    write_file(folder, name, |out| out.write_all(text.as_bytes()))
+}
+
 fn json(out: &mut BufWriter<File>, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     out.write_all(b"\n")

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -12,9 +15,12 @@ use engine::Profile;
 use parking_lot::Mutex;
 use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
-use report::{Run, RunInfo, Summary};
+use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs};
 use serde_json::json;
-use simulator::{Recording, Scenario, scenario::Conversations};
+use simulator::{
+    Recording, Scenario, Setup,
+    scenario::{Conversations, LoadBlock},
+};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
@@ -25,6 +31,8 @@ pub(crate) struct Case {
     pub(crate) strategy: StrategyName,
     /// Requests per second; none where a trace keeps its times.
     pub(crate) rate: Option<f64>,
+    /// Which of the scenario's loads it is.
+    load_number: usize,
     pub(crate) seed: u64,
     load: Load,
 }
@@ -37,14 +45,19 @@ pub(crate) struct Done {
     pub(crate) run: Run,
 }
 
+/// Limits that whoever comes first computes; none where the requests are too many.
+type Shared = Arc<OnceLock<Option<Limits>>>;
+
 /// All runs, by rate, policy and seed.
 #[derive(Debug)]
 pub(crate) struct Cases {
-    scenario: Scenario,
+    pub(crate) scenario: Scenario,
     profile: Profile,
     /// The trace's text, read once.
     trace: Option<String>,
     cases: Vec<Case>,
+    /// Limits by load and seed, which all policies share; none where nobody wants them.
+    limits: Option<Mutex<BTreeMap<(usize, u64), Shared>>>,
     /// What the user should know before the result.
     pub(crate) notes: Vec<String>,
 }
@@ -73,13 +86,15 @@ impl Cases {
                     cases.extend(load.map(|(rate, load)| Case {
                         strategy: *strategy,
                         rate,
+                        load_number: at,
                         seed,
                         load,
                     }));
                 }
             }
         }
-        let mut cases = Self { scenario, profile, trace, cases, notes: Vec::new() };
+        let limits = (!what.no_limits).then(Mutex::default);
+        let mut cases = Self { scenario, profile, trace, cases, limits, notes: Vec::new() };
         cases.notes = cases.skipped()?;
         Ok(cases)
     }
@@ -99,6 +114,31 @@ impl Cases {
         self.trace.clone().unwrap_or_default()
     }
 
+    /// The same fleet and requests under `scenario`, which differs in what it does to them, without
+    /// runs of its own and without limits.
+    pub(crate) fn under(&self, scenario: Scenario) -> Self {
+        Self {
+            scenario,
+            profile: self.profile.clone(),
+            trace: self.trace.clone(),
+            cases: Vec::new(),
+            limits: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The run of `strategy` at `rate` with `seed`.
+    pub(crate) fn case(&self, strategy: StrategyName, rate: f64, seed: u64) -> Case {
+        let LoadBlock { arrivals, duration, .. } = self.scenario.load;
+        Case {
+            strategy,
+            rate: Some(rate),
+            load_number: 0,
+            seed,
+            load: Load { schedule: arrivals.at(rate), duration, seed },
+        }
+    }
+
     /// Runs everything, `jobs` at once, and hands each run to `done` before its records are dropped.
     ///
     /// # Errors
@@ -108,15 +148,28 @@ impl Cases {
         jobs: Option<usize>,
         done: impl Fn(&Case, &Done) -> anyhow::Result<()> + Sync,
     ) -> anyhow::Result<Vec<Run>> {
+        self.run_all(&self.cases, jobs, done)
+    }
+
+    /// The same of `cases` that are not this scenario's own.
+    ///
+    /// # Errors
+    /// The first error in the order of the cases.
+    pub(crate) fn run_all(
+        &self,
+        cases: &[Case],
+        jobs: Option<usize>,
+        done: impl Fn(&Case, &Done) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<Vec<Run>> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
         let results = Mutex::new(BTreeMap::new());
         thread::scope(|scope| {
-            for _ in 0..jobs.unwrap_or(processors).clamp(1, self.cases.len().max(1)) {
+            for _ in 0..jobs.unwrap_or(processors).clamp(1, cases.len().max(1)) {
                 scope.spawn(|| {
                     while let Some((index, case)) = {
                         let index = next.fetch_add(1, Ordering::Relaxed);
-                        self.cases.get(index).map(|case| (index, case))
+                        cases.get(index).map(|case| (index, case))
                     } {
                         let result = self.run_one(case).and_then(|it| {
                             done(case, &it)?;
@@ -125,7 +178,7 @@ impl Cases {
                         let is_error = result.is_err();
                         results.lock().insert(index, result);
                         if is_error {
-                            next.store(self.cases.len(), Ordering::Relaxed);
+                            next.store(cases.len(), Ordering::Relaxed);
                         }
                     }
                 });
@@ -134,7 +187,13 @@ impl Cases {
         results.into_inner().into_values().collect()
     }
 
-    fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
+    /// What everything costs, where the scenario says.
+    pub(crate) fn costs(&self) -> Option<Costs> {
+        let prices = self.scenario.costs.clone()?;
+        Some(Costs { prices, replicas: self.scenario.fleet.replicas })
+    }
+
+    pub(crate) fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
         let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
         let setup = self.scenario.setup(case.strategy, case.seed, self.profile.clone());
         let recording = simulator::run(&setup, planned.arrivals)?;
@@ -152,10 +211,40 @@ impl Cases {
             seed: case.seed,
             scheduled_for: case.load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
-            costs: None,
+            costs: self.costs(),
+            workload_class: self.scenario.workload_class,
         };
-        let run = Run::measure(&info, &recording.records, &recording.gaps);
+        let mut run = Run::measure(&info, &recording.records, &recording.gaps);
+        run.limits = self.limits(case, &setup, &recording.records)?;
         Ok(Done { info, recording, run })
+    }
+
+    /// What no policy can exceed in this case. Conversations that wait for answers come at times of
+    /// their own under each policy; else all policies meet the same requests.
+    fn limits(
+        &self,
+        case: &Case,
+        setup: &Setup,
+        records: &[RequestRecord],
+    ) -> anyhow::Result<Option<Limits>> {
+        let Some(known) = &self.limits else { return Ok(None) };
+        let shared = match self.scenario.conversations {
+            Conversations::Open => {
+                Arc::clone(known.lock().entry((case.load_number, case.seed)).or_default())
+            }
+            Conversations::Closed => Shared::default(),
+        };
+        if let Some(known) = shared.get() {
+            return Ok(known.clone());
+        }
+        let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
+        Ok(shared.get_or_init(|| simulator::limits(setup, &planned.arrivals, records)).clone())
+    }
+
+    /// What to say of the limits of `runs`, beyond the limits themselves.
+    pub(crate) fn limits_note(&self, runs: &[Run]) -> Option<&'static str> {
+        let is_missing = self.limits.is_some() && runs.iter().any(|it| it.limits.is_none());
+        is_missing.then_some("no limits: the requests have too many KV blocks to compute them")
     }
 
     /// Writes the results folder of one run.
