@@ -76,7 +76,11 @@ fn given_roots(pem: &[u8]) -> Result<RootCertStore, BadTrust> {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
         roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
     }
-    if roots.is_empty() { Err(unusable("no certificate in the file".to_owned())) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(unusable("no certificate in the file".to_owned()))
+    } else {
+        Ok(roots)
+    }
 }
 
 fn system_roots() -> Result<RootCertStore, BadTrust> {
@@ -117,7 +121,8 @@ mod tests {
 
     #[test]
     fn authorities_that_cannot_be_used_are_named_with_the_cure() {
-        for pem in ["", "not PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        for pem in ["", "not PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+        {
             let error = client(&[], Some(pem.as_bytes())).unwrap_err().to_string();
             assert!(error.contains("with --ca"), "{error}");
         }

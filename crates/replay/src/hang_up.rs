@@ -49,7 +49,8 @@ impl FromStr for HangUps {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || BadHangUps(text.to_owned());
         let (share, after) = text.split_once(':').ok_or_else(bad)?;
-        let percent: f64 = share.trim().strip_suffix('%').ok_or_else(bad)?.parse().map_err(|_| bad())?;
+        let percent: f64 =
+            share.trim().strip_suffix('%').ok_or_else(bad)?.parse().map_err(|_| bad())?;
         if !(0.0..=100.0).contains(&percent) {
             return Err(bad());
         }
@@ -91,7 +92,9 @@ mod tests {
         assert_eq!("10%:1.5s".parse(), Ok(HangUps { share: 0.1, after: time }));
         let tokens = HangUpAfter::Tokens(20);
         assert_eq!("5%: 20 tokens".parse(), Ok(HangUps { share: 0.05, after: tokens }));
-        for text in ["10", "10:2s", "101%:2s", "-1%:2s", "NaN%:2s", "10%:", "10%:-2s", "10%:x tokens"] {
+        for text in
+            ["10", "10:2s", "101%:2s", "-1%:2s", "NaN%:2s", "10%:", "10%:-2s", "10%:x tokens"]
+        {
             assert_eq!(text.parse::<HangUps>(), Err(BadHangUps(text.to_owned())));
         }
     }

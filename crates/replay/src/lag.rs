@@ -92,7 +92,13 @@ mod tests {
 
     #[test]
     fn one_late_request_in_two_hundred_is_no_falling_behind() {
-        let of = |late| Lag::of(&records((0..200).map(|it| if it < late { 500 } else { 0 })), Timestamp::ZERO, 0);
+        let of = |late| {
+            Lag::of(
+                &records((0..200).map(|it| if it < late { 500 } else { 0 })),
+                Timestamp::ZERO,
+                0,
+            )
+        };
         assert_eq!((of(1).p99, of(1).max), (Duration::ZERO, Duration::from_millis(500)));
         assert_eq!(of(2).verdict(LAG_MAX), None);
         let told = of(3).verdict(LAG_MAX).unwrap().to_string();

@@ -43,6 +43,8 @@ pub struct ReplayOptions {
     pub open_requests_max: usize,
     /// Longest time from a request's schedule to its last token.
     pub request_deadline: Duration,
+    /// Start of the run whose requests are sent and do not count.
+    pub warm_up: Duration,
     /// Longest time from the last scheduled send to the last token of any request.
     pub drain_max: Duration,
     /// The terms on which requests are judged.
@@ -77,6 +79,7 @@ impl Default for ReplayOptions {
             seed: 1,
             open_requests_max: 5_000,
             request_deadline: Duration::from_secs(120),
+            warm_up: Duration::ZERO,
             drain_max: Duration::from_secs(120),
             terms: Terms::default(),
         }

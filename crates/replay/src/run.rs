@@ -66,6 +66,7 @@ pub async fn run(
     let plan = Plan::new(options, last, stop);
     let sender = Arc::new(Sender::new(options, plan.clone(), ended)?);
     let mut gaps = Histogram::new();
+    let warm = Timestamp::from_elapsed(options.warm_up);
     let mut unsent = 0_u64;
     let mut turns = Some(schedule::start(plan, timeline, sender)).filter(|_| !followers.is_empty());
     // The channel closes when the schedule is through and the last request has ended.
@@ -79,10 +80,11 @@ pub async fn run(
         if followers.is_empty() {
             turns = None;
         }
-        let own: Vec<Duration> = gaps_us.iter().map(|it| Duration::from_micros((*it).into())).collect();
+        let own: Vec<Duration> =
+            gaps_us.iter().map(|it| Duration::from_micros((*it).into())).collect();
         record.itl = Gaps::of(&own);
         record.slo = options.terms.judge(&record);
-        if record.e2e().is_some() {
+        if record.e2e().is_some() && record.scheduled >= warm {
             own.iter().for_each(|gap| gaps.record(*gap));
         }
         unsent = unsent.saturating_add(is_unsent.into());

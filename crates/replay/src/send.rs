@@ -12,7 +12,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time,
 };
-use types::time::Timestamp;
 use wire::{headers, openai::Endpoint};
 use workload::{Api, Arrival};
 
@@ -301,7 +300,11 @@ impl Exchange<'_> {
             return Err(refusal(response).await);
         }
         let body = response.into_body();
-        if is_stream { self.read_stream(body).await? } else { self.read_whole(body).await? }
+        if is_stream {
+            self.read_stream(body).await?
+        } else {
+            self.read_whole(body).await?
+        }
         self.seen.fault().map_or(Ok(()), |fault| Err(Refusal::failed(fault)))
     }
 

@@ -21,10 +21,7 @@ pub(crate) struct Followers {
 impl Followers {
     /// Splits `arrivals`, which are by time, into those that have a time of their own and those that
     /// follow an answer.
-    pub(crate) fn split(
-        arrivals: Vec<Numbered>,
-        end: Option<Timestamp>,
-    ) -> (Vec<Numbered>, Self) {
+    pub(crate) fn split(arrivals: Vec<Numbered>, end: Option<Timestamp>) -> (Vec<Numbered>, Self) {
         let mut followers = Self { end, ..Self::default() };
         let mut first = Vec::new();
         for arrival in arrivals {
