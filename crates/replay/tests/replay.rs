@@ -67,6 +67,18 @@ async fn a_server_that_answers_nobody_is_sent_every_request_on_time() {
 }
 
 #[tokio::test]
+async fn a_stalled_server_shows_in_every_request_that_was_due_meanwhile() {
+    // It answers nobody before the last request has come, which a sender that waits never sends.
+    let (_, target) = serve(Manner::FrozenUntil(100)).await;
+    let records = run(&options(target), arrivals(100, Duration::from_millis(2))).await.records;
+    let last = records.last().unwrap().scheduled;
+    for record in &records {
+        assert_eq!((record.ending, record.error.as_deref()), (Ending::Completed, None));
+        assert!(record.ttft().unwrap() >= last.since(record.scheduled), "{:?}", record.ttft());
+    }
+}
+
+#[tokio::test]
 async fn latencies_count_from_the_schedule_however_late_the_sender_is() {
     let (_, target) = serve(Manner::Tokens(Duration::from_millis(1))).await;
     let plan = arrivals(2, Duration::ZERO);

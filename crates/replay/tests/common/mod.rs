@@ -33,6 +33,8 @@ use workload::{Arrival, Prompt, Segment};
 pub(crate) enum Manner {
     /// Tokens at this distance, the first after one.
     Tokens(Duration),
+    /// One token, once this many requests have come.
+    FrozenUntil(usize),
     /// Two tokens, then silence with the connection open.
     Stalled,
     /// Two tokens, then the end.
@@ -94,11 +96,17 @@ async fn complete(
             let usage = json!({"prompt_tokens": 9, "completion_tokens": 3});
             return Json(json!({"choices": [{"text": "Hi"}], "usage": usage})).into_response();
         }
+        Manner::FrozenUntil(_) => &[TOKEN, DONE],
         Manner::Anthropic => &ANTHROPIC,
     };
     let manner = server.manner;
     let (sender, receiver) = mpsc::channel::<&'static str>(1);
     tokio::spawn(async move {
+        if let Manner::FrozenUntil(count) = manner {
+            while server.seen.load(Ordering::SeqCst) < count {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
         for piece in pieces.iter().copied() {
             if let Manner::Tokens(gap) = manner {
                 sleep(gap).await;
