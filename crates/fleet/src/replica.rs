@@ -1,10 +1,17 @@
 //! What the live layer keeps of a replica: where it is, how it is reached, how it fares.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
 use policy::event::Event;
+use tokio::time::Instant;
 use types::{
     replica::{Health, LoadReport, ReplicaId},
     request::ModelId,
@@ -89,7 +96,21 @@ pub struct Replica {
     client: ReplicaClient,
     dispatch: Arc<Dispatch>,
     state: Mutex<State>,
+    stream: Stream,
 }
+
+/// Tokens that came and of which the dispatcher was not told: counted apart, because there are many
+/// for each thing that it needs to be told.
+#[derive(Debug, Default)]
+struct Stream {
+    tokens: AtomicU32,
+    waited_us: AtomicU64,
+    /// When the dispatcher was last told, in nanoseconds of its time.
+    told: AtomicU64,
+}
+
+/// Time between two occasions at which the dispatcher is told of tokens that came.
+const TOKENS_TOLD_EVERY: Duration = Duration::from_millis(100);
 
 /// What changes.
 #[derive(Debug)]
@@ -142,6 +163,7 @@ impl Replica {
             client: client::new(client),
             dispatch: Arc::clone(dispatch),
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
+            stream: Stream::default(),
         })
     }
 
@@ -207,6 +229,26 @@ impl Replica {
         self.state.lock().tracker.byte(now);
     }
 
+    /// Learns that `tokens` of an answer came at `now`, after the stream had waited `waited`. The
+    /// dispatcher is told ten times a second, of all streams at once.
+    pub fn tokens_came(&self, now: Instant, tokens: u32, waited: Duration) {
+        let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        let stream = &self.stream;
+        stream.tokens.fetch_add(tokens, Ordering::Relaxed);
+        stream.waited_us.fetch_add(waited_us, Ordering::Relaxed);
+        let now = u64::try_from(self.dispatch.at(now).elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let told = stream.told.load(Ordering::Relaxed);
+        let is_due = u128::from(now.saturating_sub(told)) >= TOKENS_TOLD_EVERY.as_nanos();
+        let order = Ordering::Relaxed;
+        if !is_due || stream.told.compare_exchange(told, now, order, order).is_err() {
+            return;
+        }
+        // A token that comes between the two is counted with the next ones: once, in any case.
+        let tokens = stream.tokens.swap(0, Ordering::Relaxed);
+        let waited = Duration::from_micros(stream.waited_us.swap(0, Ordering::Relaxed));
+        self.dispatch.observe(Event::TokensCame { replica: self.id, tokens, waited });
+    }
+
     /// Learns that a request failed on the replica.
     pub fn request_failed(&self, failure: Failure) {
         let now = self.dispatch.now();
@@ -222,7 +264,7 @@ impl Replica {
     }
 
     /// Time until the next probe is due.
-    pub(crate) fn probe_in(&self) -> std::time::Duration {
+    pub(crate) fn probe_in(&self) -> Duration {
         self.state.lock().tracker.probe_in()
     }
 

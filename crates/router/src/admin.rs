@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use policy::{
-    config::{Routing, Saturation, StrategyName},
+    config::{CostWeights, Routing, Saturation, StrategyName},
     event::Event,
     fleet_view::Load,
 };
@@ -85,6 +85,8 @@ struct PolicyView {
     saturation: Option<Saturation>,
     #[serde(default = "match_min")]
     match_min: f64,
+    #[serde(default)]
+    cost: CostWeights,
 }
 
 const fn match_min() -> f64 {
@@ -92,8 +94,8 @@ const fn match_min() -> f64 {
 }
 
 impl From<Routing> for PolicyView {
-    fn from(Routing { strategy, saturation, match_min }: Routing) -> Self {
-        Self { strategy, saturation, match_min }
+    fn from(Routing { strategy, saturation, match_min, cost }: Routing) -> Self {
+        Self { strategy, saturation, match_min, cost }
     }
 }
 
@@ -115,12 +117,13 @@ async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
     if !(0.0..=1.0).contains(&view.match_min) {
         problems.push(format!("match_min: must be a share from 0 to 1, not {}", view.match_min));
     }
+    problems.extend(view.cost.problems().into_iter().map(|it| format!("cost.{it}")));
     if !problems.is_empty() {
         return wrong(problems.join("\n"));
     }
     let default = Routing::new(view.strategy);
     let saturation = view.saturation.or(default.saturation);
-    let routing = Routing { saturation, match_min: view.match_min, ..default };
+    let routing = Routing { saturation, match_min: view.match_min, cost: view.cost, ..default };
     app.fleet.dispatch().observe(Event::RoutingChanged(routing));
     tracing::info!(strategy = view.strategy.as_str(), "policy changed");
     Json(PolicyView::from(routing)).into_response()

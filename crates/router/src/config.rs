@@ -10,8 +10,12 @@ use std::{
 };
 
 use fleet::{client::ClientConfig, fleet::FleetConfig, health::HealthConfig, replica::Origin};
-use policy::config::{
-    DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName,
+use policy::{
+    config::{
+        CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
+        StrategyName,
+    },
+    estimate::EstimateConfig,
 };
 use serde::{Deserialize, Serialize};
 use wire::headers::session::{SOURCES, Source, Sources};
@@ -85,6 +89,10 @@ pub struct Policy {
     /// When the rule's choice gives way. Absent: for `sticky` and `prefix-aware` with the
     /// defaults, for the others never.
     pub saturation: Option<Saturation>,
+    /// What `least-latency` weighs.
+    pub cost: CostWeights,
+    /// What predictions start from.
+    pub estimate: EstimateConfig,
 }
 
 /// How prefixes are remembered.
@@ -247,6 +255,8 @@ impl Default for Policy {
             prefix: Prefix::default(),
             session: Session::default(),
             saturation: None,
+            cost: CostWeights::default(),
+            estimate: EstimateConfig::default(),
         }
     }
 }
@@ -485,6 +495,7 @@ impl Config {
                 replicas: prefix.replicas,
             },
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
+            estimate: self.policy.estimate,
         }
     }
 
@@ -529,6 +540,7 @@ impl Policy {
         Routing {
             saturation: self.saturation.or(default.saturation),
             match_min: self.prefix.match_min,
+            cost: self.cost,
             ..default
         }
     }
@@ -559,6 +571,9 @@ impl Policy {
                 self.prefix.match_min
             ));
         }
+        problems.extend(self.cost.problems().into_iter().map(|it| format!("policy.cost.{it}")));
+        let estimate = self.estimate.problems().into_iter();
+        problems.extend(estimate.map(|it| format!("policy.estimate.coefficients.{it}")));
         let block = self.prefix.block.0.0;
         if !(1..=4_096).contains(&block) {
             problems.push(format!("policy.prefix.block: must be 1 to 4096 tokens, not {block}"));

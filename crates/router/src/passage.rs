@@ -76,6 +76,8 @@ pub(crate) struct Passage {
     ttft: Option<Duration>,
     bytes: u64,
     usage: Usage,
+    /// Pieces in which the answer came.
+    pieces: Option<Tokens>,
     end: End,
 }
 
@@ -97,6 +99,7 @@ impl Passage {
             ttft: None,
             bytes: 0,
             usage: Usage::default(),
+            pieces: None,
             end: End::ClientGone,
         }
     }
@@ -184,11 +187,17 @@ impl Passage {
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
+    /// Learns in how many pieces the answer came; engines send a token in each.
+    pub(crate) fn streamed(&mut self, pieces: Option<Tokens>) {
+        self.pieces = pieces;
+    }
+
     /// Learns how the answer ended and what it says that it cost.
     pub(crate) fn ended(&mut self, end: End, usage: Usage) {
         (self.end, self.usage) = (end, usage);
         if let Some(ticket) = &mut self.ticket {
             ticket.leave_as(end.outcome());
+            ticket.used(usage.completion.or(self.pieces), usage.cached);
         }
     }
 

@@ -25,6 +25,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use types::quantity::Tokens;
 use wire::{
     error_body::{ErrorBody, ErrorKind},
     headers,
@@ -72,6 +73,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
             last_byte: now,
             last_told: now,
             has_token: false,
+            tokens: 0,
             passage,
         },
         patience: Patience::new(app, now),
@@ -102,6 +104,8 @@ struct Watch {
     last_byte: Instant,
     last_told: Instant,
     has_token: bool,
+    /// Pieces of the answer so far; engines send a token in each.
+    tokens: u32,
     passage: Passage,
 }
 
@@ -248,9 +252,12 @@ impl Watch {
         let now = Instant::now();
         self.passage.relayed(bytes.len());
         let had_token = self.has_token;
+        let mut pieces = 0_u32;
         match &mut self.form {
             Form::Events(scanner) => scanner.push(bytes, |event| {
+                // What follows the first token are tokens, but for a last few.
                 self.has_token = self.has_token || usage::carries_output(&event);
+                pieces = pieces.saturating_add(u32::from(self.has_token));
                 self.account.event(&event);
             }),
             Form::Document(kept) if kept.len() + bytes.len() <= WHOLE_BYTES_MAX => {
@@ -258,8 +265,11 @@ impl Watch {
             }
             Form::Document(_) | Form::Opaque => {}
         }
+        self.tokens = self.tokens.saturating_add(pieces);
         if had_token {
-            self.passage.gap(now.duration_since(self.last_byte));
+            let gap = now.duration_since(self.last_byte);
+            self.passage.gap(gap);
+            self.replica.tokens_came(now, pieces, gap);
         } else if self.has_token {
             self.passage.first_token(now);
         }
@@ -294,6 +304,8 @@ impl Watch {
             // Behind a server that still answers, the engine is dead.
             self.replica.request_failed(Failure::Broken);
         }
+        let pieces = self.has_token.then_some(Tokens(self.tokens));
+        self.passage.streamed(pieces);
         self.passage.ended(end, self.account.usage());
     }
 

@@ -51,7 +51,7 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
     if !compare.what.policy.contains(&baseline) {
         compare.what.policy.insert(0, baseline);
     }
-    if compare.what.policy.len() < 2 {
+    if compare.what.policy.iter().all(|it| *it == baseline) {
         bail!("--policy: name two policies or more, as in --policy {baseline},prefix-aware");
     }
     let cases = Cases::new(&compare.what, scenario, compare.seeds)?;

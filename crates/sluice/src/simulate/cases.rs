@@ -77,11 +77,17 @@ impl Cases {
             None
         };
         let own = [scenario.policy.strategy];
-        let strategies = if what.policy.is_empty() { &own[..] } else { &what.policy };
+        let asked = if what.policy.is_empty() { &own[..] } else { &what.policy };
+        let mut strategies: Vec<StrategyName> = Vec::new();
+        for strategy in asked {
+            if !strategies.contains(strategy) {
+                strategies.push(*strategy);
+            }
+        }
         let seeds = what.seed..what.seed.saturating_add(seeds);
         let mut cases = Vec::new();
         for (at, _) in scenario.loads(what.seed).iter().enumerate() {
-            for strategy in strategies {
+            for strategy in &strategies {
                 for seed in seeds.clone() {
                     let load = scenario.loads(seed).into_iter().nth(at);
                     cases.extend(load.map(|(rate, load)| Case {
