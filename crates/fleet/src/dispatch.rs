@@ -21,6 +21,7 @@ use policy::{
 use tokio::time::Instant;
 use types::{
     outcome::Outcome,
+    quantity::Tokens,
     request::{Request, RequestId},
     time::Timestamp,
 };
@@ -131,6 +132,11 @@ impl Ticket {
         self.dispatch.observe(Event::FirstToken(self.id));
     }
 
+    /// Learns how much of the prompt the answer says was found in the replica's cache.
+    pub fn found(&self, cached: Tokens) {
+        self.dispatch.observe(Event::Found { request: self.id, cached });
+    }
+
     /// Has the request placed elsewhere after an attempt that failed before its first byte.
     ///
     /// # Errors
@@ -167,7 +173,6 @@ impl fmt::Debug for Ticket {
 mod tests {
     use policy::config::StrategyName;
     use types::{
-        quantity::Tokens,
         replica::{Health, ReplicaId},
         request::ModelId,
     };

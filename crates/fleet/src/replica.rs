@@ -6,6 +6,7 @@ use http::{Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
 use policy::event::Event;
 use types::{
+    quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
     request::ModelId,
 };
@@ -14,6 +15,10 @@ use crate::{
     client::{self, ClientConfig, ReplicaClient},
     dispatch::Dispatch,
     health::{Failure, HealthConfig, HealthTracker},
+    kv::{
+        follow::KvSource,
+        status::{Feed, KvStatus},
+    },
 };
 
 /// A replica as the operator names it.
@@ -23,6 +28,8 @@ pub struct ReplicaSpec {
     pub name: String,
     /// Where it is.
     pub origin: Origin,
+    /// Where its engine publishes what it holds.
+    pub kv: Option<KvSource>,
 }
 
 /// Scheme, host and port of a replica: `http://HOST:PORT`.
@@ -81,6 +88,9 @@ impl Origin {
     }
 }
 
+/// Tokens whose computing fills a block of any engine, so that there must be an event of it.
+const COMPUTED_MIN: Tokens = Tokens(512);
+
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -89,6 +99,7 @@ pub struct Replica {
     client: ReplicaClient,
     dispatch: Arc<Dispatch>,
     state: Mutex<State>,
+    feed: Option<Arc<Feed>>,
 }
 
 /// What changes.
@@ -138,9 +149,10 @@ impl Replica {
         let tracker = HealthTracker::new(health);
         Arc::new(Self {
             id,
-            spec,
+            feed: spec.kv.as_ref().map(|_| Arc::default()),
             client: client::new(client),
             dispatch: Arc::clone(dispatch),
+            spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
         })
     }
@@ -192,6 +204,31 @@ impl Replica {
             health: state.tracker.health(),
             models: state.models.iter().map(|it| it.name.clone()).collect(),
             load: state.load,
+        }
+    }
+
+    /// How the following of its engine's events goes; `None` where it publishes none.
+    #[must_use]
+    pub fn kv_status(&self) -> Option<KvStatus> {
+        self.feed.as_ref().map(|it| it.status())
+    }
+
+    pub(crate) const fn feed(&self) -> Option<&Arc<Feed>> {
+        self.feed.as_ref()
+    }
+
+    pub(crate) const fn kv_source(&self) -> Option<&KvSource> {
+        self.spec.kv.as_ref()
+    }
+
+    pub(crate) fn observe(&self, event: Event) {
+        self.dispatch.observe(event);
+    }
+
+    /// Learns that the replica computed so many tokens of a prompt.
+    pub fn computed(&self, prompt: Tokens) {
+        if let Some(feed) = self.feed.as_ref().filter(|_| prompt > COMPUTED_MIN) {
+            feed.computed();
         }
     }
 
@@ -256,6 +293,9 @@ impl Replica {
                 if failure == Failure::Refused {
                     // Nothing listens: the process is gone, and its KV cache with it.
                     self.dispatch.observe(Event::CacheLost(self.id));
+                    if let Some(feed) = &self.feed {
+                        feed.lost();
+                    }
                 }
                 tracing::warn!(replica = name, ?failure, "replica ejected");
             }

@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wire", &["types"]),
     ("fleet", &["types", "policy", "wire"]),
     ("router", &["types", "policy", "wire", "fleet"]),
-    ("emulator", &["types", "engine"]),
+    ("emulator", &["types", "engine", "wire"]),
     ("replay", &["types", "workload", "wire", "report"]),
     ("simulator", &["types", "policy", "engine", "workload", "report"]),
     ("calibration", &["types", "engine", "workload", "report"]),

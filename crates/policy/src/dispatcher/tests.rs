@@ -178,8 +178,9 @@ fn event() -> impl Strategy<Value = Event> {
             Event::BlocksStored { replica, parent: None, blocks }
         }),
         1 => (replica(), 0..5_u64, 1..20_u64).prop_map(|(replica, family, blocks)| {
-            let blocks = request(0, family, 20).blocks.iter().rev().take(blocks as usize).copied();
-            Event::BlocksRemoved { replica, blocks: blocks.collect() }
+            let all = request(0, family, 20).blocks;
+            let blocks = all.iter().rev().take(blocks as usize).copied().collect();
+            Event::BlocksRemoved { replica, blocks }
         }),
         2 => (id(), 0..1_000_u32)
             .prop_map(|(request, cached)| Event::Found { request, cached: Tokens(cached) }),
