@@ -203,6 +203,11 @@ impl Replica {
         }
     }
 
+    /// KV events published since the start.
+    pub(crate) fn kv_events_published(&self) -> u64 {
+        self.core.lock().publisher.as_ref().map_or(0, Publisher::published)
+    }
+
     /// Becomes what a new process would be: an empty cache, counters at zero, nothing in flight.
     pub(crate) fn restart(&self) {
         let mut core = self.core.lock();

@@ -193,6 +193,23 @@ impl Handle {
         self.replica.lose_kv_events(batches);
     }
 
+    /// KV events published so far, those kept from who listens included.
+    #[must_use]
+    pub fn kv_events_published(&self) -> u64 {
+        self.replica.kv_events_published()
+    }
+
+    /// Becomes what a new process would be, without a connection breaking.
+    pub fn restart_unseen(&self) {
+        self.replica.restart();
+    }
+
+    /// Forgets what is cached, unless something runs.
+    #[must_use]
+    pub fn reset_prefix_cache(&self) -> bool {
+        self.replica.reset_prefix_cache()
+    }
+
     /// Makes something go wrong, or right again; returns once it is in force.
     ///
     /// # Errors

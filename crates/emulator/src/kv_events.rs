@@ -78,6 +78,8 @@ pub(crate) struct Publisher {
     events: Vec<Event>,
     block: u32,
     number: u64,
+    /// Events published, over restarts too.
+    published: u64,
     /// Batches to be kept from those who listen.
     to_lose: u32,
 }
@@ -94,6 +96,7 @@ impl Publisher {
             events: Vec::new(),
             block: block.0,
             number: 0,
+            published: 0,
             to_lose: 0,
         };
         (publisher, Outlet { batches, recent })
@@ -164,6 +167,7 @@ impl Publisher {
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let events = std::mem::take(&mut self.events);
+        self.published = self.published.saturating_add(events.len() as u64);
         let batch = Batch { at_s: since.as_secs_f64(), events, rank: Some(0) };
         let payload = Bytes::from(encode(&batch));
         let number = self.number;
@@ -185,6 +189,11 @@ impl Publisher {
     /// Keeps the next `batches` from those who listen; whoever asks for them gets them.
     pub(crate) const fn lose(&mut self, batches: u32) {
         self.to_lose = self.to_lose.saturating_add(batches);
+    }
+
+    /// Events published, over restarts too.
+    pub(crate) const fn published(&self) -> u64 {
+        self.published
     }
 
     /// Becomes what a new process would have.

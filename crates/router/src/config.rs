@@ -9,13 +9,18 @@ use std::{
     time::Duration,
 };
 
-use fleet::{client::ClientConfig, fleet::FleetConfig, health::HealthConfig, replica::Origin};
+use fleet::{
+    client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
+    replica::Origin,
+};
 use policy::config::{
     DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName,
 };
 use serde::{Deserialize, Serialize};
 use wire::headers::session::{SOURCES, Source, Sources};
 
+pub use self::replica::Replica;
+use types::block::HashKey;
 pub use types::units;
 use types::units::{ByteSize, TokenCount};
 
@@ -61,17 +66,6 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// A replica.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Replica {
-    /// Name in headers, logs and metrics; the host and port when absent.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// Where it is: `http://HOST:PORT`.
-    pub url: String,
-}
-
 /// How replicas are chosen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -101,6 +95,9 @@ pub struct Prefix {
     pub replicas: NonZeroUsize,
     /// Share of the prompt a replica must hold for `prefix-aware` to follow it, 0 to 1.
     pub match_min: f64,
+    /// Whether tenants find each other's prompts, as they do in the engines' caches unless they send
+    /// a `cache_salt`.
+    pub shared_by_tenants: bool,
 }
 
 /// How conversations are remembered.
@@ -261,6 +258,7 @@ impl Default for Prefix {
             held_bytes_max: ByteSize(held_bytes_max),
             replicas,
             match_min: Routing::MATCH_MIN,
+            shared_by_tenants: false,
         }
     }
 }
@@ -274,7 +272,7 @@ impl Default for Session {
 
 impl Default for Health {
     fn default() -> Self {
-        let FleetConfig { health, health_path, scrape_interval, client: _ } =
+        let FleetConfig { health, health_path, scrape_interval, client: _, naming: _ } =
             FleetConfig::default();
         Self {
             path: health_path,
@@ -461,6 +459,16 @@ impl Config {
             if !names.insert(name) {
                 problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
             }
+            problems
+                .extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
+            if replica.kv_events.is_some()
+                && self.tenant_header.is_some()
+                && !self.policy.prefix.shared_by_tenants
+            {
+                problems.push(format!(
+                    "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenant_header out"
+                ));
+            }
         }
         problems
     }
@@ -490,7 +498,7 @@ impl Config {
 
     /// What the fleet is told.
     #[must_use]
-    pub fn fleet(&self) -> FleetConfig {
+    pub fn fleet(&self, key: HashKey) -> FleetConfig {
         let health = &self.health;
         FleetConfig {
             health: HealthConfig {
@@ -508,16 +516,8 @@ impl Config {
                 idle_timeout: self.timeouts.upstream_idle,
                 ..ClientConfig::default()
             },
+            naming: BlockNaming { key, block: self.policy.prefix.block.0 },
         }
-    }
-}
-
-impl Replica {
-    /// Its name: the one given, or the host and port.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        let address = || self.url.trim_start_matches("http://").trim_end_matches('/');
-        self.name.as_deref().unwrap_or_else(address)
     }
 }
 
@@ -571,5 +571,6 @@ impl Policy {
     }
 }
 
+mod replica;
 #[cfg(test)]
 mod tests;

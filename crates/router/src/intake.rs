@@ -143,6 +143,8 @@ pub(crate) struct Reader {
     pub(crate) hash_key: HashKey,
     pub(crate) block: Tokens,
     pub(crate) sources: Sources,
+    /// Whether tenants find each other's prompts.
+    pub(crate) tenants_share: bool,
 }
 
 impl Reader {
@@ -156,7 +158,11 @@ impl Reader {
         let view = openai::parse(endpoint, body)?;
         let session = self.sources.find(headers, &view, self.hash_key, tenant);
         Ok(Read {
-            prompt: view.hash_prompt(self.hash_key, tenant, self.block),
+            prompt: view.hash_prompt(
+                self.hash_key,
+                tenant.filter(|_| !self.tenants_share),
+                self.block,
+            ),
             session: session.map(|it| it.key),
             tenant: tenant.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it)),
             output_max: view.output_max,

@@ -188,6 +188,9 @@ impl Passage {
     pub(crate) fn ended(&mut self, end: End, usage: Usage) {
         (self.end, self.usage) = (end, usage);
         if let Some(ticket) = &mut self.ticket {
+            if let Some(cached) = usage.cached.filter(|_| end == End::Complete) {
+                ticket.found(cached);
+            }
             ticket.leave_as(end.outcome());
         }
     }
@@ -237,6 +240,12 @@ impl Drop for Passage {
     fn drop(&mut self) {
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped);
+        if let (End::Complete, Some((replica, _)), Some(ticket)) =
+            (self.end, &self.sent, &self.ticket)
+        {
+            let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
+            replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
+        }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());
             replica.used(&self.usage);

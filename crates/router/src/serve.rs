@@ -6,7 +6,7 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder, replica::ReplicaSpec};
+use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -166,13 +166,15 @@ fn assemble(config: &Config) -> Result<App, StartError> {
     let dispatcher = config.dispatcher(draw()?);
     let recording = config.recording.as_ref();
     let recorder = recording.map(|it| record(it, run, dispatcher)).transpose()?;
-    let fleet = Fleet::new(config.fleet(), Dispatch::recorded(dispatcher, recorder));
+    let fleet = Fleet::new(config.fleet(hash_key), Dispatch::recorded(dispatcher, recorder));
     for replica in &config.replicas {
-        if let Ok(origin) = replica.url.parse() {
-            fleet.join(ReplicaSpec { name: replica.name().to_owned(), origin });
+        if let Some(spec) = replica.spec() {
+            fleet.join(spec);
         }
     }
-    let reader = Reader { hash_key, block: config.policy.prefix.block.0, sources };
+    let prefix = &config.policy.prefix;
+    let tenants_share = prefix.shared_by_tenants;
+    let reader = Reader { hash_key, block: prefix.block.0, sources, tenants_share };
     Ok(App::new(fleet, config, reader, run))
 }
 
