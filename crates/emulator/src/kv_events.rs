@@ -67,13 +67,23 @@ pub(crate) struct Content {
     pub(crate) salt: Option<String>,
 }
 
+/// What a block holds.
+#[derive(Debug)]
+struct Known {
+    tokens: Box<[u32]>,
+    /// What separates the prompt that it begins from others.
+    salt: Option<String>,
+    /// Requests that bring it.
+    requests: u32,
+}
+
 /// Turns the engine's messages into batches and hands them to who publishes.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     batches: mpsc::Sender<(u64, Bytes)>,
     recent: Arc<Mutex<VecDeque<(u64, Bytes)>>>,
-    /// Tokens by name, the salt before the first of them, and the requests that bring the block.
-    content: HashMap<BlockHash, (Box<[u32]>, Option<String>, u32)>,
+    /// What blocks hold that may yet be stored.
+    content: HashMap<BlockHash, Known>,
     /// Events of the step under way.
     events: Vec<Event>,
     block: u32,
@@ -106,8 +116,9 @@ impl Publisher {
     pub(crate) fn arrived(&mut self, content: &Content) {
         for (at, (name, tokens)) in content.blocks.iter().enumerate() {
             let salt = content.salt.clone().filter(|_| at == 0);
-            let known = self.content.entry(*name).or_insert_with(|| (tokens.clone(), salt, 0));
-            known.2 = known.2.saturating_add(1);
+            let known = || Known { tokens: tokens.clone(), salt, requests: 0 };
+            let known = self.content.entry(*name).or_insert_with(known);
+            known.requests = known.requests.saturating_add(1);
         }
     }
 
@@ -115,8 +126,8 @@ impl Publisher {
     pub(crate) fn left(&mut self, content: &Content) {
         for (name, _) in &content.blocks {
             let Some(known) = self.content.get_mut(name) else { continue };
-            known.2 = known.2.saturating_sub(1);
-            if known.2 == 0 {
+            known.requests = known.requests.saturating_sub(1);
+            if known.requests == 0 {
                 self.content.remove(name);
             }
         }
@@ -139,9 +150,9 @@ impl Publisher {
 
     fn note_stored(&mut self, parent: Option<BlockHash>, blocks: &[BlockHash]) {
         let known = || blocks.iter().map_while(|it| self.content.get(it));
-        let tokens: Vec<u32> = known().flat_map(|it| it.0.iter().copied()).collect();
+        let tokens: Vec<u32> = known().flat_map(|it| it.tokens.iter().copied()).collect();
         let extra: Vec<Vec<Extra>> =
-            known().map(|it| it.1.iter().cloned().map(Extra::Text).collect()).collect();
+            known().map(|it| it.salt.iter().cloned().map(Extra::Text).collect()).collect();
         // Nobody asks for what was made after a preemption and is in no prompt.
         let hashes: Vec<_> = blocks.iter().take(extra.len()).map(|it| EngineHash(it.0)).collect();
         if hashes.is_empty() {

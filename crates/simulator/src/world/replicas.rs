@@ -12,7 +12,7 @@ use types::{
     time::Timestamp,
 };
 
-use super::{Event, Violation, World};
+use super::{Event, Violation, World, kv_events::Feed};
 use crate::{
     seed::{Subsystem, generator},
     server::{Fcfs, Server},
@@ -47,6 +47,8 @@ pub(crate) struct Replica {
     pub(super) held: usize,
     /// Partitions between each router and it.
     pub(super) partitions: Vec<u32>,
+    /// What it publishes of its cache.
+    pub(super) feed: Feed,
 }
 
 /// What follows when a replica has drained.
@@ -76,7 +78,13 @@ impl Replica {
 impl World<'_> {
     fn new_server(&self) -> Result<Server, Violation> {
         Ok(match &self.setup.kind {
-            Kind::Engine(profile) => Server::Engine(Box::new(Engine::new((**profile).clone())?)),
+            Kind::Engine(profile) => {
+                let mut engine = Engine::new((**profile).clone())?;
+                if self.publishes() {
+                    engine.record_kv_events();
+                }
+                Server::Engine(Box::new(engine))
+            }
             Kind::Fcfs { servers, .. } => Server::Fcfs(Fcfs::new(*servers)),
         })
     }
@@ -104,6 +112,7 @@ impl World<'_> {
             intake,
             held: 0,
             partitions: vec![0; self.routers.len()],
+            feed: Feed::default(),
         });
         for router in self.router_numbers() {
             if let Some(it) = self.routers.get_mut(router as usize) {
@@ -112,6 +121,7 @@ impl World<'_> {
             self.tell(router, Learned::ReplicaJoined(ReplicaId(number)));
             self.see(router, number, health);
         }
+        self.follow(number);
         Ok(number)
     }
 
@@ -127,6 +137,7 @@ impl World<'_> {
                     it.generation = it.generation.saturating_add(1);
                     it.stepping = false;
                     it.is_up = is_up;
+                    it.feed = Feed { generation: it.feed.generation, ..Feed::default() };
                 }
             }
             Err(violation) => {
@@ -170,6 +181,7 @@ impl World<'_> {
         if it.stepping {
             self.enter_plan_end(at);
         }
+        self.publish(at);
         self.check_kv(at.0);
     }
 

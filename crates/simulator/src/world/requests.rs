@@ -56,6 +56,7 @@ impl World<'_> {
             decided: None,
             reason: None,
             replica: None,
+            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -141,6 +142,7 @@ impl World<'_> {
         flight.attempts = flight.attempts.saturating_add(1);
         flight.reason = Some(placement.reason);
         flight.replica = Some(replica);
+        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
@@ -236,6 +238,10 @@ impl World<'_> {
             self.tell(router, Learned::FirstToken(token.id));
         }
         if token.last {
+            let flight = self.flight_mut(number).map(|it| (it.router, it.cached));
+            if let Some((router, Some(cached))) = flight {
+                self.tell(router, Learned::Found { request: RequestId(number), cached });
+            }
             self.end(number, Outcome::Finished, None);
         }
     }
