@@ -1,7 +1,7 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -51,6 +51,9 @@ pub struct Config {
     /// Keys every hash; routers that share a fleet must share it. Drawn at random when absent.
     #[serde(skip_serializing)]
     pub hash_seed: Option<u64>,
+    /// Folders of models' tokenizers (`tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`), by
+    /// the names that clients give the models. Without one, text is counted in bytes.
+    pub tokenizers: BTreeMap<String, PathBuf>,
     /// Header that names the tenant, which a trusted proxy in front must set; tenants then never
     /// share a prefix or a session. Absent: everyone is one tenant.
     pub tenant_header: Option<String>,
@@ -225,6 +228,7 @@ impl Default for Config {
             drain: Drain::default(),
             recording: None,
             hash_seed: None,
+            tokenizers: BTreeMap::new(),
             tenant_header: None,
             worker_threads: None,
         }

@@ -24,7 +24,11 @@ use crate::{
     config::{Config, ConfigError, Drain, Problems, Recording},
     intake::Reader,
     routes, telemetry,
+    token_ratio::TokenRatios,
+    tokenize::Tokenizers,
 };
+
+pub use crate::tokenize::TokenizerError;
 
 /// Longest head of a request, in bytes, and so what one idle connection may hold.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -52,6 +56,9 @@ pub enum StartError {
         "cannot make the recording {file} (`recording.directory`): {source}; name a folder that can be written"
     )]
     Recording { file: String, source: io::Error },
+    /// A model's tokenizer can't be used.
+    #[error("cannot use a tokenizer (`tokenizers`): {0}")]
+    Tokenizer(#[from] TokenizerError),
     /// The system gives no random numbers.
     #[error("cannot draw a random seed: {0}")]
     Random(String),
@@ -174,7 +181,14 @@ fn assemble(config: &Config) -> Result<App, StartError> {
     }
     let prefix = &config.policy.prefix;
     let tenants_share = prefix.shared_by_tenants;
-    let reader = Reader { hash_key, block: prefix.block.0, sources, tenants_share };
+    let reader = Reader {
+        hash_key,
+        block: prefix.block.0,
+        sources,
+        tenants_share,
+        tokenizers: Tokenizers::load(&config.tokenizers, hash_key)?,
+        ratios: TokenRatios::default(),
+    };
     Ok(App::new(fleet, config, reader, run))
 }
 

@@ -16,8 +16,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("report", &["types"]),
     ("limits", &["types"]),
     ("wire", &["types"]),
+    ("tokens", &["types", "wire"]),
     ("fleet", &["types", "policy", "wire"]),
-    ("router", &["types", "policy", "wire", "fleet"]),
+    ("router", &["types", "policy", "wire", "fleet", "tokens"]),
     ("emulator", &["types", "engine", "wire"]),
     ("replay", &["types", "workload", "wire", "report"]),
     ("simulator", &["types", "policy", "engine", "workload", "report"]),
@@ -52,6 +53,7 @@ const PURE: &[&str] = &[
     "report",
     "limits",
     "wire",
+    "tokens",
     "simulator",
     "calibration",
 ];

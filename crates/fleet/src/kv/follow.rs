@@ -225,7 +225,8 @@ impl Follower {
             Ok(replay) => replay,
             Err(error) => {
                 failed(error);
-                return Ok(self.lacking(rank));
+                self.lacking(rank);
+                return Ok(());
             }
         };
         loop {
@@ -242,7 +243,8 @@ impl Follower {
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     failed(error);
-                    return Ok(self.lacking(rank));
+                    self.lacking(rank);
+                    return Ok(());
                 }
             }
         }
