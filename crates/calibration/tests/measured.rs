@@ -83,7 +83,7 @@ fn measured_stages_come_out_within_their_bounds() {
 /// A recorded run, served again by `profile`.
 fn served(packed: &[u8], profile: &Profile) -> RecordingFit {
     let measured = requests::read(&unpacked(packed)).unwrap();
-    let trace = Trace { block_tokens: 16, ..Trace::new("sharegpt".to_owned()) };
+    let trace = Trace { block_tokens: Some(16), ..Trace::new("sharegpt".to_owned()) };
     let text = unpacked(include_bytes!("data/sharegpt_300_hash16.jsonl.gz"));
     let trace = mooncake::read(&trace, &text).unwrap();
     let workload = requests::workload(&measured, &trace, profile.block_size);

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use policy::event::Event;
 use tokio::time::Instant;
 use types::{
+    quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
     request::ModelId,
 };
@@ -21,6 +22,10 @@ use crate::{
     client::{self, ClientConfig, ReplicaClient},
     dispatch::Dispatch,
     health::{Failure, HealthConfig, HealthTracker},
+    kv::{
+        follow::KvSource,
+        status::{Feed, KvStatus},
+    },
 };
 
 /// A replica as the operator names it.
@@ -30,6 +35,8 @@ pub struct ReplicaSpec {
     pub name: String,
     /// Where it is.
     pub origin: Origin,
+    /// Where its engine publishes what it holds.
+    pub kv: Option<KvSource>,
 }
 
 /// Scheme, host and port of a replica: `http://HOST:PORT`.
@@ -88,6 +95,9 @@ impl Origin {
     }
 }
 
+/// Tokens whose computing fills a block of any engine, so that there must be an event of it.
+const COMPUTED_MIN: Tokens = Tokens(512);
+
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -97,6 +107,7 @@ pub struct Replica {
     dispatch: Arc<Dispatch>,
     state: Mutex<State>,
     stream: Stream,
+    feed: Option<Arc<Feed>>,
 }
 
 /// Tokens that came and of which the dispatcher was not told: counted apart, because there are many
@@ -159,9 +170,10 @@ impl Replica {
         let tracker = HealthTracker::new(health);
         Arc::new(Self {
             id,
-            spec,
+            feed: spec.kv.as_ref().map(|_| Arc::default()),
             client: client::new(client),
             dispatch: Arc::clone(dispatch),
+            spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
             stream: Stream::default(),
         })
@@ -214,6 +226,31 @@ impl Replica {
             health: state.tracker.health(),
             models: state.models.iter().map(|it| it.name.clone()).collect(),
             load: state.load,
+        }
+    }
+
+    /// How the following of its engine's events goes; `None` where it publishes none.
+    #[must_use]
+    pub fn kv_status(&self) -> Option<KvStatus> {
+        self.feed.as_ref().map(|it| it.status())
+    }
+
+    pub(crate) const fn feed(&self) -> Option<&Arc<Feed>> {
+        self.feed.as_ref()
+    }
+
+    pub(crate) const fn kv_source(&self) -> Option<&KvSource> {
+        self.spec.kv.as_ref()
+    }
+
+    pub(crate) fn observe(&self, event: Event) {
+        self.dispatch.observe(event);
+    }
+
+    /// Learns that the replica computed so many tokens of a prompt.
+    pub fn computed(&self, prompt: Tokens) {
+        if let Some(feed) = self.feed.as_ref().filter(|_| prompt > COMPUTED_MIN) {
+            feed.computed();
         }
     }
 
@@ -298,6 +335,9 @@ impl Replica {
                 if failure == Failure::Refused {
                     // Nothing listens: the process is gone, and its KV cache with it.
                     self.dispatch.observe(Event::CacheLost(self.id));
+                    if let Some(feed) = &self.feed {
+                        feed.lost();
+                    }
                 }
                 tracing::warn!(replica = name, ?failure, "replica ejected");
             }

@@ -400,7 +400,7 @@ impl Dispatcher {
         cached: Option<Tokens>,
     ) {
         let Some(it) = self.in_flight.remove(&id) else { return };
-        if let Some(cached) = cached {
+        if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
             self.caches.found(it.replica, it.reserved, cached);
         }
         self.release(now, &it);

@@ -77,6 +77,7 @@ fn error(record: &RequestRecord) -> Value {
     let kind = match record.ending {
         Ending::Completed => return Value::Null,
         Ending::Rejected => "Rejected",
+        Ending::Cancelled => "Cancelled",
         Ending::Failed => "Failed",
     };
     json!({ "code": record.status, "type": kind, "message": record.error.as_deref().unwrap_or_default() })

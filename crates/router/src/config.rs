@@ -1,7 +1,7 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use fleet::{client::ClientConfig, fleet::FleetConfig, health::HealthConfig, replica::Origin};
+use fleet::{
+    client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
+    replica::Origin,
+};
 use policy::{
     config::{
         CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
@@ -20,6 +23,8 @@ use policy::{
 use serde::{Deserialize, Serialize};
 use wire::headers::session::{SOURCES, Source, Sources};
 
+pub use self::replica::Replica;
+use types::block::HashKey;
 pub use types::units;
 use types::units::{ByteSize, TokenCount};
 
@@ -50,6 +55,9 @@ pub struct Config {
     /// Keys every hash; routers that share a fleet must share it. Drawn at random when absent.
     #[serde(skip_serializing)]
     pub hash_seed: Option<u64>,
+    /// Folders of models' tokenizers (`tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`), by
+    /// the names that clients give the models. Without one, text is counted in bytes.
+    pub tokenizers: BTreeMap<String, PathBuf>,
     /// Header that names the tenant, which a trusted proxy in front must set; tenants then never
     /// share a prefix or a session. Absent: everyone is one tenant.
     pub tenant_header: Option<String>,
@@ -63,17 +71,6 @@ pub struct Config {
 pub struct Admin {
     /// Its address, which must be a loopback one: nothing on it asks who is there.
     pub listen: SocketAddr,
-}
-
-/// A replica.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Replica {
-    /// Name in headers, logs and metrics; the host and port when absent.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// Where it is: `http://HOST:PORT`.
-    pub url: String,
 }
 
 /// How replicas are chosen.
@@ -109,6 +106,9 @@ pub struct Prefix {
     pub replicas: NonZeroUsize,
     /// Share of the prompt a replica must hold for `prefix-aware` to follow it, 0 to 1.
     pub match_min: f64,
+    /// Whether tenants find each other's prompts, as they do in the engines' caches unless they send
+    /// a `cache_salt`.
+    pub shared_by_tenants: bool,
 }
 
 /// How conversations are remembered.
@@ -236,6 +236,7 @@ impl Default for Config {
             drain: Drain::default(),
             recording: None,
             hash_seed: None,
+            tokenizers: BTreeMap::new(),
             tenant_header: None,
             worker_threads: None,
         }
@@ -271,6 +272,7 @@ impl Default for Prefix {
             held_bytes_max: ByteSize(held_bytes_max),
             replicas,
             match_min: Routing::MATCH_MIN,
+            shared_by_tenants: false,
         }
     }
 }
@@ -284,7 +286,7 @@ impl Default for Session {
 
 impl Default for Health {
     fn default() -> Self {
-        let FleetConfig { health, health_path, scrape_interval, client: _ } =
+        let FleetConfig { health, health_path, scrape_interval, client: _, naming: _ } =
             FleetConfig::default();
         Self {
             path: health_path,
@@ -471,6 +473,16 @@ impl Config {
             if !names.insert(name) {
                 problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
             }
+            problems
+                .extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
+            if replica.kv_events.is_some()
+                && self.tenant_header.is_some()
+                && !self.policy.prefix.shared_by_tenants
+            {
+                problems.push(format!(
+                    "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenant_header out"
+                ));
+            }
         }
         problems
     }
@@ -501,7 +513,7 @@ impl Config {
 
     /// What the fleet is told.
     #[must_use]
-    pub fn fleet(&self) -> FleetConfig {
+    pub fn fleet(&self, key: HashKey) -> FleetConfig {
         let health = &self.health;
         FleetConfig {
             health: HealthConfig {
@@ -519,16 +531,8 @@ impl Config {
                 idle_timeout: self.timeouts.upstream_idle,
                 ..ClientConfig::default()
             },
+            naming: BlockNaming { key, block: self.policy.prefix.block.0 },
         }
-    }
-}
-
-impl Replica {
-    /// Its name: the one given, or the host and port.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        let address = || self.url.trim_start_matches("http://").trim_end_matches('/');
-        self.name.as_deref().unwrap_or_else(address)
     }
 }
 
@@ -586,5 +590,6 @@ impl Policy {
     }
 }
 
+mod replica;
 #[cfg(test)]
 mod tests;

@@ -63,9 +63,7 @@ fn configuration(serve: Serve) -> anyhow::Result<Config> {
         Some(path) => config::read(path)?,
         None => Config::default(),
     };
-    config
-        .replicas
-        .extend(serve.replica.into_iter().map(|url| config::Replica { name: None, url }));
+    config.replicas.extend(serve.replica.into_iter().map(config::Replica::at));
     config.policy.strategy = serve.policy.unwrap_or(config.policy.strategy);
     config.listen = serve.listen.unwrap_or(config.listen);
     config.admin.listen = serve.admin_listen.unwrap_or(config.admin.listen);

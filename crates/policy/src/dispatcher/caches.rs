@@ -67,6 +67,21 @@ pub enum CacheMode {
     Disagreeing,
 }
 
+impl CacheMode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Approximate, Self::Precise, Self::Disagreeing];
+
+    /// The mode as metrics spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Approximate => "approximate",
+            Self::Precise => "precise",
+            Self::Disagreeing => "disagreeing",
+        }
+    }
+}
+
 impl Caches {
     pub(super) fn new(config: &PrefixConfig) -> Self {
         Self {
