@@ -120,8 +120,11 @@ pub struct Point {
     pub runs: u64,
     /// Requests of all runs.
     pub requests: u64,
-    /// Completed requests per second.
+    /// Completed requests per second of the window, whenever they were completed.
     pub request_throughput: f64,
+    /// Completed requests per second of the window and of the time it took to work off what was left:
+    /// what the fleet sustains.
+    pub sustained_rps: f64,
     /// Good requests per second.
     pub request_goodput: f64,
     /// Good requests over all.
@@ -172,6 +175,7 @@ impl Point {
             runs: runs.len() as u64,
             requests,
             request_throughput: mean(|it| it.request_throughput),
+            sustained_rps: mean(sustained),
             request_goodput: mean(|it| it.request_goodput),
             good_request_fraction: ratio(good, requests as f64),
             output_token_throughput: mean(|it| it.output_token_throughput),
@@ -188,6 +192,10 @@ impl Point {
             generator_lag_ms_p99: some(|it| it.generator_lag_ms.map(|it| it.p99)),
         }
     }
+}
+
+fn sustained(run: &Run) -> f64 {
+    ratio(run.completed as f64, run.window_s + run.drain_s).unwrap_or_default()
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -305,9 +313,6 @@ impl Measured {
             let values = |runs: &[Run]| runs.iter().map(of).collect();
             Curve(rates.iter().map(|(rate, runs)| (*rate, values(runs))).collect())
         };
-        // What was sustained, not what was worked off after the last request had come.
-        let sustained =
-            |it: &Run| ratio(it.completed as f64, it.window_s + it.drain_s).unwrap_or_default();
         let goodput = curve(|it| it.request_goodput);
         let throughput = curve(sustained);
         let of_goodput = |points: &[(f64, f64)]| knee::find(&knee::running_maximum(points));

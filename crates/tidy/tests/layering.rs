@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("limits", &["types"]),
     ("wire", &["types"]),
     ("fleet", &["types", "policy", "wire"]),
-    ("router", &["types", "policy", "wire", "fleet"]),
+    ("router", &["types", "policy", "wire", "fleet", "report"]),
     ("emulator", &["types", "engine"]),
     ("replay", &["types", "workload", "wire", "report"]),
     ("simulator", &["types", "policy", "engine", "workload", "report", "limits"]),
