@@ -164,6 +164,8 @@ impl Point {
         let stats = |of: fn(&Run) -> Option<Stats>| mean_stats(runs.iter().filter_map(of));
         let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
         let requests = sum(|it| it.requests);
+        // Whose client hung up on purpose was neither served well nor failed.
+        let asked = requests.saturating_sub(sum(|it| it.cancelled));
         let share = |part: u64| ratio(part as f64, requests as f64).unwrap_or_default();
         // Costs over results of all runs: a mean of ratios would be none where one run had no result.
         let good = sum(|it| it.good) as f64;
@@ -177,7 +179,7 @@ impl Point {
             request_throughput: mean(|it| it.request_throughput),
             sustained_rps: mean(sustained),
             request_goodput: mean(|it| it.request_goodput),
-            good_request_fraction: ratio(good, requests as f64),
+            good_request_fraction: ratio(good, asked as f64),
             output_token_throughput: mean(|it| it.output_token_throughput),
             output_token_goodput: mean(|it| it.output_token_goodput),
             error_rate: share(sum(|it| it.failed)),

@@ -36,7 +36,10 @@ async fn a_label_takes_a_request_out_of_the_goodput_and_puts_it_back() {
     ask(&stage, "one").await;
     ask(&stage, "two").await;
     let key = after(&stage, 2).await;
-    assert_eq!((&key["slo_class"], &key["undisturbed"]["good"]), (&json!("interactive"), &json!(2)));
+    assert_eq!(
+        (&key["slo_class"], &key["undisturbed"]["good"]),
+        (&json!("interactive"), &json!(2))
+    );
     assert!(key["windows"][0]["output_token_goodput"].as_f64().unwrap() > 0.0, "{key:#}");
     let label = |accepted: bool| json!({ "request_id": "one", "accepted": accepted }).to_string();
     let answer = stage.post("/v1/feedback", &[], label(false)).await;

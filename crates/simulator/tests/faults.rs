@@ -115,7 +115,7 @@ fn a_thousand_seeds_of_faults_break_no_invariant() {
             let ending = match record.ending {
                 Ending::Completed => 0,
                 Ending::Rejected => 1,
-                Ending::Failed => 2,
+                Ending::Failed | Ending::Cancelled => 2,
             };
             if let Some(count) = endings.get_mut(ending) {
                 *count += 1;

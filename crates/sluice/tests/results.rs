@@ -76,7 +76,9 @@ fn a_threshold_that_is_missed_ends_with_1_and_one_that_is_held_with_0() {
     let folder = tempfile::tempdir().unwrap();
     let run = simulated(folder.path());
     let dir = run.to_str().unwrap();
-    assert!(sluice(&["report", dir, "--fail-under", "good_request_fraction>=0.99"]).status.success());
+    assert!(
+        sluice(&["report", dir, "--fail-under", "good_request_fraction>=0.99"]).status.success()
+    );
     let missed = sluice(&["report", dir, "--fail-under", "ttft_ms.p99<=0.001"]);
     assert_eq!(missed.status.code(), Some(1));
     assert!(told(&missed).contains("ttft_ms.p99<=0.001 does not hold"), "{}", told(&missed));

@@ -349,7 +349,7 @@ impl World<'_> {
             // The head of an answer is out before the answer breaks.
             Ending::Completed => Some(200),
             Ending::Failed if was_broken => Some(200),
-            Ending::Failed => None,
+            Ending::Failed | Ending::Cancelled => None,
             Ending::Rejected => Some(503),
         };
         RequestRecord {
