@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use bytes::Bytes;
 use policy::{
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use types::replica::{Health, LoadReport};
 
-use crate::app::App;
+use crate::{app::App, goodput};
 
 /// The admin port.
 pub(crate) fn routes(app: Arc<App>) -> Router {
@@ -29,6 +29,8 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .route("/admin/replicas", get(replicas))
         .route("/admin/policy", get(policy).put(put_policy))
+        .route("/admin/goodput", get(goodput))
+        .route("/admin/events", post(event))
         .with_state(app)
 }
 
@@ -101,6 +103,25 @@ impl From<Routing> for PolicyView {
 
 async fn policy(State(app): State<Arc<App>>) -> Json<PolicyView> {
     Json(app.fleet.dispatch().inspect(|_, it| it.routing()).into())
+}
+
+async fn goodput(State(app): State<Arc<App>>) -> Response {
+    Json(app.goodput.view()).into_response()
+}
+
+/// Opens a disruption window, or closes it.
+async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    match serde_json::from_slice::<goodput::Event>(&body) {
+        Ok(event) => match app.goodput.event(&event) {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err(problem) => wrong(problem),
+        },
+        Err(error) => {
+            let example = r#"send JSON such as {"kind": "deployment", "lasts_s": 300}"#;
+            wrong(format!("the event is not understood: {error}; {example}"))
+        }
+    }
 }
 
 /// Switches the strategy. Requests in flight, what is known of caches and conversations stay.

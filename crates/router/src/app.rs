@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Limits, Timeouts},
+    goodput::Goodput,
     intake::Reader,
     telemetry::Telemetry,
 };
@@ -24,6 +25,7 @@ const BUDGET_UNIT_BYTES: usize = 1_024;
 pub(crate) struct App {
     pub(crate) fleet: Fleet,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) goodput: Arc<Goodput>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) attempts_max: u32,
@@ -51,6 +53,7 @@ impl App {
         Self {
             fleet,
             telemetry: Arc::new(Telemetry::new()),
+            goodput: Arc::new(Goodput::new()),
             limits: config.limits,
             timeouts: config.timeouts,
             attempts_max: config.attempts_max,

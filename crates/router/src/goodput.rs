@@ -15,12 +15,7 @@ use report::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use types::{
-    quantity::Tokens,
-    request::TenantId,
-    slo::Slo,
-    time::Timestamp,
-};
+use types::{quantity::Tokens, request::TenantId, slo::Slo, time::Timestamp};
 
 /// Longest name of an SLO class that is kept; a client may send any.
 const CLASS_BYTES_MAX: usize = 64;
@@ -142,9 +137,8 @@ impl Goodput {
     /// What is wrong with the event.
     pub(crate) fn event(&self, event: &Event) -> Result<(), String> {
         let kind = event.kind.trim();
-        let is_name = !kind.is_empty()
-            && kind.len() <= KIND_BYTES_MAX
-            && !kind.chars().any(char::is_control);
+        let is_name =
+            !kind.is_empty() && kind.len() <= KIND_BYTES_MAX && !kind.chars().any(char::is_control);
         if !is_name {
             return Err(format!("kind: needs a name of 1 to {KIND_BYTES_MAX} bytes"));
         }
@@ -160,7 +154,10 @@ impl Goodput {
         let lasts = event.lasts_s.map_or(Ok(LASTS), |it| {
             let lasts = Duration::try_from_secs_f64(it).ok();
             lasts.filter(|it| !it.is_zero() && *it <= LASTS_MAX).ok_or_else(|| {
-                format!("lasts_s: needs seconds above 0 and up to {}, has {it}", LASTS_MAX.as_secs())
+                format!(
+                    "lasts_s: needs seconds above 0 and up to {}, has {it}",
+                    LASTS_MAX.as_secs()
+                )
             })
         })?;
         self.rolling.lock().open(now, kind, lasts);

@@ -3,12 +3,14 @@
 //! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
 //! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
 //! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
-//! `routes`, `models` and `admin` what is served on them.
+//! `routes`, `models`, `feedback` and `admin` what is served on them; `goodput` what became of requests.
 
 mod admin;
 mod app;
 mod completion;
 pub mod config;
+mod feedback;
+mod goodput;
 mod intake;
 mod models;
 mod passage;

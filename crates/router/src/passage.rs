@@ -8,16 +8,19 @@ use std::{sync::Arc, time::Duration};
 use fleet::{dispatch::Ticket, replica::Replica};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use policy::event::{Placement, Reject};
+use report::Ending;
 use tokio::time::Instant;
 use types::{
     outcome::Outcome,
     quantity::Tokens,
-    request::{ModelId, Request},
+    request::{ModelId, Request, TenantId},
+    slo::Slo,
 };
 use wire::{headers, openai::Endpoint, prompt::PromptHash, usage::Usage};
 
 use crate::{
     app::App,
+    goodput::{Goodput, Left},
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
     token_ratio::TokenRatios,
@@ -64,10 +67,50 @@ impl End {
     }
 }
 
+impl End {
+    /// How the request ended for whoever asked, told the status of an answer that came whole.
+    const fn ending(self, status: StatusCode) -> Ending {
+        match self {
+            Self::Complete if status.as_u16() < 400 => Ending::Completed,
+            Self::Refused => Ending::Rejected,
+            Self::Complete | Self::ClientGone | Self::ReplicaFailed | Self::Cut => Ending::Failed,
+        }
+    }
+}
+
+/// What a request was promised, and to whom.
+#[derive(Debug)]
+struct Promise {
+    class: String,
+    tenant: TenantId,
+    slo: Slo,
+}
+
+impl Promise {
+    fn begin(head: &HeaderMap) -> Self {
+        let class = head.get(headers::SLO_CLASS).and_then(|it| it.to_str().ok());
+        let class = class.unwrap_or_default().to_owned();
+        Self { class, tenant: TenantId::NONE, slo: Slo::default() }
+    }
+
+    /// Learns what the request's place on a replica was asked for with. Of an answer that comes at once
+    /// nobody sees the first token.
+    fn made(&mut self, request: &Request) {
+        self.tenant = request.tenant;
+        self.slo = if request.streamed {
+            request.slo
+        } else {
+            let Slo { e2e, completion, .. } = request.slo;
+            Slo { e2e, completion, ..Slo::default() }
+        };
+    }
+}
+
 /// One request on its way.
 #[derive(Debug)]
 pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,
+    goodput: Arc<Goodput>,
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
@@ -76,12 +119,15 @@ pub(crate) struct Passage {
     /// The model, where the prompt's length is estimated by what was learned of it.
     estimated: Option<ModelId>,
     ratios: TokenRatios,
+    promise: Promise,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
     status: StatusCode,
     dropped: Option<&'static str>,
     error: Option<&'static str>,
     ttft: Option<Duration>,
+    /// The longest gap of the answer, and the shortest.
+    gaps: Option<(Duration, Duration)>,
     bytes: u64,
     usage: Usage,
     /// Pieces in which the answer came.
@@ -94,6 +140,7 @@ impl Passage {
     pub(crate) fn begin(app: &App, endpoint: Endpoint, head: &HeaderMap) -> Self {
         Self {
             telemetry: Arc::clone(&app.telemetry),
+            goodput: Arc::clone(&app.goodput),
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
             received: Instant::now(),
@@ -101,12 +148,14 @@ impl Passage {
             prompt: Tokens::ZERO,
             estimated: None,
             ratios: app.reader.ratios.clone(),
+            promise: Promise::begin(head),
             ticket: None,
             sent: None,
             status: StatusCode::OK,
             dropped: None,
             error: None,
             ttft: None,
+            gaps: None,
             bytes: 0,
             usage: Usage::default(),
             pieces: None,
@@ -131,6 +180,7 @@ impl Passage {
 
     /// Has a replica chosen and the request's place on it reserved.
     pub(crate) fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
+        self.promise.made(&request);
         let started = Instant::now();
         let placed = app.fleet.dispatch().place(request);
         self.telemetry.decided(started.elapsed(), placed.as_ref().ok().map(|it| it.placement()));
@@ -187,7 +237,9 @@ impl Passage {
     }
 
     /// Learns the time between two pieces of the answer.
-    pub(crate) fn gap(&self, gap: Duration) {
+    pub(crate) fn gap(&mut self, gap: Duration) {
+        let (longest, shortest) = self.gaps.unwrap_or((gap, gap));
+        self.gaps = Some((longest.max(gap), shortest.min(gap)));
         if let Some((_, metrics)) = &self.sent {
             metrics.itl.record(gap);
         }
@@ -226,6 +278,24 @@ impl Passage {
         if let Ok(hit) = HeaderValue::try_from(hit) {
             head.insert(headers::PREFIX_HIT, hit);
         }
+    }
+
+    fn count(&self) {
+        self.goodput.left(&Left {
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            model: &self.model,
+            slo_class: &self.promise.class,
+            tenant: self.promise.tenant,
+            slo: self.promise.slo,
+            received: self.received,
+            ttft: self.ttft,
+            gaps: self.gaps,
+            ending: self.end.ending(self.status),
+            attempts: self.ticket.as_ref().map_or(1, |it| it.placement().attempt),
+            prompt: self.usage.prompt.unwrap_or(self.prompt),
+            output: self.usage.completion,
+            cached: self.usage.cached,
+        });
     }
 
     fn log(&self) {
@@ -270,6 +340,7 @@ impl Drop for Passage {
             replica.duration.record(self.received.elapsed());
             replica.used(&self.usage);
         }
+        self.count();
         self.log();
     }
 }

@@ -18,7 +18,7 @@ use wire::{
 
 use crate::{
     app::App,
-    completion, models,
+    completion, feedback, models,
     reject::{self, Refusal},
 };
 
@@ -35,6 +35,13 @@ async fn route(State(app): State<Arc<App>>, request: Request) -> Response {
         return completion::complete(app, endpoint, request).await;
     }
     let id = headers::request_id(request.headers()).cloned();
+    if request.uri().path() == "/v1/feedback" {
+        return if request.method() == Method::POST {
+            feedback::take(&app, request).await
+        } else {
+            reject::error(&Refusal::Method { allowed: "POST" }, Dialect::OpenAi)
+        };
+    }
     let mut response = answer(&app, endpoint, &request);
     response.headers_mut().insert(headers::REQUEST_ID, id.unwrap_or_else(|| app.request_id()));
     response

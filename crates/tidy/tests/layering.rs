@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wire", &["types"]),
     ("tokens", &["types", "wire"]),
     ("fleet", &["types", "policy", "wire"]),
-    ("router", &["types", "policy", "wire", "fleet", "tokens"]),
+    ("router", &["types", "policy", "wire", "fleet", "report", "tokens"]),
     ("emulator", &["types", "engine", "wire"]),
     ("replay", &["types", "workload", "wire", "report"]),
     ("simulator", &["types", "policy", "engine", "workload", "report", "limits"]),
