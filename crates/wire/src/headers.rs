@@ -69,32 +69,39 @@ pub const EMITTED: [HeaderName; 11] = [
     RETRY_AFTER_MS,
 ];
 
-/// Headers that concern one connection and end there (RFC 9110, section 7.6.1).
-pub const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// Whether a header concerns one connection and ends there (RFC 9110, section 7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Longest request id that is taken over, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Takes off what concerns one connection: the fixed list and what `connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+    let named = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|token| token.trim().parse().ok())
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
+        .map(str::trim)
+        // What most connections say names no header that would not come off anyway.
+        .filter(|token| !token.eq_ignore_ascii_case("keep-alive") && !token.is_empty())
+        .filter_map(|token| token.parse().ok());
+    let listed = headers.keys().filter(|it| is_hop_by_hop(it)).cloned();
+    let doomed: Vec<HeaderName> = named.chain(listed).collect();
+    for name in doomed {
         headers.remove(name);
     }
 }
