@@ -9,6 +9,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
 use tokio::task::AbortHandle;
 use types::replica::{Health, ReplicaId};
 
@@ -50,7 +51,7 @@ impl Default for FleetConfig {
 pub struct Fleet {
     config: FleetConfig,
     dispatch: Arc<Dispatch>,
-    members: DashMap<ReplicaId, Member>,
+    members: DashMap<ReplicaId, Member, FxBuildHasher>,
     next_id: AtomicU32,
 }
 
@@ -71,7 +72,7 @@ impl Fleet {
     /// A fleet of nobody, among whom `dispatch` chooses.
     #[must_use]
     pub fn new(config: FleetConfig, dispatch: Arc<Dispatch>) -> Self {
-        Self { config, dispatch, members: DashMap::new(), next_id: AtomicU32::new(0) }
+        Self { config, dispatch, members: DashMap::default(), next_id: AtomicU32::new(0) }
     }
 
     /// Adds a replica and starts to watch over it; must be called within a tokio runtime.

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use http::{Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
 use policy::event::Event;
+use tokio::sync::Notify;
 use types::{
+    quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
     request::ModelId,
+    time::Timestamp,
 };
 
 use crate::{
     client::{self, ClientConfig, ReplicaClient},
     dispatch::Dispatch,
-    health::{Failure, HealthConfig, HealthTracker},
+    health::{Failure, HealthConfig, HealthTracker, Work},
 };
 
 /// A replica as the operator names it.
@@ -81,6 +84,9 @@ impl Origin {
     }
 }
 
+/// Longest time that a replica is left alone because it said so.
+const COOLING_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -89,6 +95,8 @@ pub struct Replica {
     client: ReplicaClient,
     dispatch: Arc<Dispatch>,
     state: Mutex<State>,
+    /// Told when the replica is found hung.
+    hung: Notify,
 }
 
 /// What changes.
@@ -142,6 +150,7 @@ impl Replica {
             client: client::new(client),
             dispatch: Arc::clone(dispatch),
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
+            hung: Notify::new(),
         })
     }
 
@@ -195,6 +204,23 @@ impl Replica {
         }
     }
 
+    /// Learns that the replica has no room and wants to be left alone for a while. It is not ill, so
+    /// only the dispatcher is told; the longest wait is [`COOLING_MAX`].
+    pub fn declined(self: &Arc<Self>, retry_after: Option<std::time::Duration>) {
+        self.answered();
+        let Some(wait) = retry_after.filter(|it| !it.is_zero()) else { return };
+        let replica = self.id;
+        self.dispatch.observe(Event::HealthChanged { replica, health: Health::Draining });
+        let this = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait.min(COOLING_MAX)).await;
+            if let Some(this) = this.upgrade() {
+                let health = this.health();
+                this.dispatch.observe(Event::HealthChanged { replica, health });
+            }
+        });
+    }
+
     /// Learns that the replica answered a request, be it with a refusal.
     pub fn answered(&self) {
         let now = self.dispatch.now();
@@ -212,6 +238,51 @@ impl Replica {
         let now = self.dispatch.now();
         let change = self.state.lock().tracker.request_failed(now, failure);
         self.health_changed(change, failure);
+    }
+
+    /// Completes when the replica is found hung: whoever waits there for the head of an answer waits
+    /// in vain.
+    pub fn hangs(&self) -> impl Future<Output = ()> + '_ {
+        self.hung.notified()
+    }
+
+    /// Whether it has requests and has been silent for too long.
+    pub(crate) fn is_suspect(&self) -> bool {
+        let (now, work) = self.work();
+        let change = self.state.lock().tracker.look(now, work);
+        if change.is_some() {
+            self.found_hung(change);
+            return false;
+        }
+        self.state.lock().tracker.is_suspect(now, work)
+    }
+
+    /// Learns that a probe failed which was sent because it was silent.
+    pub(crate) fn suspect_failed(&self, failure: Failure) {
+        let now = self.dispatch.now();
+        let change = self.state.lock().tracker.suspect_failed(now, failure);
+        self.found_hung(change);
+    }
+
+    /// How often to look whether it is suspect, and how long a probe may then take.
+    pub(crate) fn suspicion(&self) -> (std::time::Duration, std::time::Duration) {
+        let state = self.state.lock();
+        (state.tracker.look_every(), state.tracker.suspect_timeout())
+    }
+
+    fn work(&self) -> (Timestamp, Work) {
+        self.dispatch.inspect(|now, dispatcher| {
+            let load = dispatcher.fleet().get(self.id).map(|it| it.load).unwrap_or_default();
+            let is_prefilling = load.queued_prefill > Tokens::ZERO;
+            (now, Work { in_flight: load.in_flight, is_prefilling })
+        })
+    }
+
+    fn found_hung(&self, change: Option<Health>) {
+        self.health_changed(change, Failure::TimedOut);
+        if change == Some(Health::Ejected) {
+            self.hung.notify_waiters();
+        }
     }
 
     /// Learns the result of a probe.

@@ -8,11 +8,13 @@ use std::sync::{
 use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     config::{Config, Limits, Timeouts},
     intake::Reader,
+    quarantine::Quarantine,
+    retries::Retries,
     telemetry::Telemetry,
 };
 
@@ -30,11 +32,38 @@ pub(crate) struct App {
     pub(crate) reader: Arc<Reader>,
     pub(crate) tenant_header: Option<HeaderName>,
     pub(crate) body_budget: Arc<Semaphore>,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) retries: Retries,
     /// Set when the router has begun to end: it still serves, and says that it is not ready.
     pub(crate) ending: AtomicBool,
-    /// Cancelled when the time for open answers is over.
-    pub(crate) cut: CancellationToken,
+    /// Comes when the time for open answers is over.
+    pub(crate) cut: Cut,
     request_ids: RequestIds,
+}
+
+/// The moment from which answers that are still open are cut off.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cut {
+    /// Read with every event of every stream, where the token's lock would be contended.
+    has_come: Arc<AtomicBool>,
+    token: CancellationToken,
+}
+
+impl Cut {
+    /// Makes it now.
+    pub(crate) fn now(&self) {
+        self.has_come.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    pub(crate) fn has_come(&self) -> bool {
+        self.has_come.load(Ordering::Acquire)
+    }
+
+    /// Completes when it comes.
+    pub(crate) fn comes(&self) -> WaitForCancellationFutureOwned {
+        self.token.clone().cancelled_owned()
+    }
 }
 
 /// Names requests that come without a name.
@@ -54,11 +83,13 @@ impl App {
             limits: config.limits,
             timeouts: config.timeouts,
             attempts_max: config.attempts_max,
+            quarantine: Quarantine::new(reader.hash_key),
+            retries: Retries::default(),
             reader: Arc::new(reader),
             tenant_header: config.tenant_header(),
             body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             ending: AtomicBool::new(false),
-            cut: CancellationToken::new(),
+            cut: Cut::default(),
             request_ids: RequestIds { run, next: AtomicU64::new(0) },
         }
     }

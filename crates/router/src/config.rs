@@ -136,6 +136,13 @@ pub struct Health {
     /// Shortest ejection; doubles with each, up to eight times this.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub ejection: Duration,
+    /// Longest time without a sign of life (a byte, an answered probe) from a replica that has
+    /// requests.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub silence: Duration,
+    /// Longest time in which all streams of a replica stand still together, though it answers probes.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub standstill: Duration,
     /// Time between two readings of a replica's metrics.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub scrape_interval: Duration,
@@ -172,6 +179,9 @@ pub struct Timeouts {
     /// For a client to send its body.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub client_body: Duration,
+    /// For a client to take the next byte of its answer.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub client_stall: Duration,
     /// How long an unused connection to a replica is kept; shorter than the replica keeps it.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub upstream_idle: Duration,
@@ -280,6 +290,8 @@ impl Default for Health {
             request_failures: health.request_failures,
             probe_successes: health.probe_successes,
             ejection: health.ejection,
+            silence: health.silence,
+            standstill: health.standstill,
             scrape_interval,
         }
     }
@@ -304,6 +316,7 @@ impl Default for Timeouts {
             stall: Duration::from_secs(60),
             client_head: Duration::from_secs(10),
             client_body: Duration::from_secs(60),
+            client_stall: Duration::from_secs(60),
             upstream_idle: idle_timeout,
         }
     }
@@ -418,6 +431,9 @@ impl Config {
             ("timeouts.stall", timeouts.stall),
             ("timeouts.client_head", timeouts.client_head),
             ("timeouts.client_body", timeouts.client_body),
+            ("timeouts.client_stall", timeouts.client_stall),
+            ("health.silence", health.silence),
+            ("health.standstill", health.standstill),
             ("timeouts.upstream_idle", timeouts.upstream_idle),
         ]
         .map(|(name, value)| (name, value.is_zero()));
@@ -495,6 +511,8 @@ impl Config {
                 request_failures: health.request_failures,
                 probe_successes: health.probe_successes,
                 ejection: health.ejection,
+                silence: health.silence,
+                standstill: health.standstill,
             },
             health_path: health.path.clone(),
             scrape_interval: health.scrape_interval,

@@ -1,11 +1,11 @@
 //! Reads a request as far as routing needs it, and keeps its bytes as they came.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use axum::{body::Body, extract::Request};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use types::{
     block::HashKey,
@@ -36,6 +36,8 @@ pub(crate) struct Outbound {
     pub(crate) path: PathAndQuery,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// How long an answer may take to begin: what the router allows, or the client where that is less.
+    pub(crate) answer_within: Duration,
     /// The body's share of the memory for bodies.
     _budget: OwnedSemaphorePermit,
 }
@@ -54,7 +56,7 @@ struct Read {
 pub(crate) async fn read(
     app: &App,
     passage: &mut Passage,
-    request: Request,
+    request: Request<Incoming>,
 ) -> Result<Intake, Refusal> {
     let (head, body) = request.into_parts();
     let mut headers = head.headers;
@@ -86,6 +88,7 @@ pub(crate) async fn read(
         },
         outbound: Outbound {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
+            answer_within: answer_within(app, &headers),
             headers,
             body,
             _budget: budget,
@@ -97,7 +100,7 @@ pub(crate) async fn read(
 async fn receive(
     app: &App,
     headers: &HeaderMap,
-    body: Body,
+    body: Incoming,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
     let bytes_max = app.limits.body_bytes_max.0;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
@@ -119,6 +122,11 @@ async fn receive(
         Ok(Err(_)) => Err(Refusal::BodyBroken),
         Err(_) => Err(Refusal::BodyTimedOut { after: app.timeouts.client_body }),
     }
+}
+
+fn answer_within(app: &App, headers: &HeaderMap) -> Duration {
+    let asked = headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis);
+    asked.map_or(app.timeouts.answer, |it| it.min(app.timeouts.answer))
 }
 
 /// Gives back what of `budget` a body of `bytes` does not take after all.
@@ -154,9 +162,11 @@ impl Reader {
         body: &[u8],
     ) -> Result<Read, BadRequest> {
         let view = openai::parse(endpoint, body)?;
-        let session = self.sources.find(headers, &view, self.hash_key, tenant);
+        let prompt = view.hash_prompt(self.hash_key, tenant, self.block);
+        let key = self.hash_key;
+        let session = self.sources.find(headers, &view, key, tenant, prompt.first_turn);
         Ok(Read {
-            prompt: view.hash_prompt(self.hash_key, tenant, self.block),
+            prompt,
             session: session.map(|it| it.key),
             tenant: tenant.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it)),
             output_max: view.output_max,

@@ -7,13 +7,17 @@
 
 mod admin;
 mod app;
+mod client_io;
 mod completion;
 pub mod config;
 mod intake;
 mod models;
 mod passage;
+mod quarantine;
 mod reject;
 mod relay;
+mod reply;
+mod retries;
 mod routes;
 pub mod serve;
 pub mod telemetry;

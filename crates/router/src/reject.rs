@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use axum::response::Response;
-use bytes::Bytes;
 use fleet::health::Failure;
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use policy::event::Reject;
 use wire::{
     error_body::{ErrorBody, ErrorKind},
@@ -14,7 +11,10 @@ use wire::{
     openai::{BadRequest, Dialect},
 };
 
-use crate::passage::{End, Passage};
+use crate::{
+    passage::{End, Passage},
+    reply::{self, Reply},
+};
 
 /// Why a request gets no answer of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +55,9 @@ pub(crate) enum Refusal {
     /// The router ends before a replica has answered.
     #[error("the router is shutting down")]
     ShuttingDown,
+    /// Replicas break when they get it.
+    #[error("replicas broke when they were sent this request: it is not sent again for a while")]
+    Poison,
     /// Replicas took it and gave no answer.
     #[error("the replica failed before its answer began ({attempts} tried)")]
     Upstream { failure: Failure, attempts: u32 },
@@ -73,7 +76,7 @@ impl Refusal {
     /// How the request ends.
     const fn end(&self) -> End {
         match self {
-            Self::Upstream { .. } => End::ReplicaFailed,
+            Self::Upstream { .. } | Self::Poison => End::ReplicaFailed,
             Self::ShuttingDown => End::Cut,
             Self::Bad(_)
             | Self::NoPath
@@ -142,6 +145,7 @@ impl Refusal {
             | Self::Upstream { failure: Failure::Refused, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
             }
+            Self::Poison => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_crash"),
             Self::Upstream { failure: Failure::Broken, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
             }
@@ -153,7 +157,7 @@ impl Refusal {
 }
 
 /// Answers in the client's dialect, and lets the passage end.
-pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response {
+pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response<Reply> {
     let told = refusal.told();
     passage.refused(refusal.end(), told.status, told.code, told.dropped);
     let mut response = error(refusal, passage.endpoint().dialect());
@@ -162,17 +166,15 @@ pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response {
 }
 
 /// The answer to a request that belongs to no endpoint.
-pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response {
+pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
     let Told { status, kind, code, dropped } = refusal.told();
     let message = refusal.to_string();
     let param = refusal.param();
     let body = ErrorBody { kind, message: &message, param, code: Some(code) }.body(dialect);
-    let mut response = Response::new(axum::body::Body::new(Full::new(Bytes::from(body))));
-    *response.status_mut() = status;
+    let mut response = reply::json(status, body);
     let mut set = |name: HeaderName, value: &'static str| {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     };
-    set(header::CONTENT_TYPE, "application/json");
     if let Refusal::Method { allowed } = refusal {
         set(header::ALLOW, allowed);
     }

@@ -5,12 +5,8 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::{Request, State},
-    http::Method,
-    response::Response,
-};
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
 use wire::{
     headers,
     openai::{Dialect, Endpoint},
@@ -20,14 +16,11 @@ use crate::{
     app::App,
     completion, models,
     reject::{self, Refusal},
+    reply::Reply,
 };
 
-/// The data port.
-pub(crate) fn data(app: Arc<App>) -> Router {
-    Router::new().fallback(route).with_state(app)
-}
-
-async fn route(State(app): State<Arc<App>>, request: Request) -> Response {
+/// Serves one request of the data port.
+pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Reply> {
     let endpoint = Endpoint::from_path(request.uri().path());
     if let Some(endpoint) = endpoint
         && request.method() == Method::POST
@@ -41,7 +34,7 @@ async fn route(State(app): State<Arc<App>>, request: Request) -> Response {
 }
 
 /// Answers what goes to no replica.
-fn answer(app: &App, endpoint: Option<Endpoint>, request: &Request) -> Response {
+fn answer(app: &App, endpoint: Option<Endpoint>, request: &Request<Incoming>) -> Response<Reply> {
     if let Some(endpoint) = endpoint {
         return reject::error(&Refusal::Method { allowed: "POST" }, endpoint.dialect());
     }

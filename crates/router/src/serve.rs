@@ -4,13 +4,13 @@
 //! still taken for the lame-duck time, until balancers have noticed; then the port closes and open
 //! answers get until the deadline; what is left is cut off with an error that says so.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder, replica::ReplicaSpec};
+use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
 };
 use policy::config::DispatcherConfig;
 use rand::TryRng as _;
@@ -21,13 +21,23 @@ use types::{block::HashKey, replica::Health};
 use crate::{
     admin,
     app::App,
+    client_io::ClientIo,
     config::{Config, ConfigError, Drain, Problems, Recording},
     intake::Reader,
     routes, telemetry,
 };
 
 /// Longest head of a request, in bytes, and so what one idle connection may hold.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+const HEAD_BYTES_MAX: u32 = 32 << 10;
+
+/// Most requests at once over one HTTP/2 connection.
+const H2_STREAMS_MAX: u32 = 100;
+
+/// Most bytes of an answer that wait for an HTTP/2 client.
+const H2_SEND_BYTES_MAX: usize = 64 << 10;
+
+/// How often an HTTP/2 client that says nothing is asked whether it is there.
+const H2_PING_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a refused `accept` (no file descriptors left, say) is waited out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -125,7 +135,7 @@ impl Router {
             tokio::spawn(serve_admin(admin, admin::routes(Arc::clone(&app)))),
             tokio::spawn(upkeep(Arc::clone(&app))),
         ]);
-        let doors = Doors::new(&config, routes::data(Arc::clone(&app)));
+        let doors = Doors::new(&config, Arc::clone(&app));
         let close = CancellationToken::new();
         let open = doors.serve(data, close.clone());
         tokio::pin!(open);
@@ -200,7 +210,7 @@ async fn end(app: &App, drain: Drain, close: CancellationToken, open: impl Futur
     close.cancel();
     if tokio::time::timeout(drain.timeout, &mut open).await.is_err() {
         tracing::warn!("cutting off the answers that are still open");
-        app.cut.cancel();
+        app.cut.now();
         let _ = tokio::time::timeout(CUT_FLUSH, open).await;
     }
 }
@@ -221,22 +231,30 @@ async fn upkeep(app: Arc<App>) {
 
 /// Takes connections of the data port and serves each.
 struct Doors {
-    routes: axum::Router,
+    app: Arc<App>,
     connections: Arc<Semaphore>,
+    client_stall: Duration,
     builder: auto::Builder<TokioExecutor>,
 }
 
 impl Doors {
-    fn new(config: &Config, routes: axum::Router) -> Self {
+    fn new(config: &Config, app: Arc<App>) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(config.timeouts.client_head)
-            .max_buf_size(HEAD_BYTES_MAX);
-        builder.http2().timer(TokioTimer::new());
+            .max_buf_size(HEAD_BYTES_MAX as usize);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .max_send_buf_size(H2_SEND_BYTES_MAX)
+            .keep_alive_interval(H2_PING_EVERY);
         let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
-        Self { routes, connections: Arc::new(Semaphore::new(connections_max)), builder }
+        let client_stall = config.timeouts.client_stall;
+        Self { app, connections: Arc::new(Semaphore::new(connections_max)), client_stall, builder }
     }
 
     /// Serves until `close` is cancelled, then until every connection has finished what it has.
@@ -262,8 +280,15 @@ impl Doors {
                 }
             };
             let _ = socket.set_nodelay(true);
-            let service = TowerToHyperService::new(self.routes.clone());
-            let serving = self.builder.serve_connection(TokioIo::new(socket), service).into_owned();
+            let app = Arc::clone(&self.app);
+            // Boxed for each request, so that what a request needs before its answer begins is
+            // given back then: a connection lives on, and so may its stream.
+            let service = service_fn(move |request| {
+                let answer = routes::route(Arc::clone(&app), request);
+                Box::pin(async { Ok::<_, Infallible>(answer.await) })
+            });
+            let io = ClientIo::new(socket, self.client_stall);
+            let serving = self.builder.serve_connection(io, service).into_owned();
             let serving = graceful.watch(serving);
             tokio::spawn(async move {
                 // What goes wrong here is the client's doing: it hung up, or it does not speak HTTP.

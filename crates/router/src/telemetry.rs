@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 use policy::event::{Placement, Reason};
+use rustc_hash::FxBuildHasher;
 use types::replica::{Health, ReplicaId};
 use wire::usage::Usage;
 
@@ -108,7 +109,7 @@ pub(crate) struct Telemetry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     declared: Declared,
-    replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>>,
+    replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>, FxBuildHasher>,
 }
 
 /// The metrics that every router has from the start.
@@ -173,7 +174,7 @@ impl Telemetry {
                 expected_tokens: counter!(EXPECTED_TOKENS),
             }
         });
-        Self { recorder, handle, declared, replicas: DashMap::new() }
+        Self { recorder, handle, declared, replicas: DashMap::default() }
     }
 
     /// Counts a decision.

@@ -3,6 +3,8 @@
 //! [`session`] finds which conversation a request belongs to. Header names that Sluice answers
 //! with are constants here, so that the router, the tests and the documentation share one list.
 
+use std::time::Duration;
+
 use http::{
     HeaderMap, HeaderValue,
     header::{self, HeaderName},
@@ -114,6 +116,13 @@ pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
         && value.as_bytes().iter().all(|it| it.is_ascii_alphanumeric() || b"._:-".contains(it));
     fits.then_some(value)
+}
+
+/// How long the sender of an answer wants to be left alone, when it says so in seconds.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let names = [header::RETRY_AFTER];
+    whole_number(headers, &names).map(Duration::from_secs)
 }
 
 /// The first of `names` that holds a whole number, such as [`SLO_TTFT_MS`].

@@ -159,9 +159,20 @@ pub(crate) fn compact(value: &str, emit: &mut dyn FnMut(&[u8])) {
     emit(rest);
 }
 
+/// Length up to which a string's end is looked for byte by byte.
+const SHORT_STRING_BYTES: usize = 16;
+
 /// Where the string whose content starts at `from` has ended.
 pub(crate) fn end_of_string(text: &[u8], from: usize) -> usize {
     let mut at = from;
+    // Most strings are keys and words, for which setting up a search costs more than looking.
+    for byte in text.get(from..).unwrap_or_default().iter().take(SHORT_STRING_BYTES) {
+        match byte {
+            b'"' => return at.saturating_add(1),
+            b'\\' => break,
+            _ => at = at.saturating_add(1),
+        }
+    }
     while let Some(found) = text
         .get(at..)
         .and_then(|it| memchr::memchr2(b'"', b'\\', it))

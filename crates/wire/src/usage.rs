@@ -114,6 +114,12 @@ impl Answer {
         self.end
     }
 
+    /// Whether the answer has said that it failed, be it without calling that an error.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        matches!(self.end, Some(End::Failed | End::Aborted))
+    }
+
     fn ends(&mut self, end: End) {
         self.end = self.end.max(Some(end));
     }
