@@ -9,6 +9,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use policy::event::Event;
 use rustc_hash::FxBuildHasher;
 use tokio::task::AbortHandle;
 use types::replica::{Health, ReplicaId};
@@ -93,6 +94,19 @@ impl Fleet {
         let watchers = [tokio::spawn(probe).abort_handle(), tokio::spawn(scrape).abort_handle()];
         self.members.insert(id, Member { replica, watchers });
         id
+    }
+
+    /// Removes a replica; what is on its way there ends as it will.
+    pub fn leave(&self, id: ReplicaId) {
+        if self.members.remove(&id).is_some() {
+            self.dispatch.observe(Event::ReplicaLeft(id));
+        }
+    }
+
+    /// Requests on replica `id` whose last byte has not come.
+    #[must_use]
+    pub fn in_flight(&self, id: ReplicaId) -> u32 {
+        self.dispatch.inspect(|_, it| it.fleet().get(id).map_or(0, |it| it.load.in_flight))
     }
 
     /// The dispatcher that chooses among the replicas.

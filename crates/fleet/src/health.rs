@@ -222,6 +222,13 @@ impl HealthTracker {
         self.sign_of_life(now);
     }
 
+    /// Takes the replica out for good: a drain is not undone by a probe.
+    pub fn drain(&mut self) -> Option<Health> {
+        let changes = self.health != Health::Draining;
+        self.health = Health::Draining;
+        changes.then_some(Health::Draining)
+    }
+
     fn answers_flow(&self, now: Timestamp) -> bool {
         let recent = self.config.interval + self.config.timeout;
         self.last_byte.is_some_and(|last| now.since(last) <= recent)

@@ -77,6 +77,13 @@ impl Origin {
         Uri::from_parts(parts).unwrap_or_else(|_| self.0.clone())
     }
 
+    /// The host without the brackets of an IPv6 address, and the port.
+    #[must_use]
+    pub fn host_and_port(&self) -> (&str, u16) {
+        let host = self.0.host().unwrap_or_default();
+        (host.trim_start_matches('[').trim_end_matches(']'), self.0.port_u16().unwrap_or(80))
+    }
+
     /// What a `host` header to the replica says.
     #[must_use]
     pub fn authority(&self) -> &str {
@@ -290,6 +297,12 @@ impl Replica {
         let now = self.dispatch.now();
         let change = self.state.lock().tracker.probed(now, result);
         self.health_changed(change, result.err().unwrap_or(Failure::Broken));
+    }
+
+    /// Sends it no more requests, for good.
+    pub fn drain(&self) {
+        let change = self.state.lock().tracker.drain();
+        self.health_changed(change, Failure::Broken);
     }
 
     /// Time until the next probe is due.

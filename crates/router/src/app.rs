@@ -1,21 +1,30 @@
 //! What all requests share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use types::{block::HashKey, quantity::Tokens};
 
 use crate::{
-    config::{Config, Limits, Timeouts},
+    config::{Config, Limits, Secret, Timeouts, secret::KeyHash},
     intake::Reader,
+    network::Network,
     quarantine::Quarantine,
+    registry::Registry,
+    reload::Reloader,
     retries::Retries,
     telemetry::Telemetry,
+    tenants::Tenants,
 };
 
 /// Bytes of body that one permit of the budget stands for.
@@ -26,11 +35,11 @@ const BUDGET_UNIT_BYTES: usize = 1_024;
 pub(crate) struct App {
     pub(crate) fleet: Fleet,
     pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) limits: Limits,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) attempts_max: u32,
-    pub(crate) reader: Arc<Reader>,
-    pub(crate) tenant_header: Option<HeaderName>,
+    /// What a reload changes; a request keeps what it began with.
+    pub(crate) settings: ArcSwap<Settings>,
+    pub(crate) registry: Registry,
+    /// Set where the router was started with a file.
+    pub(crate) reloader: OnceLock<Arc<Reloader>>,
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) quarantine: Quarantine,
     pub(crate) retries: Retries,
@@ -39,6 +48,58 @@ pub(crate) struct App {
     /// Comes when the time for open answers is over.
     pub(crate) cut: Cut,
     request_ids: RequestIds,
+}
+
+/// What a reload changes.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) attempts_max: u32,
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) tenant_header: Option<HeaderName>,
+    pub(crate) tenants: Tenants,
+    pub(crate) admin_key: Option<KeyHash>,
+    pub(crate) registrable: Vec<Network>,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Settings {
+    /// What `config` says. Hashes and the cut into blocks stay as they were `before`: what is known
+    /// of caches and conversations is worth as much as they agree.
+    ///
+    /// # Errors
+    ///
+    /// Lists everything that can't be had.
+    pub(crate) fn new(config: &Config, before: &Self) -> Result<Self, Vec<String>> {
+        let Reader { hash_key, block, .. } = *before.reader;
+        Self::build(config, hash_key, block, &before.tenants)
+    }
+
+    /// As [`Self::new`], with nothing before.
+    pub(crate) fn first(config: &Config, hash_key: HashKey) -> Result<Self, Vec<String>> {
+        Self::build(config, hash_key, config.policy.prefix.block.0, &Tenants::default())
+    }
+
+    fn build(
+        config: &Config,
+        hash_key: HashKey,
+        block: Tokens,
+        tenants: &Tenants,
+    ) -> Result<Self, Vec<String>> {
+        let key = config.admin.key.as_ref().map(Secret::hash).transpose();
+        Ok(Self {
+            limits: config.limits,
+            timeouts: config.timeouts,
+            attempts_max: config.attempts_max,
+            reader: Arc::new(Reader { hash_key, block, sources: config.policy.sources()? }),
+            tenant_header: config.tenant_header(),
+            tenants: Tenants::new(&config.tenants, tenants)?,
+            admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
+            registrable: config.admin.networks()?,
+            drain_timeout: config.drain.timeout,
+        })
+    }
 }
 
 /// The moment from which answers that are still open are cut off.
@@ -75,18 +136,16 @@ struct RequestIds {
 
 impl App {
     /// Puts together what requests share; `run` tells this run's request ids from another's.
-    pub(crate) fn new(fleet: Fleet, config: &Config, reader: Reader, run: u32) -> Self {
+    pub(crate) fn new(fleet: Fleet, config: &Config, settings: Settings, run: u32) -> Self {
         let permits = config.limits.body_bytes_in_flight_max.0.div_ceil(BUDGET_UNIT_BYTES);
         Self {
             fleet,
             telemetry: Arc::new(Telemetry::new()),
-            limits: config.limits,
-            timeouts: config.timeouts,
-            attempts_max: config.attempts_max,
-            quarantine: Quarantine::new(reader.hash_key),
+            quarantine: Quarantine::new(settings.reader.hash_key),
             retries: Retries::default(),
-            reader: Arc::new(reader),
-            tenant_header: config.tenant_header(),
+            settings: ArcSwap::from_pointee(settings),
+            registry: Registry::default(),
+            reloader: OnceLock::new(),
             body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             ending: AtomicBool::new(false),
             cut: Cut::default(),

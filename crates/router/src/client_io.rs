@@ -35,7 +35,11 @@ impl<T> ClientIo<T> {
     }
 
     /// Passes on what a write came to, unless it has waited for too long.
-    fn bound<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+    fn bound<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
         if written.is_ready() {
             self.waiting = None;
             return written;

@@ -18,7 +18,11 @@ use wire::{
     prompt::PromptHash,
 };
 
-use crate::{app::App, passage::Passage, reject::Refusal};
+use crate::{
+    app::{App, Settings},
+    passage::Passage,
+    reject::Refusal,
+};
 
 /// Bodies longer than this are read off the threads that serve: parsing takes milliseconds then.
 const INLINE_BYTES_MAX: usize = 256 << 10;
@@ -63,10 +67,19 @@ pub(crate) async fn read(
     if headers.get(header::CONTENT_ENCODING).is_some_and(|it| it != "identity") {
         return Err(Refusal::Encoded);
     }
-    let (body, budget) = receive(app, &headers, body).await?;
-    let tenant = tenant(app, &headers)?;
-    let read = interpret(&app.reader, passage.endpoint(), &headers, tenant, &body).await?;
+    let settings = Arc::clone(passage.settings());
+    // Before the body, which nobody unknown may have us keep.
+    let known = settings.tenants.identify(&mut headers)?;
+    let tenant = match &known {
+        Some(tenant) => Some(tenant.name.clone()),
+        None => named_tenant(&settings, &headers)?,
+    };
+    let (body, budget) = receive(app, &settings, &headers, body).await?;
+    let read = interpret(&settings.reader, passage.endpoint(), &headers, tenant, &body).await?;
     passage.describe(&read.model, read.prompt.prompt);
+    if let Some(tenant) = known {
+        passage.grant(tenant.admit(read.prompt.prompt)?);
+    }
 
     headers::strip_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
@@ -88,7 +101,7 @@ pub(crate) async fn read(
         },
         outbound: Outbound {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
-            answer_within: answer_within(app, &headers),
+            answer_within: answer_within(&settings, &headers),
             headers,
             body,
             _budget: budget,
@@ -99,10 +112,11 @@ pub(crate) async fn read(
 /// Receives the body within the limits of length, memory and time.
 async fn receive(
     app: &App,
+    settings: &Settings,
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
-    let bytes_max = app.limits.body_bytes_max.0;
+    let bytes_max = settings.limits.body_bytes_max.0;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
     if announced.is_some_and(|it| bytes_max < it) {
         return Err(Refusal::TooLarge { bytes_max });
@@ -112,7 +126,7 @@ async fn receive(
     let budget = Arc::clone(&app.body_budget).try_acquire_many_owned(permits);
     let budget = budget.map_err(|_| Refusal::OutOfMemory)?;
     let collected = Limited::new(body, bytes_max).collect();
-    match tokio::time::timeout(app.timeouts.client_body, collected).await {
+    match tokio::time::timeout(settings.timeouts.client_body, collected).await {
         Ok(Ok(body)) => {
             let body = body.to_bytes();
             let budget = keep(budget, body.len());
@@ -120,13 +134,14 @@ async fn receive(
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge { bytes_max }),
         Ok(Err(_)) => Err(Refusal::BodyBroken),
-        Err(_) => Err(Refusal::BodyTimedOut { after: app.timeouts.client_body }),
+        Err(_) => Err(Refusal::BodyTimedOut { after: settings.timeouts.client_body }),
     }
 }
 
-fn answer_within(app: &App, headers: &HeaderMap) -> Duration {
+fn answer_within(settings: &Settings, headers: &HeaderMap) -> Duration {
+    let most = settings.timeouts.answer;
     let asked = headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis);
-    asked.map_or(app.timeouts.answer, |it| it.min(app.timeouts.answer))
+    asked.map_or(most, |it| it.min(most))
 }
 
 /// Gives back what of `budget` a body of `bytes` does not take after all.
@@ -139,8 +154,8 @@ fn length(value: &HeaderValue) -> Option<usize> {
     value.to_str().ok()?.parse().ok()
 }
 
-fn tenant(app: &App, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let Some(name) = &app.tenant_header else { return Ok(None) };
+fn named_tenant(settings: &Settings, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(name) = &settings.tenant_header else { return Ok(None) };
     let value = headers.get(name).ok_or(Refusal::NoTenant)?;
     Ok(Some(String::from_utf8_lossy(value.as_bytes()).into_owned()))
 }

@@ -13,9 +13,10 @@ use types::{outcome::Outcome, quantity::Tokens, request::Request};
 use wire::{headers, openai::Endpoint, usage::Usage};
 
 use crate::{
-    app::App,
+    app::{App, Settings},
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
+    tenants::Grant,
 };
 
 /// Longest piece of a model's name that is logged; a client may send any.
@@ -63,6 +64,8 @@ impl End {
 #[derive(Debug)]
 pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,
+    settings: Arc<Settings>,
+    grant: Option<Grant>,
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
@@ -84,6 +87,8 @@ impl Passage {
     pub(crate) fn begin(app: &App, endpoint: Endpoint, head: &HeaderMap) -> Self {
         Self {
             telemetry: Arc::clone(&app.telemetry),
+            settings: app.settings.load_full(),
+            grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
             received: Instant::now(),
@@ -103,6 +108,16 @@ impl Passage {
 
     pub(crate) fn endpoint(&self) -> Endpoint {
         self.endpoint
+    }
+
+    /// The settings that were in force when the request came.
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Keeps what was taken out of a tenant's share until the request is over.
+    pub(crate) fn grant(&mut self, grant: Grant) {
+        self.grant = Some(grant);
     }
 
     pub(crate) fn request_id(&self) -> &HeaderValue {
@@ -195,7 +210,13 @@ impl Passage {
     /// Adds what is known of the decision to the answer's head.
     pub(crate) fn write_headers(&self, head: &mut HeaderMap) {
         head.insert(headers::REQUEST_ID, self.request_id.clone());
-        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else { return };
+        if let Some(grant) = &self.grant {
+            grant.tenant().write_headers(head);
+        }
+        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else {
+            head.insert(headers::ATTEMPTS, HeaderValue::from(0_u32));
+            return;
+        };
         head.insert(headers::POLICY, HeaderValue::from_static(placement.strategy.as_str()));
         head.insert(headers::DECISION, HeaderValue::from_static(placement.reason.as_str()));
         head.insert(headers::ATTEMPTS, HeaderValue::from(placement.attempt));
@@ -214,6 +235,7 @@ impl Passage {
         tracing::info!(
             request_id = self.request_id.to_str().unwrap_or_default(),
             endpoint = self.endpoint.path(),
+            tenant = self.grant.as_ref().map(|it| it.tenant().name.as_str()),
             model = self.model,
             status = self.status.as_u16(),
             end = self.end.as_str(),
@@ -237,6 +259,9 @@ impl Drop for Passage {
     fn drop(&mut self) {
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped);
+        if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
+            grant.produced(produced);
+        }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());
             replica.used(&self.usage);

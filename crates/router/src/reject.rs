@@ -43,6 +43,12 @@ pub(crate) enum Refusal {
     /// A tenant is required, and none is named.
     #[error("the request names no tenant: the proxy in front must set the tenant header")]
     NoTenant,
+    /// A key is required.
+    #[error("send a valid API key as `authorization: Bearer KEY`")]
+    NoKey,
+    /// The tenant's share is used up.
+    #[error("the limit of {what} is reached; come again in {after:.1?}")]
+    Quota { what: &'static str, after: Duration },
     /// All bodies together take too much memory.
     #[error("too many bytes of requests are being read; come again")]
     OutOfMemory,
@@ -86,6 +92,8 @@ impl Refusal {
             | Self::BodyBroken
             | Self::BodyTimedOut { .. }
             | Self::NoTenant
+            | Self::NoKey
+            | Self::Quota { .. }
             | Self::OutOfMemory
             | Self::Unreadable
             | Self::Dispatcher(_) => End::Refused,
@@ -129,6 +137,13 @@ impl Refusal {
             Self::NoTenant => {
                 told(StatusCode::UNAUTHORIZED, ErrorKind::Authentication, "no_tenant")
             }
+            Self::NoKey => {
+                told(StatusCode::UNAUTHORIZED, ErrorKind::Authentication, "invalid_api_key")
+            }
+            Self::Quota { .. } => dropped(
+                "rejected-quota",
+                told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "rate_limit_exceeded"),
+            ),
             Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
             Self::OutOfMemory => dropped("rejected-saturated", unavailable),
             Self::ShuttingDown => dropped(
@@ -183,8 +198,15 @@ pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
         set(header::RETRY_AFTER, "1");
         set(headers::RETRY_AFTER_MS, "1000");
     }
+    if let Refusal::Quota { after, .. } = refusal {
+        let head = response.headers_mut();
+        head.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().saturating_add(1)));
+        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+        head.insert(headers::RETRY_AFTER_MS, HeaderValue::from(millis));
+    }
     if let Some(reason) = dropped {
-        set(headers::DROPPED_REASON, reason);
+        let reason = HeaderValue::from_static(reason);
+        response.headers_mut().insert(headers::DROPPED_REASON, reason);
     }
     response
 }

@@ -53,6 +53,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
     passage.answered(head.status);
     passage.write_headers(&mut head.headers);
     let form = Form::of(&head.headers);
+    let stall = passage.settings().timeouts.stall;
     if matches!(form, Form::Events(_)) {
         head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         // Should the stream break, the error that ends it would not fit into a length given before.
@@ -75,7 +76,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
             has_token: false,
             passage,
         },
-        patience: Patience { stall: app.timeouts.stall, cut: app.cut.clone(), waiting: None },
+        patience: Patience { stall, cut: app.cut.clone(), waiting: None },
         is_over: false,
     };
     // An answer without a body is never asked for one.

@@ -6,7 +6,7 @@
 
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder, replica::ReplicaSpec};
+use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
@@ -20,10 +20,11 @@ use types::{block::HashKey, replica::Health};
 
 use crate::{
     admin,
-    app::App,
+    app::{App, Settings},
     client_io::ClientIo,
     config::{Config, ConfigError, Drain, Problems, Recording},
-    intake::Reader,
+    discovery, registry,
+    reload::{self, Reloader},
     routes, telemetry,
 };
 
@@ -97,7 +98,7 @@ impl Router {
     pub async fn open_on(config: Config, data: TcpListener) -> Result<Self, StartError> {
         let config = config.checked("given")?;
         let admin = bind(config.admin.listen, "admin.listen").await?;
-        let app = Arc::new(assemble(&config)?);
+        let app = assemble(&config)?;
         Ok(Self { app, config, data, admin })
     }
 
@@ -119,6 +120,15 @@ impl Router {
         self.admin.local_addr()
     }
 
+    /// Has the configuration read again from `source`: when its file has changed, when
+    /// [`Self::run_reloading`]'s hint comes, and at the admin port's bidding.
+    #[must_use]
+    pub fn reloading(self, source: reload::Source) -> Self {
+        let reloader = Reloader::new(source, self.config.clone());
+        let _ = self.app.reloader.set(Arc::new(reloader));
+        self
+    }
+
     /// Waits until every replica takes requests; pending for ever while one does not.
     pub async fn all_ready(&self) {
         let all = || self.app.fleet.status().iter().all(|it| it.health == Health::Ready);
@@ -130,11 +140,36 @@ impl Router {
     /// Serves until `shutdown` completes, and then until all open answers have ended or run out of
     /// time.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        self.run_reloading(shutdown, std::future::pending).await;
+    }
+
+    /// As [`Self::run`]; reads the configuration again whenever `hint` completes.
+    pub async fn run_reloading<H>(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+        hint: impl Fn() -> H + Send + 'static,
+    ) where
+        H: Future<Output = ()> + Send,
+    {
         let Self { app, config, data, admin } = self;
-        let _helpers = Helpers([
+        let mut helpers = vec![
             tokio::spawn(serve_admin(admin, admin::routes(Arc::clone(&app)))),
             tokio::spawn(upkeep(Arc::clone(&app))),
-        ]);
+        ];
+        if let Some(reloader) = app.reloader.get() {
+            let (reloader, app) = (Arc::clone(reloader), Arc::clone(&app));
+            helpers.push(tokio::spawn(Arc::clone(&reloader).watch(Arc::clone(&app))));
+            helpers.push(tokio::spawn(async move {
+                loop {
+                    hint().await;
+                    let _ = reloader.reload(&app);
+                }
+            }));
+        }
+        if let Some(discovery) = &config.discovery {
+            helpers.push(tokio::spawn(discovery::watch(Arc::clone(&app), discovery.clone())));
+        }
+        let _helpers = Helpers(helpers);
         let doors = Doors::new(&config, Arc::clone(&app));
         let close = CancellationToken::new();
         let open = doors.serve(data, close.clone());
@@ -152,7 +187,7 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Sta
 }
 
 /// Tasks that end with the router.
-struct Helpers([JoinHandle<()>; 2]);
+struct Helpers(Vec<JoinHandle<()>>);
 
 impl Drop for Helpers {
     fn drop(&mut self) {
@@ -160,30 +195,25 @@ impl Drop for Helpers {
     }
 }
 
-fn assemble(config: &Config) -> Result<App, StartError> {
+fn assemble(config: &Config) -> Result<Arc<App>, StartError> {
     let mut random = rand::rngs::SysRng;
     let mut draw = || random.try_next_u64().map_err(|it| StartError::Random(it.to_string()));
     let hash_key = HashKey(match config.hash_seed {
         Some(seed) => seed,
         None => draw()?,
     });
-    let origin = "given".to_owned();
-    let sources = config
-        .policy
-        .sources()
-        .map_err(|problems| ConfigError::Invalid { origin, problems: Problems(problems) })?;
+    let settings = Settings::first(config, hash_key).map_err(|problems| ConfigError::Invalid {
+        origin: "given".to_owned(),
+        problems: Problems(problems),
+    })?;
     let run = u32::try_from(draw()? >> 32).unwrap_or_default();
     let dispatcher = config.dispatcher(draw()?);
     let recording = config.recording.as_ref();
     let recorder = recording.map(|it| record(it, run, dispatcher)).transpose()?;
     let fleet = Fleet::new(config.fleet(), Dispatch::recorded(dispatcher, recorder));
-    for replica in &config.replicas {
-        if let Ok(origin) = replica.url.parse() {
-            fleet.join(ReplicaSpec { name: replica.name().to_owned(), origin });
-        }
-    }
-    let reader = Reader { hash_key, block: config.policy.prefix.block.0, sources };
-    Ok(App::new(fleet, config, reader, run))
+    let app = Arc::new(App::new(fleet, config, settings, run));
+    registry::sync(&app, registry::Source::Configuration, &reload::replicas(config));
+    Ok(app)
 }
 
 /// Begins this run's recording, in a file that is named for when it began.

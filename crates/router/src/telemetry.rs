@@ -65,10 +65,11 @@ const REPORTED_WAITING: &str = "sluice_replica_reported_waiting";
 const INDEX_BYTES: &str = "sluice_prefix_index_bytes";
 const INDEX_BLOCKS: &str = "sluice_prefix_index_blocks";
 const SESSIONS: &str = "sluice_sessions";
+const RELOADS: &str = "sluice_config_reloads_total";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 21] = [
+pub const METRICS: [Metric; 22] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -89,6 +90,7 @@ pub const METRICS: [Metric; 21] = [
     metric(INDEX_BYTES, Kind::Gauge, "Memory claimed by the prefix index, in bytes"),
     metric(INDEX_BLOCKS, Kind::Gauge, "Blocks in the prefix index"),
     metric(SESSIONS, Kind::Gauge, "Conversations remembered"),
+    metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
 
@@ -206,6 +208,19 @@ impl Telemetry {
                 counter!(REJECTED, "reason" => reason).increment(1);
             });
         }
+    }
+
+    /// Counts a reload.
+    pub(crate) fn reloaded(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        metrics::with_local_recorder(&self.recorder, || {
+            counter!(RELOADS, "result" => result).increment(1);
+        });
+    }
+
+    /// Lets go of the metrics of a replica that has left.
+    pub(crate) fn forget(&self, replica: ReplicaId) {
+        self.replicas.remove(&replica);
     }
 
     /// The metrics of `replica`.

@@ -67,7 +67,7 @@ pub(crate) async fn send(
         };
         passage.sent_to(&replica);
         let attempt = attempt(app, passage.endpoint(), &replica, &outbound).await;
-        let may_retry = placement.attempt < app.attempts_max;
+        let may_retry = placement.attempt < passage.settings().attempts_max;
         match attempt {
             Attempt::Answered(begun) => {
                 app.quarantine.absolve(&outbound.body);

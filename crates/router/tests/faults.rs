@@ -79,7 +79,11 @@ async fn a_request_touches_two_replicas_at_the_most() {
     for _ in 0..2 {
         let answer = stage.chat(&chat("poison", 2, false)).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_crash"));
-        assert_eq!(stage.metric("sluice_retries_total").await, 1, "nor do others when it comes again");
+        assert_eq!(
+            stage.metric("sluice_retries_total").await,
+            1,
+            "nor do others when it comes again"
+        );
     }
     stage.until_idle().await;
 }

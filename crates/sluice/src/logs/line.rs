@@ -275,10 +275,19 @@ mod tests {
     #[test]
     fn a_text_line_has_its_message_first_and_its_fields_by_name() {
         let text = lines(LogFormat::Text, || {
-            tracing::info!(id = "x y", status = 200, ms = 1.5, on = true, none = None::<u64>, "done");
+            tracing::info!(
+                id = "x y",
+                status = 200,
+                ms = 1.5,
+                on = true,
+                none = None::<u64>,
+                "done"
+            );
         });
         let (time, rest) = text[0].split_once(' ').unwrap();
-        assert!(time.parse::<Timestamp>().is_ok() && time.len() == "2026-11-26T15:30:07.855345Z".len());
+        assert!(
+            time.parse::<Timestamp>().is_ok() && time.len() == "2026-11-26T15:30:07.855345Z".len()
+        );
         assert_eq!(rest, " INFO done id=\"x y\" status=200 ms=1.500 on=true\n");
     }
 
@@ -291,7 +300,10 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
         assert_eq!(value["model"], NASTY);
         assert_eq!(value["error"], NASTY);
-        assert_eq!((value["level"].as_str(), &value["ratio"]), (Some("WARN"), &serde_json::Value::Null));
+        assert_eq!(
+            (value["level"].as_str(), &value["ratio"]),
+            (Some("WARN"), &serde_json::Value::Null)
+        );
         assert_eq!(value["message"], format!("no {NASTY}"));
     }
 
