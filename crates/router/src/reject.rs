@@ -25,6 +25,12 @@ pub(crate) enum Refusal {
     /// No such path.
     #[error("no such path; see GET /v1/models and POST /v1/chat/completions")]
     NoPath,
+    /// Where the request ends is a matter of opinion.
+    #[error("{0}")]
+    Framing(&'static str),
+    /// It expects what nobody here does.
+    #[error("expect: only 100-continue is met")]
+    Expectation,
     /// The path is served with another method.
     #[error("method not allowed here; use {allowed}")]
     Method { allowed: &'static str },
@@ -86,6 +92,8 @@ impl Refusal {
             Self::ShuttingDown => End::Cut,
             Self::Bad(_)
             | Self::NoPath
+            | Self::Framing(_)
+            | Self::Expectation
             | Self::Method { .. }
             | Self::TooLarge { .. }
             | Self::Encoded
@@ -114,7 +122,12 @@ impl Refusal {
         let unavailable =
             told(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Overloaded, "overloaded");
         match self {
-            Self::Bad(_) | Self::BodyBroken => {
+            Self::Expectation => told(
+                StatusCode::EXPECTATION_FAILED,
+                ErrorKind::InvalidRequest,
+                "expectation_failed",
+            ),
+            Self::Bad(_) | Self::BodyBroken | Self::Framing(_) => {
                 told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "invalid_request")
             }
             Self::NoPath => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "path_not_found"),
@@ -197,6 +210,10 @@ pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
         // The time in which a probe can find a replica well again, or a body in memory can leave.
         set(header::RETRY_AFTER, "1");
         set(headers::RETRY_AFTER_MS, "1000");
+    }
+    if matches!(refusal, Refusal::Framing(_)) {
+        // What follows on this connection can't be told from what was meant by it.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Refusal::Quota { after, .. } = refusal {
         let head = response.headers_mut();

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderValue, Version,
     header::{self, HeaderName},
 };
 
@@ -108,6 +108,37 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What is ambiguous about how a request is framed or addressed, if anything. Whoever reads it after
+/// us might take its end for another place, and the rest for a request of its own.
+#[must_use]
+pub fn framing_problem(version: Version, headers: &HeaderMap) -> Option<&'static str> {
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        if lengths > 0 {
+            return Some("both content-length and transfer-encoding are there: send one");
+        }
+        if version < Version::HTTP_11 {
+            return Some("transfer-encoding needs HTTP/1.1");
+        }
+        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Some("transfer-encoding must be `chunked` and nothing else");
+        }
+    }
+    if lengths > 1 || headers.get(header::CONTENT_LENGTH).is_some_and(|it| !is_length(it)) {
+        return Some("content-length must be one whole number");
+    }
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
+        return Some("host must be there once");
+    }
+    None
+}
+
+fn is_length(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
 /// The client's request id, when it is fit to be logged and passed on: 1 to 128 of
 /// `[A-Za-z0-9._:-]`. Engines repeat it in every chunk, so a longer one would multiply.
 #[must_use]
@@ -159,6 +190,37 @@ mod tests {
         expected.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_is_framed_ambiguously_is_told() {
+        let problem = |version, pairs: &[(&'static str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in pairs {
+                map.append(HeaderName::from_static(name), value.parse().unwrap());
+            }
+            framing_problem(version, &map)
+        };
+        let host = ("host", "a");
+        let (length, chunked) = (("content-length", "5"), ("transfer-encoding", "Chunked"));
+        for good in [&[host][..], &[host, length], &[host, chunked]] {
+            assert_eq!(problem(Version::HTTP_11, good), None, "{good:?}");
+        }
+        assert_eq!(problem(Version::HTTP_10, &[length]), None);
+        assert_eq!(problem(Version::HTTP_2, &[length]), None);
+        for bad in [
+            &[][..],
+            &[host, host],
+            &[host, length, chunked],
+            &[host, length, length],
+            &[host, ("content-length", "5, 5")],
+            &[host, ("content-length", "+5")],
+            &[host, ("transfer-encoding", "gzip, chunked")],
+            &[host, chunked, chunked],
+        ] {
+            assert!(problem(Version::HTTP_11, bad).is_some(), "{bad:?}");
+        }
+        assert!(problem(Version::HTTP_10, &[host, chunked]).is_some());
     }
 
     #[test]
