@@ -9,6 +9,8 @@ use std::{
 };
 
 use dashmap::DashMap;
+use policy::event::Event;
+use rustc_hash::FxBuildHasher;
 use tokio::task::AbortHandle;
 use types::replica::{Health, ReplicaId};
 
@@ -54,7 +56,7 @@ impl Default for FleetConfig {
 pub struct Fleet {
     config: FleetConfig,
     dispatch: Arc<Dispatch>,
-    members: DashMap<ReplicaId, Member>,
+    members: DashMap<ReplicaId, Member, FxBuildHasher>,
     next_id: AtomicU32,
 }
 
@@ -75,7 +77,7 @@ impl Fleet {
     /// A fleet of nobody, among whom `dispatch` chooses.
     #[must_use]
     pub fn new(config: FleetConfig, dispatch: Arc<Dispatch>) -> Self {
-        Self { config, dispatch, members: DashMap::new(), next_id: AtomicU32::new(0) }
+        Self { config, dispatch, members: DashMap::default(), next_id: AtomicU32::new(0) }
     }
 
     /// Adds a replica and starts to watch over it; must be called within a tokio runtime.
@@ -102,6 +104,19 @@ impl Fleet {
         }
         self.members.insert(id, Member { replica, watchers });
         id
+    }
+
+    /// Removes a replica; what is on its way there ends as it will.
+    pub fn leave(&self, id: ReplicaId) {
+        if self.members.remove(&id).is_some() {
+            self.dispatch.observe(Event::ReplicaLeft(id));
+        }
+    }
+
+    /// Requests on replica `id` whose last byte has not come.
+    #[must_use]
+    pub fn in_flight(&self, id: ReplicaId) -> u32 {
+        self.dispatch.inspect(|_, it| it.fleet().get(id).map_or(0, |it| it.load.in_flight))
     }
 
     /// The dispatcher that chooses among the replicas.

@@ -19,11 +19,11 @@ use types::{
 use wire::{headers, openai::Endpoint, prompt::PromptHash, usage::Usage};
 
 use crate::{
-    app::App,
+    app::{App, Settings},
     goodput::{Goodput, Left},
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
-    token_ratio::TokenRatios,
+    tenants::Grant,
 };
 
 /// Longest piece of a model's name that is logged; a client may send any.
@@ -111,6 +111,8 @@ impl Promise {
 pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,
     goodput: Arc<Goodput>,
+    settings: Arc<Settings>,
+    grant: Option<Grant>,
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
@@ -118,7 +120,6 @@ pub(crate) struct Passage {
     prompt: Tokens,
     /// The model, where the prompt's length is estimated by what was learned of it.
     estimated: Option<ModelId>,
-    ratios: TokenRatios,
     promise: Promise,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
@@ -141,13 +142,14 @@ impl Passage {
         Self {
             telemetry: Arc::clone(&app.telemetry),
             goodput: Arc::clone(&app.goodput),
+            settings: app.settings.load_full(),
+            grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
             received: Instant::now(),
             model: String::new(),
             prompt: Tokens::ZERO,
             estimated: None,
-            ratios: app.reader.ratios.clone(),
             promise: Promise::begin(head),
             ticket: None,
             sent: None,
@@ -165,6 +167,16 @@ impl Passage {
 
     pub(crate) fn endpoint(&self) -> Endpoint {
         self.endpoint
+    }
+
+    /// The settings that were in force when the request came.
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Keeps what was taken out of a tenant's share until the request is over.
+    pub(crate) fn grant(&mut self, grant: Grant) {
+        self.grant = Some(grant);
     }
 
     pub(crate) fn request_id(&self) -> &HeaderValue {
@@ -267,7 +279,13 @@ impl Passage {
     /// Adds what is known of the decision to the answer's head.
     pub(crate) fn write_headers(&self, head: &mut HeaderMap) {
         head.insert(headers::REQUEST_ID, self.request_id.clone());
-        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else { return };
+        if let Some(grant) = &self.grant {
+            grant.tenant().write_headers(head);
+        }
+        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else {
+            head.insert(headers::ATTEMPTS, HeaderValue::from(0_u32));
+            return;
+        };
         head.insert(headers::POLICY, HeaderValue::from_static(placement.strategy.as_str()));
         head.insert(headers::DECISION, HeaderValue::from_static(placement.reason.as_str()));
         head.insert(headers::ATTEMPTS, HeaderValue::from(placement.attempt));
@@ -304,6 +322,7 @@ impl Passage {
         tracing::info!(
             request_id = self.request_id.to_str().unwrap_or_default(),
             endpoint = self.endpoint.path(),
+            tenant = self.grant.as_ref().map(|it| it.tenant().name.as_str()),
             model = self.model,
             status = self.status.as_u16(),
             end = self.end.as_str(),
@@ -331,10 +350,13 @@ impl Drop for Passage {
             (self.end, &self.sent, &self.ticket)
         {
             if let Some((model, prompt)) = self.estimated.zip(self.usage.prompt) {
-                self.ratios.learn(model, self.prompt, prompt);
+                self.settings.reader.ratios.learn(model, self.prompt, prompt);
             }
             let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
             replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
+        }
+        if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
+            grant.produced(produced);
         }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());

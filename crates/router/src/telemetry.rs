@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 use policy::event::{Placement, Reason};
+use rustc_hash::FxBuildHasher;
 use types::replica::{Health, ReplicaId};
 use wire::usage::Usage;
 
@@ -77,10 +78,11 @@ const KV_REPLAYS: &str = "sluice_kv_event_replays_total";
 const KV_RESTARTS: &str = "sluice_kv_restarts_total";
 const KV_ORPHANS: &str = "sluice_kv_orphan_blocks_total";
 const SESSIONS: &str = "sluice_sessions";
+const RELOADS: &str = "sluice_config_reloads_total";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 32] = [
+pub const METRICS: [Metric; 33] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -120,6 +122,7 @@ pub const METRICS: [Metric; 32] = [
     metric(KV_RESTARTS, Kind::Counter, "Restarts that KV-cache events gave away, by replica"),
     metric(KV_ORPHANS, Kind::Counter, "Blocks told of that follow one never told of, by replica"),
     metric(SESSIONS, Kind::Gauge, "Conversations remembered"),
+    metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
 
@@ -140,7 +143,7 @@ pub(crate) struct Telemetry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     declared: Declared,
-    replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>>,
+    replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>, FxBuildHasher>,
 }
 
 /// The metrics that every router has from the start.
@@ -205,7 +208,7 @@ impl Telemetry {
                 expected_tokens: counter!(EXPECTED_TOKENS),
             }
         });
-        Self { recorder, handle, declared, replicas: DashMap::new() }
+        Self { recorder, handle, declared, replicas: DashMap::default() }
     }
 
     /// Counts a decision.
@@ -237,6 +240,19 @@ impl Telemetry {
                 counter!(REJECTED, "reason" => reason).increment(1);
             });
         }
+    }
+
+    /// Counts a reload.
+    pub(crate) fn reloaded(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        metrics::with_local_recorder(&self.recorder, || {
+            counter!(RELOADS, "result" => result).increment(1);
+        });
+    }
+
+    /// Lets go of the metrics of a replica that has left.
+    pub(crate) fn forget(&self, replica: ReplicaId) {
+        self.replicas.remove(&replica);
     }
 
     /// The metrics of `replica`.

@@ -74,7 +74,7 @@ impl Tokenizers {
             let _permit = permit;
             let ids = model.ids(endpoint, &body)?;
             let (blocks, prompt) = blocks(seed, block, &ids);
-            Some(PromptHash { blocks, prompt, is_estimated: false })
+            Some(PromptHash { blocks, prompt, is_estimated: false, first_turn: None })
         });
         tokenising.await.ok()?
     }

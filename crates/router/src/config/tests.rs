@@ -1,5 +1,9 @@
 //! What a configuration may say, and what it is told when it says something else.
 
+use std::{path::Path, time::Duration};
+
+use policy::config::StrategyName;
+
 use super::*;
 
 fn parsed(text: &str) -> Config {

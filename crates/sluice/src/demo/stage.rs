@@ -83,7 +83,7 @@ impl Stage {
         };
         let mut config = Config {
             listen: port.local_addr()?,
-            admin: Admin { listen: (Ipv4Addr::LOCALHOST, 0).into() },
+            admin: Admin { listen: (Ipv4Addr::LOCALHOST, 0).into(), ..Admin::default() },
             replicas: replicas.iter().enumerate().map(named).collect(),
             drain: Drain { lame_duck: Duration::ZERO, timeout: Duration::from_secs(5) },
             ..Config::default()
