@@ -58,6 +58,8 @@ struct InFlight {
     answering: bool,
     /// What it keeps with the replica's cache, where that is followed.
     reserved: Option<Reserved>,
+    /// What of its prompt was believed to be there, and when the last of that was used.
+    believed: (Tokens, Option<u32>),
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -113,8 +115,14 @@ impl Dispatcher {
                     self.prefixes.leave(replica.slot);
                     replica.slot = self.prefixes.join();
                 }
+                self.bound_prefixes(id);
                 self.caches.lost(id);
             }
+            Event::CacheSized { replica, tokens } if self.fleet.get(replica).is_some() => {
+                self.caches.sized(replica, tokens);
+                self.bound_prefixes(replica);
+            }
+            Event::CacheSized { .. } => {}
             Event::CacheFollowed { replica, follows: true } => {
                 if self.fleet.get(replica).is_some() {
                     self.caches.follow(replica);
@@ -130,7 +138,7 @@ impl Dispatcher {
                 if let Some(replica) = self.fleet.leave(id) {
                     self.prefixes.leave(replica.slot);
                 }
-                self.caches.unfollow(id);
+                self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
             Event::RoutingChanged(routing) => {
@@ -151,7 +159,7 @@ impl Dispatcher {
 
     /// Gives back what the failed attempt reserved and places the request elsewhere.
     fn retry(&mut self, now: Timestamp, id: RequestId, decisions: &mut Vec<Decision>) {
-        let Some(InFlight { request, replica, uncached, answering, reserved, mut tried }) =
+        let Some(InFlight { request, replica, uncached, answering, reserved, mut tried, .. }) =
             self.in_flight.remove(&id)
         else {
             return;
@@ -187,7 +195,8 @@ impl Dispatcher {
         };
         let uncached = request.prompt.saturating_sub(chosen.cached);
         self.fleet.reserve(chosen.id, uncached);
-        self.prefixes.insert(chosen.slot, &request.blocks);
+        let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
+        let believed = (chosen.cached, last_used);
         let reserved = self.caches.placed(chosen.id, &request);
         if let Some(session) = request.session {
             let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
@@ -204,7 +213,8 @@ impl Dispatcher {
         };
         decisions.push(Decision { request: request.id, verdict: Ok(placement) });
         let replica = chosen.id;
-        let in_flight = InFlight { replica, uncached, answering: false, reserved, tried, request };
+        let in_flight =
+            InFlight { replica, uncached, answering: false, reserved, believed, tried, request };
         self.in_flight.insert(in_flight.request.id, in_flight);
     }
 
@@ -285,6 +295,21 @@ impl Dispatcher {
     fn found(&mut self, id: RequestId, cached: Tokens) {
         let Some(it) = self.in_flight.get(&id) else { return };
         self.caches.found(it.replica, it.reserved, cached);
+        // A hit that was not there: what was last used then is gone, and all that is staler.
+        let (believed, last_used) = it.believed;
+        let is_missing = cached + self.block < believed;
+        let slot = self.fleet.get(it.replica).map(|it| it.slot);
+        if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
+            self.prefixes.lacks(slot, last_used);
+        }
+    }
+
+    /// Tells the index how many blocks a replica's cache has room for, where that is known.
+    fn bound_prefixes(&mut self, id: ReplicaId) {
+        let slot = self.fleet.get(id).map(|it| it.slot);
+        if let Some((slot, size)) = slot.zip(self.caches.size(id)) {
+            self.prefixes.bound(slot, size.full_blocks(self.block).0);
+        }
     }
 
     /// Requests placed and not yet gone.
