@@ -37,6 +37,9 @@ const SWEEP_STEP: usize = 64;
 /// Parts, among which tenants are spread by their hashes.
 const PARTS: usize = 256;
 
+/// Chains after which it is looked anew which part is the fullest.
+const FULLEST_EVERY: u32 = 16;
+
 const NIL: u32 = u32::MAX;
 
 /// Maps prompt prefixes to the replicas believed to hold them.
@@ -297,8 +300,10 @@ impl PrefixIndex {
         let [low, ..] = tenant.0.to_le_bytes();
         let first = blocks.first().and_then(|it| self.find(*it));
         let part = first.and_then(|it| self.part_of.get(it as usize).copied()).unwrap_or(low);
-        let fullest = self.parts.iter().zip(0..=u8::MAX).max_by_key(|it| it.0.nodes);
-        self.fullest = fullest.map_or(part, |it| it.1);
+        if self.clock.is_multiple_of(FULLEST_EVERY) {
+            let fullest = self.parts.iter().zip(0..=u8::MAX).max_by_key(|it| it.0.nodes);
+            self.fullest = fullest.map_or(part, |it| it.1);
+        }
         self.clock = self.clock.saturating_add(1);
         let (mut last_used, mut new) = (None, 0_u32);
         for &hash in blocks.iter().take(depth).rev() {

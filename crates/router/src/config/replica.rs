@@ -5,6 +5,7 @@ use fleet::{
     replica::{Origin, ReplicaSpec},
 };
 use serde::{Deserialize, Serialize};
+use types::units::TokenCount;
 
 /// A replica.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -15,6 +16,9 @@ pub struct Replica {
     pub name: Option<String>,
     /// Where it is: `http://HOST:PORT`.
     pub url: String,
+    /// Tokens that its KV cache has room for, where its metrics do not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<TokenCount>,
     /// Where its engine publishes KV-cache events: `tcp://HOST:PORT`, or `tcp://*:PORT` for one that
     /// connects to the router. Absent: what it holds is inferred from what was sent to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +58,7 @@ impl Replica {
             name: self.name().to_owned(),
             origin: self.url.parse::<Origin>().ok()?,
             kv: self.kv_source(),
+            cache: self.cache.map(|it| it.0),
         })
     }
 
