@@ -1,7 +1,7 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -11,7 +11,6 @@ use std::{
 
 use fleet::{
     client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
-    replica::Origin,
 };
 use policy::config::{
     DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName,
@@ -381,7 +380,7 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = self.replica_problems();
+        let mut problems = replica::problems(self);
         problems.extend(self.policy.problems());
         if !self.admin.listen.ip().is_loopback() {
             problems.push(format!(
@@ -436,45 +435,6 @@ impl Config {
             ("limits.connections_max", self.limits.connections_max == 0),
         ];
         durations.into_iter().chain(numbers).filter(|it| it.1).map(|it| it.0)
-    }
-
-    fn replica_problems(&self) -> Vec<String> {
-        if self.replicas.is_empty() {
-            return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
-        }
-        let mut problems = Vec::new();
-        let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
-        for (at, replica) in self.replicas.iter().enumerate() {
-            match replica.url.parse::<Origin>() {
-                Ok(origin) => {
-                    if !urls.insert(origin.to_string()) {
-                        problems.push(format!("replicas[{at}].url: {origin} is there twice"));
-                    }
-                }
-                Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
-            }
-            let name = replica.name();
-            if name.is_empty() || 64 < name.len() || !name.bytes().all(|it| it.is_ascii_graphic()) {
-                problems.push(format!(
-                    "replicas[{at}].name: `{}` must be 1 to 64 printable characters without spaces",
-                    name.escape_debug()
-                ));
-            }
-            if !names.insert(name) {
-                problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
-            }
-            problems
-                .extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
-            if replica.kv_events.is_some()
-                && self.tenant_header.is_some()
-                && !self.policy.prefix.shared_by_tenants
-            {
-                problems.push(format!(
-                    "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenant_header out"
-                ));
-            }
-        }
-        problems
     }
 
     /// The header that names the tenant.
