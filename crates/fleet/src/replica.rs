@@ -25,7 +25,7 @@ use crate::{
     health::{Failure, HealthConfig, HealthTracker, Work},
     kv::{
         follow::KvSource,
-        status::{Feed, KvStatus},
+        status::{Feed, Following, KvStatus},
     },
 };
 
@@ -38,6 +38,8 @@ pub struct ReplicaSpec {
     pub origin: Origin,
     /// Where its engine publishes what it holds.
     pub kv: Option<KvSource>,
+    /// Tokens that its cache has room for, where its metrics do not say so.
+    pub cache: Option<Tokens>,
 }
 
 /// Scheme, host and port of a replica: `http://HOST:PORT`.
@@ -179,6 +181,9 @@ impl Replica {
         client: &ClientConfig,
     ) -> Arc<Self> {
         dispatch.observe(Event::ReplicaJoined(id));
+        if let Some(tokens) = spec.cache {
+            dispatch.observe(Event::CacheSized { replica: id, tokens });
+        }
         let tracker = HealthTracker::new(health);
         Arc::new(Self {
             id,
@@ -386,6 +391,23 @@ impl Replica {
         self.state.lock().tracker.probe_in()
     }
 
+    /// Learns from its metrics that another process counts. What the engine itself publishes says so
+    /// sooner and better.
+    pub(crate) fn restarted(&self) {
+        match &self.feed {
+            Some(feed) if feed.status().following == Following::Followed => feed.lost(),
+            Some(_) | None => self.lost_cache(),
+        }
+    }
+
+    /// Learns that nothing is left in the replica's cache.
+    pub(crate) fn lost_cache(&self) {
+        self.dispatch.observe(Event::CacheLost(self.id));
+        if let Some(feed) = &self.feed {
+            feed.lost();
+        }
+    }
+
     /// Learns what the replica says of its load; `None` when it says nothing any more.
     pub(crate) fn reported(&self, load: Option<LoadReport>) {
         self.state.lock().load = load;
@@ -415,10 +437,7 @@ impl Replica {
             Health::Ejected => {
                 if failure == Failure::Refused {
                     // Nothing listens: the process is gone, and its KV cache with it.
-                    self.dispatch.observe(Event::CacheLost(self.id));
-                    if let Some(feed) = &self.feed {
-                        feed.lost();
-                    }
+                    self.lost_cache();
                 }
                 tracing::warn!(replica = name, ?failure, "replica ejected");
             }

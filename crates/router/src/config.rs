@@ -1,7 +1,7 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -10,7 +10,6 @@ use std::{
 
 use fleet::{
     client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
-    replica::Origin,
 };
 use policy::config::{DispatcherConfig, PrefixConfig, SessionConfig};
 use serde::{Deserialize, Serialize};
@@ -155,7 +154,7 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = self.replica_problems();
+        let mut problems = replica::problems(self);
         problems.extend(self.policy.problems());
         problems.extend(self.admin.problems());
         problems.extend(self.tenant_problems());
@@ -208,42 +207,6 @@ impl Config {
             ("limits.connections_max", self.limits.connections_max == 0),
         ];
         durations.into_iter().chain(numbers).filter(|it| it.1).map(|it| it.0)
-    }
-
-    fn replica_problems(&self) -> Vec<String> {
-        if self.replicas.is_empty() && self.discovery.is_none() {
-            return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
-        }
-        let mut problems = Vec::new();
-        let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
-        for (at, replica) in self.replicas.iter().enumerate() {
-            match replica.url.parse::<Origin>() {
-                Ok(origin) => {
-                    if !urls.insert(origin.to_string()) {
-                        problems.push(format!("replicas[{at}].url: {origin} is there twice"));
-                    }
-                }
-                Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
-            }
-            let name = replica.name();
-            if let Some(problem) = name_problem(name) {
-                problems.push(format!("replicas[{at}].name: {problem}"));
-            }
-            if !names.insert(name) {
-                problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
-            }
-            problems
-                .extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
-            if replica.kv_events.is_some()
-                && self.tenant_header.is_some()
-                && !self.policy.prefix.shared_by_tenants
-            {
-                problems.push(format!(
-                    "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenant_header out"
-                ));
-            }
-        }
-        problems
     }
 
     fn tenant_problems(&self) -> Vec<String> {

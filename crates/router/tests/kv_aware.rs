@@ -41,6 +41,8 @@ fn followed(replica: &Handle, name: &str, has_replay: bool) -> Replica {
 fn kv_config() -> Config {
     let mut config = config(KvAware);
     config.policy.prefix.block = TokenCount(Tokens(BLOCK));
+    // Its counters would give a restart away as well.
+    config.health.scrape_interval = std::time::Duration::from_secs(3_600);
     config
 }
 

@@ -88,7 +88,7 @@ pub(crate) async fn follow(
         let anew = Arc::clone(&follower.feed);
         let result = tokio::select! {
             Some((rank, signal)) = signals.recv() => follower.take(rank, signal).await,
-            () = anew.anew.notified() => follower.begin_anew().await,
+            () = anew.anew.notified() => follower.suspect().await,
             _ = ticks.tick() => {
                 follower.look_for_silence();
                 Ok(())
@@ -163,6 +163,11 @@ impl Follower {
             Signal::Message(_) if self.following == Following::Silent => self.begin_anew().await,
             Signal::Message(message) => self.live(rank, &message).await,
         }
+    }
+
+    /// Something else says that the cache was lost. Without a replay the numbers will tell.
+    async fn suspect(&mut self) -> Result<(), Unusable> {
+        if self.source.replay.is_some() { self.begin_anew().await } else { Ok(()) }
     }
 
     /// Learns from the beginning what the engine holds, as far as it can still say so.

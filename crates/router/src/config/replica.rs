@@ -1,10 +1,15 @@
 //! The replicas of a configuration.
 
+use std::collections::BTreeSet;
+
 use fleet::{
     kv::follow::{KvEndpoint, KvSource},
     replica::{Origin, ReplicaSpec},
 };
 use serde::{Deserialize, Serialize};
+use types::units::TokenCount;
+
+use super::Config;
 
 /// A replica.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -15,6 +20,9 @@ pub struct Replica {
     pub name: Option<String>,
     /// Where it is: `http://HOST:PORT`.
     pub url: String,
+    /// Tokens that its KV cache has room for, where its metrics do not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<TokenCount>,
     /// Where its engine publishes KV-cache events: `tcp://HOST:PORT`, or `tcp://*:PORT` for one that
     /// connects to the router. Absent: what it holds is inferred from what was sent to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +62,7 @@ impl Replica {
             name: self.name().to_owned(),
             origin: self.url.parse::<Origin>().ok()?,
             kv: self.kv_source(),
+            cache: self.cache.map(|it| it.0),
         })
     }
 
@@ -89,4 +98,43 @@ impl Replica {
         }
         problems
     }
+}
+
+/// Everything wrong with the replicas of `config`.
+pub(super) fn problems(config: &Config) -> Vec<String> {
+    if config.replicas.is_empty() {
+        return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
+    }
+    let mut problems = Vec::new();
+    let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
+    for (at, replica) in config.replicas.iter().enumerate() {
+        match replica.url.parse::<Origin>() {
+            Ok(origin) => {
+                if !urls.insert(origin.to_string()) {
+                    problems.push(format!("replicas[{at}].url: {origin} is there twice"));
+                }
+            }
+            Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
+        }
+        let name = replica.name();
+        if name.is_empty() || 64 < name.len() || !name.bytes().all(|it| it.is_ascii_graphic()) {
+            problems.push(format!(
+                "replicas[{at}].name: `{}` must be 1 to 64 printable characters without spaces",
+                name.escape_debug()
+            ));
+        }
+        if !names.insert(name) {
+            problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
+        }
+        problems.extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
+        if replica.kv_events.is_some()
+            && config.tenant_header.is_some()
+            && !config.policy.prefix.shared_by_tenants
+        {
+            problems.push(format!(
+                "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenant_header out"
+            ));
+        }
+    }
+    problems
 }
