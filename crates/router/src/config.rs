@@ -1,7 +1,7 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,

@@ -44,7 +44,7 @@ pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
 fn replicas(addresses: impl Iterator<Item = SocketAddr>) -> BTreeMap<String, ReplicaSpec> {
     let replica = |it: SocketAddr| {
         let (name, origin) = (it.to_string(), format!("http://{it}").parse().ok()?);
-        Some((name.clone(), ReplicaSpec { name, origin, kv: None }))
+        Some((name.clone(), ReplicaSpec { name, origin, kv: None, cache: None }))
     };
     addresses.filter_map(replica).collect()
 }

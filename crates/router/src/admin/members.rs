@@ -53,7 +53,7 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
         Ok(origin) => origin,
         Err(problem) => return told(StatusCode::FORBIDDEN, problem),
     };
-    let spec = ReplicaSpec { name: name.clone(), origin: origin.clone(), kv: None };
+    let spec = ReplicaSpec { name: name.clone(), origin: origin.clone(), kv: None, cache: None };
     match registry::join(&app, spec, Source::AdminPort) {
         Ok(()) => {
             tracing::info!(replica = name, url = %origin, "replica registered");

@@ -102,7 +102,7 @@ impl Replica {
 
 /// Everything wrong with the replicas of `config`.
 pub(super) fn problems(config: &Config) -> Vec<String> {
-    if config.replicas.is_empty() {
+    if config.replicas.is_empty() && config.discovery.is_none() {
         return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
     }
     let mut problems = Vec::new();
@@ -117,22 +117,19 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
             Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
         }
         let name = replica.name();
-        if name.is_empty() || 64 < name.len() || !name.bytes().all(|it| it.is_ascii_graphic()) {
-            problems.push(format!(
-                "replicas[{at}].name: `{}` must be 1 to 64 printable characters without spaces",
-                name.escape_debug()
-            ));
+        if let Some(problem) = super::name_problem(name) {
+            problems.push(format!("replicas[{at}].name: {problem}"));
         }
         if !names.insert(name) {
             problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
         }
         problems.extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
         if replica.kv_events.is_some()
-            && config.tenant_header.is_some()
+            && (config.tenant_header.is_some() || !config.tenants.is_empty())
             && !config.policy.prefix.shared_by_tenants
         {
             problems.push(format!(
-                "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenant_header out"
+                "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenants and tenant_header out"
             ));
         }
     }
