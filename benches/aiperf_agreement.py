@@ -103,7 +103,12 @@ class Fleet:
 
 def spread(name, values):
     values = sorted(values)
-    at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
+
+    def at(share):
+        place = share * (len(values) - 1)
+        low, high = values[int(place)], values[min(int(place) + 1, len(values) - 1)]
+        return low + (high - low) * (place - int(place))
+
     return {f"{name}_mean": statistics.fmean(values), f"{name}_p50": at(0.5), f"{name}_p99": at(0.99)}
 
 
