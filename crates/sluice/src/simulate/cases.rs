@@ -17,10 +17,7 @@ use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
 use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs};
 use serde_json::json;
-use simulator::{
-    Recording, Scenario, Setup,
-    scenario::{Conversations},
-};
+use simulator::{Recording, Scenario, Setup, scenario::Conversations};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
