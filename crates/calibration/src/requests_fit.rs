@@ -245,3 +245,6 @@ fn compared(pairs: &[Pair<'_>], latency: &LatencyOf) -> Option<Compared> {
         held_out_error: median(both.iter().skip(1).step_by(2).map(error).collect())?,
     })
 }
+
+#[cfg(test)]
+mod tests;

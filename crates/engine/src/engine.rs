@@ -57,6 +57,8 @@ pub struct Engine {
     late: VecDeque<(Job, u64)>,
     /// The ends of the steps under way, counted from the begin of the first.
     planned: Vec<Duration>,
+    /// Sequences that decode in each of them.
+    decoding: u32,
     noise: Option<StepNoise>,
     counters: Counters,
 }
@@ -119,6 +121,7 @@ impl Engine {
             late: VecDeque::new(),
             planned: Vec::new(),
             noise,
+            decoding: 0,
             counters: Counters::default(),
         })
     }
@@ -238,6 +241,12 @@ impl Engine {
         &self.planned
     }
 
+    /// Sequences that decode a token each in every one of the steps under way, or of the last ones.
+    #[must_use]
+    pub const fn decoding(&self) -> u32 {
+        self.decoding
+    }
+
     /// Ends all the steps that were begun and appends the first and last tokens of jobs to
     /// `progress`; all of these came with the last of the steps. A job that runs on had one token
     /// with each step.
@@ -302,6 +311,7 @@ impl Engine {
             self.queue_late(true);
             work = self.batch.schedule(&mut self.counters);
         }
+        self.decoding = work.decodes;
         if work.is_empty() {
             debug_assert!(self.live.is_empty(), "jobs wait although nothing runs");
             return;

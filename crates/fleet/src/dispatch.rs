@@ -21,6 +21,7 @@ use policy::{
 use tokio::time::Instant;
 use types::{
     outcome::Outcome,
+    quantity::Tokens,
     request::{Request, RequestId},
     time::Timestamp,
 };
@@ -60,6 +61,12 @@ impl Dispatch {
         Timestamp::from_elapsed(self.started.elapsed())
     }
 
+    /// `instant` as the dispatcher counts time.
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> Timestamp {
+        Timestamp::from_elapsed(instant.duration_since(self.started))
+    }
+
     /// A number that no other request of this run has.
     #[must_use]
     pub fn next_id(&self) -> RequestId {
@@ -74,7 +81,14 @@ impl Dispatch {
     pub fn place(self: &Arc<Self>, request: Request) -> Result<Ticket, Reject> {
         let id = request.id;
         let placement = self.decide(id, Event::Arrived(request))?;
-        Ok(Ticket { dispatch: Arc::clone(self), id, placement, outcome: Outcome::Cancelled })
+        Ok(Ticket {
+            dispatch: Arc::clone(self),
+            id,
+            placement,
+            outcome: Outcome::Cancelled,
+            output: None,
+            cached: None,
+        })
     }
 
     /// Tells the dispatcher what happened.
@@ -117,6 +131,8 @@ pub struct Ticket {
     id: RequestId,
     placement: Placement,
     outcome: Outcome,
+    output: Option<Tokens>,
+    cached: Option<Tokens>,
 }
 
 impl Ticket {
@@ -145,11 +161,18 @@ impl Ticket {
     pub fn leave_as(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
+
+    /// Says how many tokens the answer had and how many of the prompt's the replica found in its
+    /// cache, as far as is known.
+    pub fn used(&mut self, output: Option<Tokens>, cached: Option<Tokens>) {
+        (self.output, self.cached) = (output, cached);
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.dispatch.observe(Event::Ended { request: self.id, outcome: self.outcome });
+        let Self { id: request, outcome, output, cached, .. } = *self;
+        self.dispatch.observe(Event::Ended { request, outcome, output, cached });
     }
 }
 
@@ -167,7 +190,6 @@ impl fmt::Debug for Ticket {
 mod tests {
     use policy::config::StrategyName;
     use types::{
-        quantity::Tokens,
         replica::{Health, ReplicaId},
         request::ModelId,
     };

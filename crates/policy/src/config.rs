@@ -5,6 +5,8 @@ use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 use types::quantity::Tokens;
 
+use crate::estimate::EstimateConfig;
+
 /// Everything that shapes decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DispatcherConfig {
@@ -16,6 +18,9 @@ pub struct DispatcherConfig {
     pub prefix: PrefixConfig,
     /// How conversations are remembered; fixed for the run.
     pub session: SessionConfig,
+    /// What predictions start from; fixed for the run.
+    #[serde(default)]
+    pub estimate: EstimateConfig,
 }
 
 impl DispatcherConfig {
@@ -27,6 +32,7 @@ impl DispatcherConfig {
             routing: Routing::new(strategy),
             prefix: PrefixConfig::default(),
             session: SessionConfig::default(),
+            estimate: EstimateConfig::default(),
         }
     }
 }
@@ -41,6 +47,49 @@ pub struct Routing {
     /// Share of the prompt that a replica must hold before `prefix-aware` follows the prefix, 0 to
     /// 1. Below it the prompt counts as cold and goes where load is least.
     pub match_min: f64,
+    /// What `least-latency` weighs, and by how much.
+    #[serde(default)]
+    pub cost: CostWeights,
+}
+
+/// What `least-latency` weighs. A weight of zero leaves its term out.
+///
+/// ```text
+/// cost = wait·T + harm·n·w + price·ρ/(1−ρ)·w
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CostWeights {
+    /// Of `T`, the request's own predicted time to first token.
+    pub wait: f64,
+    /// Of `n·w`, the delay that its work `w` inflicts on the `n` requests there.
+    pub harm: f64,
+    /// Of `ρ/(1−ρ)·w`, what its work costs those who come later, the replica's utilisation being `ρ`.
+    pub price: f64,
+    /// Replicas whose cost exceeds the least by no more than this share count as equal, and lots are
+    /// drawn: routers that see the same fleet must not all choose the same one.
+    pub tie: f64,
+}
+
+impl Default for CostWeights {
+    fn default() -> Self {
+        Self { wait: 1.0, harm: 1.0, price: 6.0, tie: 0.02 }
+    }
+}
+
+impl CostWeights {
+    /// Everything wrong with the values.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let weights = [("wait", self.wait), ("harm", self.harm), ("price", self.price)];
+        let wrong = weights.iter().filter(|it| !(0.0..=1e6).contains(&it.1));
+        let mut problems: Vec<String> =
+            wrong.map(|(name, value)| format!("{name}: must be 0 to 1e6, not {value}")).collect();
+        if !(0.0..=1.0).contains(&self.tie) {
+            problems.push(format!("tie: must be a share from 0 to 1, not {}", self.tie));
+        }
+        problems
+    }
 }
 
 impl Routing {
@@ -52,7 +101,7 @@ impl Routing {
     #[must_use]
     pub fn new(strategy: StrategyName) -> Self {
         let saturation = strategy.has_affinity().then(Saturation::default);
-        Self { strategy, saturation, match_min: Self::MATCH_MIN }
+        Self { strategy, saturation, match_min: Self::MATCH_MIN, cost: CostWeights::default() }
     }
 }
 
@@ -74,11 +123,31 @@ pub enum StrategyName {
     PrefixAware,
     /// The replica with the least to compute before the answer, by what engines say they hold.
     KvAware,
+    /// The replica where the request costs least in predicted seconds: its own wait, the delay it
+    /// inflicts, and the price of its work.
+    LeastLatency,
+    /// The replica that the conversation, or the beginning of the prompt, hashes to; the next in its
+    /// order while that one's load is above 1.25 times the mean.
+    ConsistentHash,
+    /// For comparison: `cache_aware` of the SGLang gateway.
+    PeerSglang,
+    /// For comparison: llm-d's blend of prefix, queue and memory.
+    PeerLlmdBlend,
+    /// For comparison: llm-d's "sticky until saturated".
+    PeerLlmdTokenLoad,
+    /// For comparison: the KV router of NVIDIA Dynamo.
+    PeerDynamo,
+    /// For comparison: Mooncake's least predicted TTFT.
+    PeerMooncake,
+    /// For comparison: LMetric's product of prefill tokens and batch size.
+    PeerLmetric,
+    /// For comparison: Preble's exploit or explore.
+    PeerPreble,
 }
 
 impl StrategyName {
     /// Every strategy, in the order in which they are listed to people.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 16] = [
         Self::RoundRobin,
         Self::Random,
         Self::LeastRequest,
@@ -86,6 +155,15 @@ impl StrategyName {
         Self::Sticky,
         Self::PrefixAware,
         Self::KvAware,
+        Self::LeastLatency,
+        Self::ConsistentHash,
+        Self::PeerSglang,
+        Self::PeerLlmdBlend,
+        Self::PeerLlmdTokenLoad,
+        Self::PeerDynamo,
+        Self::PeerMooncake,
+        Self::PeerLmetric,
+        Self::PeerPreble,
     ];
 
     /// The name as configuration, headers and metrics spell it.
@@ -99,6 +177,15 @@ impl StrategyName {
             Self::Sticky => "sticky",
             Self::PrefixAware => "prefix-aware",
             Self::KvAware => "kv-aware",
+            Self::LeastLatency => "least-latency",
+            Self::ConsistentHash => "consistent-hash",
+            Self::PeerSglang => "peer-sglang",
+            Self::PeerLlmdBlend => "peer-llmd-blend",
+            Self::PeerLlmdTokenLoad => "peer-llmd-token-load",
+            Self::PeerDynamo => "peer-dynamo",
+            Self::PeerMooncake => "peer-mooncake",
+            Self::PeerLmetric => "peer-lmetric",
+            Self::PeerPreble => "peer-preble",
         }
     }
 
@@ -107,7 +194,19 @@ impl StrategyName {
     pub const fn has_affinity(self) -> bool {
         match self {
             Self::Sticky | Self::PrefixAware | Self::KvAware => true,
-            Self::RoundRobin | Self::Random | Self::LeastRequest | Self::PowerOfTwo => false,
+            Self::RoundRobin
+            | Self::Random
+            | Self::LeastRequest
+            | Self::PowerOfTwo
+            | Self::LeastLatency
+            | Self::ConsistentHash
+            | Self::PeerSglang
+            | Self::PeerLlmdBlend
+            | Self::PeerLlmdTokenLoad
+            | Self::PeerDynamo
+            | Self::PeerMooncake
+            | Self::PeerLmetric
+            | Self::PeerPreble => false,
         }
     }
 }

@@ -8,6 +8,8 @@ mod caches;
 #[cfg(test)]
 mod tests;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use rand::{SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -23,6 +25,7 @@ pub use self::caches::CacheMode;
 use self::caches::{Caches, Reserved};
 use crate::{
     config::{DispatcherConfig, Routing, Saturation},
+    estimate::{Asked, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
     fleet_view::{FleetView, Replica},
     held_index::HeldIndex,
@@ -44,8 +47,12 @@ pub struct Dispatcher {
     caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
+    outputs: OutputLengths,
+    /// When requests whose first token can't be seen are taken to have it.
+    unseen: BTreeSet<(Timestamp, RequestId)>,
     rng: Xoshiro256PlusPlus,
     hits: Hits,
+    candidates: Vec<Candidate>,
 }
 
 /// A request that has been placed and has not left.
@@ -53,11 +60,17 @@ pub struct Dispatcher {
 struct InFlight {
     request: Request,
     replica: ReplicaId,
+    placed: Timestamp,
+    forecast: Forecast,
     /// Prompt tokens reserved on the replica until the first token comes.
     uncached: Tokens,
+    /// Whether its prompt is computed, so far as can be seen.
     answering: bool,
     /// What it keeps with the replica's cache, where that is followed.
     reserved: Option<Reserved>,
+    first_token: Option<Timestamp>,
+    /// What of its prompt was believed to be there, and when the last of that was used.
+    believed: (Tokens, Option<u32>),
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -69,29 +82,41 @@ impl Dispatcher {
     /// A dispatcher that knows no replica yet.
     #[must_use]
     pub fn new(config: DispatcherConfig) -> Self {
-        let DispatcherConfig { seed, routing, prefix, session } = config;
+        let DispatcherConfig { seed, routing, prefix, session, estimate } = config;
         Self {
             block: prefix.block,
             routing,
             strategy: Strategy::new(&routing),
             fallback: fallback_of(&routing),
-            fleet: FleetView::default(),
+            fleet: FleetView::new(estimate),
             prefixes: PrefixIndex::new(prefix.index_bytes_max, prefix.replicas.get()),
             caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
+            outputs: OutputLengths::default(),
+            unseen: BTreeSet::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             hits: Hits::default(),
+            candidates: Vec::new(),
         }
     }
 
     /// Applies `event` and appends every decision it brings about to `decisions`.
     pub fn handle(&mut self, now: Timestamp, event: Event, decisions: &mut Vec<Decision>) {
+        self.pass_unseen(now);
         match event {
             Event::Arrived(request) => self.arrive(now, request, decisions),
             Event::AttemptFailed(request) => self.retry(now, request, decisions),
             Event::FirstToken(request) => self.first_token(now, request),
-            Event::Ended { request, outcome } => self.end(now, request, outcome),
+            Event::TokensCame { replica, tokens, waited } => {
+                if let Some(it) = self.fleet.get_mut(replica) {
+                    let sharing = it.sharing(now);
+                    it.estimate.learn_gaps(now, tokens, waited, sharing);
+                }
+            }
+            Event::Ended { request, outcome, output, cached } => {
+                self.end(now, request, outcome, output, cached);
+            }
             Event::ReplicaJoined(id) => {
                 if self.fleet.get(id).is_none() {
                     let slot = self.prefixes.join();
@@ -113,8 +138,14 @@ impl Dispatcher {
                     self.prefixes.leave(replica.slot);
                     replica.slot = self.prefixes.join();
                 }
+                self.bound_prefixes(id);
                 self.caches.lost(id);
             }
+            Event::CacheSized { replica, tokens } if self.fleet.get(replica).is_some() => {
+                self.caches.sized(replica, tokens);
+                self.bound_prefixes(replica);
+            }
+            Event::CacheSized { .. } => {}
             Event::CacheFollowed { replica, follows: true } => {
                 if self.fleet.get(replica).is_some() {
                     self.caches.follow(replica);
@@ -125,12 +156,11 @@ impl Dispatcher {
                 self.caches.stored(replica, parent, &blocks);
             }
             Event::BlocksRemoved { replica, blocks } => self.caches.removed(replica, &blocks),
-            Event::Found { request, cached } => self.found(request, cached),
             Event::ReplicaLeft(id) => {
                 if let Some(replica) = self.fleet.leave(id) {
                     self.prefixes.leave(replica.slot);
                 }
-                self.caches.unfollow(id);
+                self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
             Event::RoutingChanged(routing) => {
@@ -151,17 +181,10 @@ impl Dispatcher {
 
     /// Gives back what the failed attempt reserved and places the request elsewhere.
     fn retry(&mut self, now: Timestamp, id: RequestId, decisions: &mut Vec<Decision>) {
-        let Some(InFlight { request, replica, uncached, answering, reserved, mut tried }) =
-            self.in_flight.remove(&id)
-        else {
-            return;
-        };
-        debug_assert!(!answering, "{id:?} asks for a retry after its first byte");
-        if !answering {
-            self.fleet.release_prefill(replica, uncached);
-        }
-        self.fleet.release_request(replica);
-        self.caches.gone(replica, &request, reserved);
+        let Some(it) = self.in_flight.remove(&id) else { return };
+        debug_assert!(it.first_token.is_none(), "{id:?} asks for a retry after its first byte");
+        self.release(now, &it);
+        let InFlight { request, replica, mut tried, .. } = it;
         if let Some(session) = request.session {
             self.sessions.failed(session, replica);
         }
@@ -177,23 +200,33 @@ impl Dispatcher {
         tried: Tried,
         decisions: &mut Vec<Decision>,
     ) {
-        let candidates = self.candidates(now, &request, &tried);
+        let asked = Asked {
+            prompt: request.prompt,
+            output: self.outputs.expected(&request),
+            tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
+        };
+        let mut candidates = std::mem::take(&mut self.candidates);
+        self.find_candidates(now, &request, &asked, &tried, &mut candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
-        let ask = Ask { prompt: request.prompt, bound };
-        let Some((chosen, reason)) = self.choose(&ask, &candidates) else {
+        let ask = Ask {
+            prompt: request.prompt,
+            blocks: &request.blocks,
+            block: self.block,
+            bound,
+            key: key_of(&request),
+        };
+        let chosen = self.choose(&ask, &candidates);
+        let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
+        self.candidates = candidates;
+        let Some((chosen, reason)) = chosen else {
             let reject = self.why_none(&request, &tried);
             decisions.push(Decision { request: request.id, verdict: Err(reject) });
             return;
         };
-        let uncached = request.prompt.saturating_sub(chosen.cached);
-        self.fleet.reserve(chosen.id, uncached);
-        self.prefixes.insert(chosen.slot, &request.blocks);
-        let reserved = self.caches.placed(chosen.id, &request);
-        if let Some(session) = request.session {
-            let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
-            if !home_takes_requests {
-                self.sessions.bind(now, session, chosen.id);
-            }
+        if let Some(session) = request.session
+            && !home_takes_requests
+        {
+            self.sessions.bind(now, session, chosen.id);
         }
         let placement = Placement {
             replica: chosen.id,
@@ -203,33 +236,124 @@ impl Dispatcher {
             attempt: u32::try_from(tried.len()).unwrap_or(u32::MAX).saturating_add(1),
         };
         decisions.push(Decision { request: request.id, verdict: Ok(placement) });
-        let replica = chosen.id;
-        let in_flight = InFlight { replica, uncached, answering: false, reserved, tried, request };
+        self.reserve(now, request, &chosen, &asked, tried);
+    }
+
+    /// Reserves `request` on the replica that was chosen for it.
+    fn reserve(
+        &mut self,
+        now: Timestamp,
+        request: Request,
+        chosen: &Candidate,
+        asked: &Asked,
+        tried: Tried,
+    ) {
+        let uncached = request.prompt.saturating_sub(chosen.cached);
+        let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
+        let reserved = self.caches.placed(chosen.id, &request);
+        let mut forecast = chosen.forecast;
+        if let Some(replica) = self.fleet.get_mut(chosen.id) {
+            if !self.strategy.forecasts() {
+                let sharing = replica.sharing(now);
+                forecast = replica.estimate.forecast(now, asked, chosen.cached, sharing);
+            }
+            replica.estimate.place(now, request.id, &forecast);
+        }
+        self.fleet.reserve(chosen.id, uncached);
+        self.strategy.placed(now, chosen.id, &request.blocks, &forecast);
+        if !request.streamed {
+            self.unseen.insert((due(now, &forecast), request.id));
+        }
+        let in_flight = InFlight {
+            replica: chosen.id,
+            placed: now,
+            forecast,
+            uncached,
+            answering: false,
+            reserved,
+            believed: (chosen.cached, last_used),
+            first_token: None,
+            tried,
+            request,
+        };
         self.in_flight.insert(in_flight.request.id, in_flight);
     }
 
+    /// Gives back what a request that leaves its replica still holds there.
+    fn release(&mut self, now: Timestamp, it: &InFlight) {
+        if !it.answering {
+            self.release_prefill(now, it.replica, it.request.id, it.uncached);
+        }
+        self.fleet.release_request(it.replica);
+        self.caches.gone(it.replica, &it.request, it.reserved);
+        self.strategy.left(it.replica, &it.request.blocks);
+        if let Some(replica) = self.fleet.get_mut(it.replica) {
+            replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
+        }
+        if !it.request.streamed {
+            self.unseen.remove(&(due(it.placed, &it.forecast), it.request.id));
+        }
+    }
+
+    fn release_prefill(&mut self, now: Timestamp, id: ReplicaId, of: RequestId, uncached: Tokens) {
+        self.fleet.release_prefill(id, uncached);
+        if let Some(replica) = self.fleet.get_mut(id) {
+            replica.estimate.computed(now, of);
+        }
+    }
+
+    /// Takes the prompts of answers that do not stream off the queues when they should be computed.
+    fn pass_unseen(&mut self, now: Timestamp) {
+        while let Some(&(due, id)) = self.unseen.first().filter(|it| it.0 <= now) {
+            self.unseen.remove(&(due, id));
+            let Some(it) = self.in_flight.get_mut(&id) else { continue };
+            if !std::mem::replace(&mut it.answering, true) {
+                let (replica, uncached) = (it.replica, it.uncached);
+                self.release_prefill(now, replica, id, uncached);
+            }
+        }
+    }
+
     /// The replicas that take `request`, with what each holds of its prompt.
-    fn candidates(&mut self, now: Timestamp, request: &Request, tried: &Tried) -> Candidates {
+    fn find_candidates(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        asked: &Asked,
+        tried: &Tried,
+        candidates: &mut Vec<Candidate>,
+    ) {
         self.prefixes.hits(&request.blocks, &mut self.hits);
         self.caches.look_up(&request.blocks);
         // The last token is always computed, or there would be nothing to continue from.
         let cached_max = request.prompt.saturating_sub(Tokens(1));
-        let believed = |replica: &Replica| {
-            Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max)
+        let forecasts = self.strategy.forecasts();
+        let candidate = |replica: &Replica| {
+            let believed = || Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max);
+            let cached = self.caches.told(replica.id, request).unwrap_or_else(believed);
+            let sharing = replica.sharing(now);
+            Candidate {
+                id: replica.id,
+                slot: replica.slot,
+                requests: sharing.all,
+                queued_prefill: replica.load.queued_prefill,
+                cached,
+                forecast: if forecasts {
+                    replica.estimate.forecast(now, asked, cached, sharing)
+                } else {
+                    Forecast::default()
+                },
+                has_room: replica.has_room(now),
+                reported: replica.reported(),
+            }
         };
-        let candidate = |replica: &Replica| Candidate {
-            id: replica.id,
-            slot: replica.slot,
-            requests: replica.requests(now),
-            queued_prefill: replica.load.queued_prefill,
-            cached: self.caches.told(replica.id, request).unwrap_or_else(|| believed(replica)),
-        };
+        candidates.clear();
         let ready = self.fleet.ready_for(request.model);
-        ready.filter(|it| !tried.contains(&it.id)).map(candidate).collect()
+        candidates.extend(ready.filter(|it| !tried.contains(&it.id)).map(candidate));
     }
 
     /// Lets the strategy choose, and the fallback when that choice is saturated.
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate]) -> Option<(Candidate, Reason)> {
+    fn choose(&mut self, ask: &Ask<'_>, candidates: &[Candidate]) -> Option<(Candidate, Reason)> {
         let (chosen, reason) = self.strategy.choose(ask, candidates, &mut self.rng)?;
         let Some((saturation, fallback)) = &mut self.fallback else {
             return Some((chosen, reason));
@@ -259,32 +383,78 @@ impl Dispatcher {
 
     fn first_token(&mut self, now: Timestamp, id: RequestId) {
         let Some(it) = self.in_flight.get_mut(&id) else { return };
-        if std::mem::replace(&mut it.answering, true) {
+        if it.first_token.replace(now).is_some() {
             return;
         }
-        self.fleet.release_prefill(it.replica, it.uncached);
-        if let Some(session) = it.request.session {
-            self.sessions.served(now, session, it.replica);
+        let was_computed = std::mem::replace(&mut it.answering, true);
+        let (replica, uncached, session) = (it.replica, it.uncached, it.request.session);
+        let (forecast, took_s) = (it.forecast, now.since(it.placed).as_secs_f64());
+        if !was_computed {
+            self.release_prefill(now, replica, id, uncached);
+        }
+        if let Some(it) = self.fleet.get_mut(replica) {
+            it.estimate.learn_ttft(&forecast, took_s);
+        }
+        if let Some(session) = session {
+            self.sessions.served(now, session, replica);
         }
     }
 
-    fn end(&mut self, now: Timestamp, id: RequestId, outcome: Outcome) {
+    fn end(
+        &mut self,
+        now: Timestamp,
+        id: RequestId,
+        outcome: Outcome,
+        output: Option<Tokens>,
+        cached: Option<Tokens>,
+    ) {
         let Some(it) = self.in_flight.remove(&id) else { return };
-        if !it.answering {
-            self.fleet.release_prefill(it.replica, it.uncached);
+        if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
+            self.found(&it, cached);
         }
-        self.fleet.release_request(it.replica);
-        self.caches.gone(it.replica, &it.request, it.reserved);
+        self.release(now, &it);
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
             (Outcome::Failed, Some(session)) => self.sessions.failed(session, it.replica),
             (Outcome::Cancelled, Some(_)) | (_, None) => {}
         }
+        if let (Outcome::Finished, Some(output)) = (outcome, output) {
+            self.learn_answer(now, &it, output);
+        }
     }
 
-    fn found(&mut self, id: RequestId, cached: Tokens) {
-        let Some(it) = self.in_flight.get(&id) else { return };
+    /// Learns how many tokens of its prompt an answer found in its replica's cache.
+    fn found(&mut self, it: &InFlight, cached: Tokens) {
         self.caches.found(it.replica, it.reserved, cached);
+        // A hit that was not there: what was last used then is gone, and all that is staler.
+        let (believed, last_used) = it.believed;
+        let is_missing = cached + self.block < believed;
+        let slot = self.fleet.get(it.replica).map(|it| it.slot);
+        if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
+            self.prefixes.lacks(slot, last_used);
+        }
+    }
+
+    /// Tells the index how many blocks a replica's cache has room for, where that is known.
+    fn bound_prefixes(&mut self, id: ReplicaId) {
+        let slot = self.fleet.get(id).map(|it| it.slot);
+        if let Some((slot, size)) = slot.zip(self.caches.size(id)) {
+            self.prefixes.bound(slot, size.full_blocks(self.block).0);
+        }
+    }
+
+    /// Learns from an answer that came to its end after `output` tokens.
+    fn learn_answer(&mut self, now: Timestamp, it: &InFlight, output: Tokens) {
+        self.outputs.observe(&it.request, output);
+        let gaps = output.saturating_sub(Tokens(1)).0;
+        let Some((first, tpot_max)) = it.first_token.zip(it.request.slo.tpot) else { return };
+        if gaps == 0 {
+            return;
+        }
+        let tpot_s = now.since(first).as_secs_f64() / f64::from(gaps);
+        if let Some(replica) = self.fleet.get_mut(it.replica) {
+            replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
+        }
     }
 
     /// Requests placed and not yet gone.
@@ -328,6 +498,19 @@ impl Dispatcher {
     pub fn routing(&self) -> Routing {
         self.routing
     }
+}
+
+/// What a request has in common with those that should go where it goes.
+fn key_of(request: &Request) -> Option<u64> {
+    // The low half of a keyed hash is as good a hash.
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
+    let session = request.session.map(|it| it.0 as u64);
+    session.or_else(|| request.blocks.first().map(|it| it.0))
+}
+
+/// When a request placed at `placed` should have its first token.
+fn due(placed: Timestamp, forecast: &Forecast) -> Timestamp {
+    placed + Duration::try_from_secs_f64(forecast.ttft_s).unwrap_or_default()
 }
 
 fn fallback_of(routing: &Routing) -> Option<(Saturation, Strategy)> {

@@ -1,5 +1,7 @@
 //! What the dispatcher learns, and what it answers.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use types::{
     block::BlockHash,
@@ -21,8 +23,22 @@ pub enum Event {
     AttemptFailed(RequestId),
     /// The first token of an answer came: its prefill is over.
     FirstToken(RequestId),
+    /// Tokens came after the first ones, on all answers of a replica since it was last told: how many,
+    /// and how long their streams waited for them, added up. The quotient is the mean gap.
+    TokensCame { replica: ReplicaId, tokens: u32, waited: Duration },
     /// A request left, whichever way.
-    Ended { request: RequestId, outcome: Outcome },
+    Ended {
+        /// Which request.
+        request: RequestId,
+        /// How it ended.
+        outcome: Outcome,
+        /// Tokens of its answer, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Tokens>,
+        /// Prompt tokens that the replica says it found in its cache, where it says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cached: Option<Tokens>,
+    },
     /// A replica joined the fleet; it takes requests once it is [`Health::Ready`].
     ReplicaJoined(ReplicaId),
     /// A replica was seen to be well, ill or on its way out.
@@ -31,14 +47,14 @@ pub enum Event {
     ModelsListed { replica: ReplicaId, models: Box<[ModelId]> },
     /// A replica lost its KV cache, as a restart does.
     CacheLost(ReplicaId),
+    /// A replica says how many tokens its cache has room for.
+    CacheSized { replica: ReplicaId, tokens: Tokens },
     /// From now on a replica's engine tells what it holds, beginning with nothing, or no longer does.
     CacheFollowed { replica: ReplicaId, follows: bool },
     /// A replica's engine stored a chain of blocks that follows `parent`.
     BlocksStored { replica: ReplicaId, parent: Option<BlockHash>, blocks: Box<[BlockHash]> },
     /// A replica's engine evicted blocks, those that follow others first.
     BlocksRemoved { replica: ReplicaId, blocks: Box<[BlockHash]> },
-    /// A request's answer says how much of its prompt was found in the replica's cache.
-    Found { request: RequestId, cached: Tokens },
     /// A replica left the fleet for good.
     ReplicaLeft(ReplicaId),
     /// A replica reported its load.
@@ -81,6 +97,8 @@ pub enum Reason {
     Prefix,
     /// Load, turn or chance: no affinity spoke.
     Load,
+    /// The least cost in predicted seconds.
+    Cost,
     /// The strategy's choice was saturated.
     Fallback,
     /// An earlier attempt failed before its first byte.
@@ -95,6 +113,7 @@ impl Reason {
             Self::Session => "session",
             Self::Prefix => "prefix",
             Self::Load => "load",
+            Self::Cost => "cost",
             Self::Fallback => "fallback",
             Self::Retry => "retry",
         }

@@ -13,10 +13,17 @@ use types::{
     time::Timestamp,
 };
 
-use crate::prefix_index::Slot;
+use crate::{
+    estimate::{EstimateConfig, ReplicaEstimate, replica::Sharing},
+    prefix_index::Slot,
+};
 
 /// Age at which a load report no longer counts; several scrapes must have failed by then.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Share of a KV cache in use from which one more request would have to wait, or make others compute
+/// anew.
+const KV_USAGE_MAX: f32 = 0.97;
 
 /// Work placed on a replica and not yet given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,8 +47,12 @@ pub struct Replica {
     pub models: Box<[ModelId]>,
     /// Work placed here.
     pub load: Load,
+    /// How fast it is, and what it has to do.
+    pub estimate: ReplicaEstimate,
     /// Requests that others placed here, when that was seen.
     foreign: Option<(Timestamp, u32)>,
+    /// What its engine last said of its load, and when.
+    report: Option<(Timestamp, LoadReport)>,
 }
 
 impl Replica {
@@ -55,6 +66,27 @@ impl Replica {
         self.load.in_flight.saturating_add(foreign)
     }
 
+    /// The requests on it at `now`, and whose they are.
+    #[must_use]
+    pub fn sharing(&self, now: Timestamp) -> Sharing {
+        Sharing { own: self.load.in_flight, all: self.requests(now) }
+    }
+
+    /// Whether one more request has a seat in its batch and finds memory there, as far as is known.
+    #[must_use]
+    pub fn has_room(&self, now: Timestamp) -> bool {
+        let is_full = |(seen, report): (Timestamp, LoadReport)| {
+            now.since(seen) <= REPORT_AGE_MAX && KV_USAGE_MAX <= report.kv_usage
+        };
+        self.requests(now) < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
+    }
+
+    /// What its engine last said of its load, however long ago; nothing where it never did.
+    #[must_use]
+    pub fn reported(&self) -> LoadReport {
+        self.report.map(|it| it.1).unwrap_or_default()
+    }
+
     /// Whether the replica takes requests.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -66,45 +98,74 @@ impl Replica {
     }
 }
 
-/// Every replica of the fleet, in the order in which they joined.
+/// Every replica of the fleet, by number.
 #[derive(Debug, Default)]
 pub struct FleetView {
     replicas: Vec<Replica>,
+    estimate: EstimateConfig,
 }
 
 impl FleetView {
+    /// A fleet of nobody, whose replicas are estimated from `estimate`.
+    #[must_use]
+    pub const fn new(estimate: EstimateConfig) -> Self {
+        Self { replicas: Vec::new(), estimate }
+    }
+
     /// Adds a replica that is not ready yet; one that is already known stays as it is.
     pub fn join(&mut self, id: ReplicaId, slot: Slot) {
-        if self.get(id).is_none() {
-            self.replicas.push(Replica {
-                id,
-                slot,
-                health: Health::Starting,
-                models: Box::default(),
-                load: Load::default(),
-                foreign: None,
-            });
+        let Err(at) = self.position(id) else { return };
+        let mut estimate = ReplicaEstimate::new(&self.estimate);
+        if !self.estimate.frozen {
+            let (prefill, decode) = self.mean_scales();
+            estimate.start_like(prefill, decode);
         }
+        let replica = Replica {
+            id,
+            slot,
+            health: Health::Starting,
+            models: Box::default(),
+            load: Load::default(),
+            estimate,
+            foreign: None,
+            report: None,
+        };
+        self.replicas.insert(at, replica);
+    }
+
+    /// Mean scales of the replicas whose own were observed; those of the form where none was.
+    fn mean_scales(&self) -> (f64, f64) {
+        let mean = |scales: &mut dyn Iterator<Item = f64>| {
+            let (sum, count) = scales.fold((0.0, 0.0), |(sum, count), it| (sum + it, count + 1.0));
+            if count > 0.0 { sum / count } else { 1.0 }
+        };
+        let scales = || self.replicas.iter().map(|it| it.estimate.scales());
+        (mean(&mut scales().filter_map(|it| it.0)), mean(&mut scales().filter_map(|it| it.1)))
+    }
+
+    fn position(&self, id: ReplicaId) -> Result<usize, usize> {
+        self.replicas.binary_search_by_key(&id, |it| it.id)
     }
 
     /// Removes a replica and returns what was known of it.
     pub fn leave(&mut self, id: ReplicaId) -> Option<Replica> {
-        let position = self.replicas.iter().position(|it| it.id == id)?;
+        let position = self.position(id).ok()?;
         Some(self.replicas.remove(position))
     }
 
     /// What is known of replica `id`.
     #[must_use]
     pub fn get(&self, id: ReplicaId) -> Option<&Replica> {
-        self.replicas.iter().find(|it| it.id == id)
+        self.replicas.get(self.position(id).ok()?)
     }
 
     /// What is known of replica `id`, to change it.
     pub fn get_mut(&mut self, id: ReplicaId) -> Option<&mut Replica> {
-        self.replicas.iter_mut().find(|it| it.id == id)
+        let position = self.position(id).ok()?;
+        self.replicas.get_mut(position)
     }
 
-    /// Every replica, in the order in which they joined.
+    /// Every replica, by number.
     #[must_use]
     pub fn replicas(&self) -> &[Replica] {
         &self.replicas
@@ -116,7 +177,7 @@ impl FleetView {
         self.replicas.is_empty() || self.replicas.iter().any(|it| it.serves(model))
     }
 
-    /// The replicas that take requests for `model`, in the order in which they joined.
+    /// The replicas that take requests for `model`, by number.
     pub fn ready_for(&self, model: ModelId) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(move |it| it.is_ready() && it.serves(model))
     }
@@ -128,6 +189,7 @@ impl FleetView {
             let requests = report.running.saturating_add(report.waiting);
             let foreign = requests.saturating_sub(replica.load.in_flight);
             replica.foreign = Some((now, foreign));
+            replica.report = Some((now, report));
         }
     }
 

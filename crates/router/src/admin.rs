@@ -6,12 +6,13 @@ use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get, post},
 };
 use bytes::Bytes;
 use policy::{
-    config::{Routing, Saturation, StrategyName},
+    config::{CostWeights, Routing, Saturation, StrategyName},
     event::Event,
     fleet_view::Load,
 };
@@ -19,7 +20,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use types::replica::{Health, LoadReport};
 
-use crate::app::App;
+use crate::{app::App, goodput};
+
+mod access;
+mod members;
 
 /// The admin port.
 pub(crate) fn routes(app: Arc<App>) -> Router {
@@ -27,8 +31,14 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/admin/replicas", get(replicas))
+        .route("/admin/replicas", get(replicas).post(members::register))
+        .route("/admin/replicas/{name}", delete(members::remove))
+        .route("/admin/replicas/{name}/drain", post(members::drain))
+        .route("/admin/reload", post(members::reload))
         .route("/admin/policy", get(policy).put(put_policy))
+        .route("/admin/goodput", get(goodput))
+        .route("/admin/events", post(event))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
 }
 
@@ -85,6 +95,8 @@ struct PolicyView {
     saturation: Option<Saturation>,
     #[serde(default = "match_min")]
     match_min: f64,
+    #[serde(default)]
+    cost: CostWeights,
 }
 
 const fn match_min() -> f64 {
@@ -92,13 +104,32 @@ const fn match_min() -> f64 {
 }
 
 impl From<Routing> for PolicyView {
-    fn from(Routing { strategy, saturation, match_min }: Routing) -> Self {
-        Self { strategy, saturation, match_min }
+    fn from(Routing { strategy, saturation, match_min, cost }: Routing) -> Self {
+        Self { strategy, saturation, match_min, cost }
     }
 }
 
 async fn policy(State(app): State<Arc<App>>) -> Json<PolicyView> {
     Json(app.fleet.dispatch().inspect(|_, it| it.routing()).into())
+}
+
+async fn goodput(State(app): State<Arc<App>>) -> Response {
+    Json(app.goodput.view()).into_response()
+}
+
+/// Opens a disruption window, or closes it.
+async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    match serde_json::from_slice::<goodput::Event>(&body) {
+        Ok(event) => match app.goodput.event(&event) {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err(problem) => wrong(problem),
+        },
+        Err(error) => {
+            let example = r#"send JSON such as {"kind": "deployment", "lasts_s": 300}"#;
+            wrong(format!("the event is not understood: {error}; {example}"))
+        }
+    }
 }
 
 /// Switches the strategy. Requests in flight, what is known of caches and conversations stay.
@@ -115,12 +146,13 @@ async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
     if !(0.0..=1.0).contains(&view.match_min) {
         problems.push(format!("match_min: must be a share from 0 to 1, not {}", view.match_min));
     }
+    problems.extend(view.cost.problems().into_iter().map(|it| format!("cost.{it}")));
     if !problems.is_empty() {
         return wrong(problems.join("\n"));
     }
     let default = Routing::new(view.strategy);
     let saturation = view.saturation.or(default.saturation);
-    let routing = Routing { saturation, match_min: view.match_min, ..default };
+    let routing = Routing { saturation, match_min: view.match_min, cost: view.cost, ..default };
     app.fleet.dispatch().observe(Event::RoutingChanged(routing));
     tracing::info!(strategy = view.strategy.as_str(), "policy changed");
     Json(PolicyView::from(routing)).into_response()

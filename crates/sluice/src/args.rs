@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate, frontier,
-    plan::Plan, replay::Replay, serve::Serve, simulate::Simulate,
+    plan::Plan, replay::Replay, report::Report, serve::Serve, simulate::Simulate,
 };
 
 /// Routes LLM requests to the replica that already holds their KV cache.
@@ -29,6 +29,7 @@ pub(crate) enum Verb {
     Compare(Compare),
     Frontier(Box<frontier::Args>),
     Plan(Plan),
+    Report(Box<Report>),
     Calibrate(Calibrate),
     Check(Check),
 }
@@ -53,6 +54,7 @@ impl Verb {
             | Self::Compare(_)
             | Self::Frontier(_)
             | Self::Plan(_)
+            | Self::Report(_)
             | Self::Calibrate(_)
             | Self::Check(_) => "warn",
             Self::Serve(_) | Self::Emulate(_) => "info",

@@ -12,14 +12,19 @@ use replay::{
     lag::LAG_MAX,
     output::{self, Host, Manifest},
 };
-use report::{Run, RunInfo, Summary, table};
+use report::{Run, RunInfo, Summary, Terms, cost::Costs, judged::Judged, table};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use types::{slo::Slo, time::Timestamp};
 use workload::{Workload, bundled, trace::Skipped};
 
 use self::{progress::Progress, sending::Sending, traffic::Traffic};
-use crate::{limits, shutdown, simulate::load};
+use crate::{
+    limits,
+    results::{Gates, Paid},
+    shutdown,
+    simulate::load,
+};
 
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
 #[derive(Debug, clap::Args)]
@@ -46,12 +51,23 @@ pub(crate) struct Replay {
     /// The p99 of requests' lateness from which the generator counts as fallen behind.
     #[arg(long, value_name = "TIME", value_parser = traffic::time)]
     lag_max: Option<Duration>,
-    /// Folder for the results: run.json, requests.jsonl, summary.json, summary.csv, windows.csv.
+    /// Folder for the results: report.html, summary.json, summary.csv, windows.csv, run.json,
+    /// requests.jsonl and profile_export.jsonl.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Prints summary.json instead of a table.
     #[arg(long)]
     json: bool,
+    /// Most times that a good request may have been sent again; any number when absent.
+    #[arg(long, value_name = "N")]
+    retries_max: Option<u32>,
+    /// Replicas behind the target, which are paid for.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u32,
+    #[command(flatten)]
+    paid: Paid,
+    #[command(flatten)]
+    gates: Gates,
 }
 
 pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
@@ -69,7 +85,8 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         eprintln!("left out of the trace: {}", planned.skipped);
     }
     let (sending, seed) = (&replay.sending, load.seed);
-    let options = sending.options(&planned.arrivals, load.duration, seed, replay.goodput).await?;
+    let terms = Terms { slo: replay.goodput, retries_max: replay.retries_max };
+    let options = sending.options(&planned.arrivals, load.duration, seed, terms).await?;
     let started = output::utc_now();
     let stop = CancellationToken::new();
     let stopping = stop.clone();
@@ -92,8 +109,8 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         seed,
         scheduled_for: load.duration.filter(|_| has_end),
         warm_up: sending.warm_up,
-        costs: None,
-        workload_class: None,
+        costs: replay.paid.costs.clone().map(|prices| Costs { prices, replicas: replay.replicas }),
+        workload_class: replay.paid.workload_class,
     };
     let measured = Run::measure(&info, &recording.records, &recording.gaps);
     let summary = Summary::new(vec![measured]);
@@ -105,7 +122,8 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         replay.tell(&summary, &recording)?;
         bail!("stopped after {} of {count} requests", recording.records.len());
     }
-    replay.tell(&summary, &recording)
+    replay.tell(&summary, &recording)?;
+    replay.gates.check(summary.runs.iter().map(|run| (String::new(), run)))
 }
 
 impl Replay {
@@ -169,6 +187,7 @@ impl Replay {
             host: Host::this(),
             clock: "real".to_owned(),
             started: Some(started),
+            judged: Judged { info: info.clone(), terms: options.terms, ..Judged::default() },
         })
     }
 }

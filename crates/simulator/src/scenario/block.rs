@@ -2,9 +2,13 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use engine::Profile;
-use policy::config::{
-    DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName,
+use engine::{Profile, Spread};
+use policy::{
+    config::{
+        CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
+        StrategyName,
+    },
+    estimate::EstimateConfig,
 };
 use serde::{Deserialize, Serialize};
 use types::{
@@ -57,6 +61,12 @@ pub struct Overrides {
     /// Time from a request's arrival until the engine has it, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_overhead_ms: Option<f64>,
+    /// How steps scatter around their formula.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
+    /// Share of the shorter of reading weights and computing that hides behind the longer, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<f64>,
 }
 
 impl Overrides {
@@ -64,7 +74,10 @@ impl Overrides {
     #[must_use]
     pub fn applied_to(&self, profile: Profile) -> Profile {
         let tokens = |with: Option<u32>, without| with.map_or(without, Tokens);
+        let mut step = profile.step;
+        step.overlap = self.overlap.unwrap_or(step.overlap);
         Profile {
+            step,
             kv_tokens: tokens(self.kv_tokens, profile.kv_tokens),
             max_model_len: tokens(self.max_model_len, profile.max_model_len),
             max_num_batched_tokens: tokens(
@@ -73,6 +86,7 @@ impl Overrides {
             ),
             max_num_seqs: self.max_num_seqs.unwrap_or(profile.max_num_seqs),
             api_overhead_ms: self.api_overhead_ms.unwrap_or(profile.api_overhead_ms),
+            spread: self.spread.or(profile.spread),
             ..profile
         }
     }
@@ -94,6 +108,9 @@ impl Fleet {
         let mut problems = Vec::new();
         if self.replicas == 0 || self.replicas > REPLICAS_MAX {
             problems.push(format!("replicas: needs 1 to {REPLICAS_MAX}, has {}", self.replicas));
+        }
+        if let Some(overlap) = self.overrides.overlap.filter(|it| !(0.0..=1.0).contains(it)) {
+            problems.push(format!("overrides.overlap: needs 0 to 1, has {overlap}"));
         }
         if let Some(station) = &self.station {
             if station.servers == 0 {
@@ -119,6 +136,10 @@ pub struct Policy {
     /// the others never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saturation: Option<Saturation>,
+    /// What `least-latency` weighs.
+    pub cost: CostWeights,
+    /// What predictions start from.
+    pub estimate: EstimateConfig,
 }
 
 /// How prefixes are remembered.
@@ -151,6 +172,8 @@ impl Default for Policy {
             prefix: Prefix::default(),
             session: Session::default(),
             saturation: None,
+            cost: CostWeights::default(),
+            estimate: EstimateConfig::default(),
         }
     }
 }
@@ -182,6 +205,9 @@ impl Policy {
             .flat_map(Saturation::problems)
             .map(|it| format!("saturation.{it}"))
             .collect();
+        problems.extend(self.cost.problems().into_iter().map(|it| format!("cost.{it}")));
+        let estimate = self.estimate.problems().into_iter();
+        problems.extend(estimate.map(|it| format!("estimate.coefficients.{it}")));
         let Prefix { block: TokenCount(Tokens(block)), index_bytes_max: bytes, match_min } =
             self.prefix;
         if !(0.0..=1.0).contains(&match_min) {
@@ -204,7 +230,7 @@ impl Policy {
         let has_say = strategy == self.strategy || strategy.has_affinity();
         let saturation = self.saturation.filter(|_| has_say).or(default.routing.saturation);
         DispatcherConfig {
-            routing: Routing { saturation, match_min, ..default.routing },
+            routing: Routing { saturation, match_min, cost: self.cost, ..default.routing },
             prefix: PrefixConfig {
                 block: block.0,
                 index_bytes_max: index_bytes_max.0,
@@ -214,6 +240,7 @@ impl Policy {
                 ttl: self.session.ttl,
                 sessions_max: self.session.sessions_max,
             },
+            estimate: self.estimate,
             ..default
         }
     }

@@ -7,12 +7,13 @@ use policy::event::Event as Learned;
 use rand::{RngExt as _, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution as _, Exp1, Gamma, LogNormal};
 use types::{
+    quantity::Tokens,
     replica::{Health, ReplicaId},
     request::RequestId,
     time::Timestamp,
 };
 
-use super::{Event, Violation, World};
+use super::{Event, Violation, World, kv_events::Feed};
 use crate::{
     seed::{Subsystem, generator, seed_of},
     server::{Fcfs, Server},
@@ -49,6 +50,14 @@ pub(crate) struct Replica {
     pub(super) held: usize,
     /// Partitions between each router and it.
     pub(super) partitions: Vec<u32>,
+    /// What its streams brought since routers last took stock.
+    tokens: Tokens,
+    /// How long they waited for that, added up.
+    waited: Duration,
+    /// When routers last took stock.
+    counted: Timestamp,
+    /// What it publishes of its cache.
+    pub(super) feed: Feed,
 }
 
 /// What follows when a replica has drained.
@@ -60,7 +69,21 @@ pub(super) enum AfterDrain {
     Restart(Duration),
 }
 
+/// Time between two occasions at which a router takes stock of the tokens that came.
+const TOKENS_TOLD_EVERY: Duration = Duration::from_millis(100);
+
 impl Replica {
+    /// Counts the tokens that the steps under way bring.
+    fn count_tokens(&mut self) {
+        let Server::Engine(engine) = &self.server else { return };
+        let (mut began, decoding) = (self.plan_began, engine.decoding());
+        for end in self.step_ends.get(self.plan_first..).unwrap_or_default() {
+            self.tokens += Tokens(decoding);
+            self.waited = self.waited.saturating_add(end.since(began).saturating_mul(decoding));
+            began = *end;
+        }
+    }
+
     pub(super) fn is_reachable_from(&self, router: u32) -> bool {
         self.partitions.get(router as usize).is_none_or(|it| *it == 0)
     }
@@ -76,11 +99,15 @@ impl Replica {
 }
 
 impl World<'_> {
+    /// A server for the replica of that number.
     fn new_server(&self, replica: u32) -> Result<Server, Violation> {
         Ok(match &self.setup.kind {
             Kind::Engine(profile) => {
                 let mut engine = Engine::new((**profile).clone())?;
                 engine.reseed(seed_of(self.setup.seed, Subsystem::Steps(replica)));
+                if self.publishes() {
+                    engine.record_kv_events();
+                }
                 Server::Engine(Box::new(engine))
             }
             Kind::Fcfs { servers, .. } => Server::Fcfs(Fcfs::new(*servers)),
@@ -111,6 +138,10 @@ impl World<'_> {
             intake,
             held: 0,
             partitions: vec![0; self.routers.len()],
+            tokens: Tokens::ZERO,
+            waited: Duration::ZERO,
+            counted: Timestamp::ZERO,
+            feed: Feed::default(),
         });
         for router in self.router_numbers() {
             if let Some(it) = self.routers.get_mut(router as usize) {
@@ -119,6 +150,7 @@ impl World<'_> {
             self.tell(router, Learned::ReplicaJoined(ReplicaId(number)));
             self.see(router, number, health);
         }
+        self.follow(number);
         Ok(number)
     }
 
@@ -135,6 +167,7 @@ impl World<'_> {
                     it.stepping = false;
                     it.stalled_until = Timestamp::ZERO;
                     it.is_up = is_up;
+                    it.feed = Feed { generation: it.feed.generation, ..Feed::default() };
                 }
             }
             Err(violation) => {
@@ -183,6 +216,7 @@ impl World<'_> {
         if it.stepping {
             self.enter_plan_end(at);
         }
+        self.publish(at);
         self.check_kv(at.0);
     }
 
@@ -209,7 +243,9 @@ impl World<'_> {
         let mut progress = std::mem::take(&mut self.progress);
         let replica = self.replicas.get_mut(at.0 as usize);
         let replica = replica.filter(|it| (it.generation, it.plan) == (at.1, plan));
-        if let Some(Replica { server: Server::Engine(engine), step_ends, .. }) = replica {
+        if let Some(it) = replica {
+            it.count_tokens();
+            let Replica { server: Server::Engine(engine), step_ends, .. } = it else { return };
             // Of several steps only first and last tokens are told: the others came one each.
             match engine.planned().len() {
                 0 | 1 => engine.finish_step(&mut progress),
@@ -219,9 +255,29 @@ impl World<'_> {
             for token in progress.drain(..) {
                 self.token(token, at, step);
             }
+            self.tell_tokens(at.0);
             self.wake(at);
         }
         self.progress = progress;
+    }
+
+    /// Tells routers what the streams of a replica brought, as often as live ones take stock. The
+    /// streams of each are a fair sample of all.
+    fn tell_tokens(&mut self, replica: u32) {
+        let now = self.now;
+        let Some(it) = self.replicas.get_mut(replica as usize) else { return };
+        if it.tokens == Tokens::ZERO || now.since(it.counted) < TOKENS_TOLD_EVERY {
+            return;
+        }
+        it.counted = now;
+        let (tokens, waited) = (std::mem::take(&mut it.tokens), std::mem::take(&mut it.waited));
+        let routers = self.router_numbers();
+        let tokens = tokens.0.div_ceil(routers.end);
+        let waited = waited / routers.end;
+        for router in routers {
+            let replica = ReplicaId(replica);
+            self.tell(router, Learned::TokensCame { replica, tokens, waited });
+        }
     }
 
     pub(super) fn start_services(&mut self, at: (u32, u32)) {

@@ -56,6 +56,7 @@ impl World<'_> {
             decided: None,
             reason: None,
             replica: None,
+            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -140,6 +141,7 @@ impl World<'_> {
         flight.attempts = flight.attempts.saturating_add(1);
         flight.reason = Some(placement.reason);
         flight.replica = Some(replica);
+        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
@@ -259,12 +261,19 @@ impl World<'_> {
 
     /// Ends a request that was placed.
     fn end(&mut self, number: u64, outcome: Outcome, error: Option<String>) {
-        let Some(router) = self.flight_mut(number).map(|it| it.router) else { return };
+        let Some(flight) = self.flight_mut(number) else { return };
+        let (router, cached) = (flight.router, flight.cached);
         self.give_back(number);
         let request = RequestId(number);
         let ending = if error.is_none() { Ending::Completed } else { Ending::Failed };
         self.leave(number, ending, error);
-        self.tell(router, Learned::Ended { request, outcome });
+        let record = usize::try_from(number).ok().and_then(|it| self.records.get(it));
+        // A broken answer says nothing of what it cost.
+        let is_whole = outcome == Outcome::Finished;
+        let output = record.and_then(Option::as_ref).map(|it| it.output_tokens);
+        let output = output.filter(|_| is_whole);
+        let cached = cached.filter(|_| is_whole);
+        self.tell(router, Learned::Ended { request, outcome, output, cached });
     }
 
     /// Takes a request off the replica it was sent to.

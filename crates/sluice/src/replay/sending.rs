@@ -5,7 +5,6 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use replay::{Conversations, HangUps, ReplayOptions, Target, models};
 use report::Terms;
-use types::slo::Slo;
 use wire::openai::Endpoint;
 use workload::Arrival;
 
@@ -70,7 +69,7 @@ impl Sending {
         arrivals: &[Arrival],
         send_for: Option<Duration>,
         seed: u64,
-        slo: Slo,
+        terms: Terms,
     ) -> anyhow::Result<ReplayOptions> {
         let ca_pem = match &self.ca {
             Some(file) => Some(fs::read(file).with_context(|| {
@@ -108,7 +107,7 @@ impl Sending {
             request_deadline: self.timeout,
             warm_up: self.warm_up,
             drain_max: self.grace,
-            terms: Terms { slo, ..Terms::default() },
+            terms,
         })
     }
 }

@@ -15,12 +15,13 @@ use engine::Profile;
 use parking_lot::Mutex;
 use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
-use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs};
+use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs, judged::Judged};
 use serde_json::json;
 use simulator::{Recording, Scenario, Setup, scenario::Conversations};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
+use crate::frontier::disruptions;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -73,11 +74,17 @@ impl Cases {
             None
         };
         let own = [scenario.policy.strategy];
-        let strategies = if what.policy.is_empty() { &own[..] } else { &what.policy };
+        let asked = if what.policy.is_empty() { &own[..] } else { &what.policy };
+        let mut strategies: Vec<StrategyName> = Vec::new();
+        for strategy in asked {
+            if !strategies.contains(strategy) {
+                strategies.push(*strategy);
+            }
+        }
         let seeds = what.seed..what.seed.saturating_add(seeds);
         let mut cases = Vec::new();
         for (at, _) in scenario.loads(what.seed).iter().enumerate() {
-            for strategy in strategies {
+            for strategy in &strategies {
                 for seed in seeds.clone() {
                     let load = scenario.loads(seed).into_iter().nth(at);
                     cases.extend(load.map(|(rate, load)| Case {
@@ -261,6 +268,12 @@ impl Cases {
             host: Host::this(),
             clock: "virtual".to_owned(),
             started: None,
+            judged: Judged {
+                info: done.info.clone(),
+                terms: self.scenario.terms(),
+                disruptions: disruptions(&self.scenario, &done.recording.records),
+                ..Judged::default()
+            },
         };
         let summary = Summary::new(vec![done.run.clone()]);
         output::write(folder, &manifest, &done.recording.records, &summary)?;

@@ -1,0 +1,59 @@
+//! Predicts what a request would meet on a replica, and what it would do to others there, in
+//! seconds.
+//!
+//! The prediction knows only what a router can know: what it placed, when first tokens came, how
+//! fast answers run, how long they turned out, what replicas report. Its form is deliberately
+//! simpler than any engine ([`coefficients`]): a step costs a fixed part and a part for each token
+//! and each token of context. Two *scales* for each replica, one for prefill and one for decode,
+//! stretch the form to what is observed ([`scale`]), so that a fleet of unlike replicas needs no
+//! configuration; two *margins* ([`margin`]) say by how much predictions must be raised for only a
+//! few to be broken. How long an answer will be is learned for each tenant and model ([`output`]).
+//!
+//! Decision 12 has the options, what each was measured to do, and why learning stops under load.
+
+pub mod coefficients;
+mod decay;
+pub mod margin;
+pub mod output;
+pub mod replica;
+pub mod scale;
+
+use serde::{Deserialize, Serialize};
+use types::quantity::Tokens;
+
+pub use self::{
+    coefficients::Coefficients,
+    output::OutputLengths,
+    replica::{Forecast, ReplicaEstimate},
+};
+
+/// What estimates start from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EstimateConfig {
+    /// The form's coefficients; those of a replica that was measured, or a guess that is scaled to
+    /// what is observed.
+    pub coefficients: Coefficients,
+    /// Whether the scales stay as they are, for replicas that were measured and do not change.
+    pub frozen: bool,
+}
+
+impl EstimateConfig {
+    /// Everything wrong with the values.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        self.coefficients.problems()
+    }
+}
+
+/// What is asked of every replica about one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Length of the prompt.
+    pub prompt: Tokens,
+    /// How long its answer is expected to be.
+    pub output: f64,
+    /// Time per output token at which a replica counts as full, seconds; `None` where nothing was
+    /// promised.
+    pub tpot_max_s: Option<f64>,
+}

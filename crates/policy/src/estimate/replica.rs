@@ -1,0 +1,334 @@
+//! One replica: what it has to do, how fast it does it, and what a request would meet there.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, time::Duration};
+
+use types::{quantity::Tokens, request::RequestId, time::Timestamp};
+
+use super::{Asked, EstimateConfig, coefficients::Coefficients, decay::Decayed, margin::Margin};
+use crate::estimate::scale::Scale;
+
+/// Over how long the share of time that goes to prefill is averaged.
+const DUTY_TIME: Duration = Duration::from_secs(4);
+
+/// Over how long the time between tokens is averaged: with less, the price of work follows the noise.
+const GAP_TIME: Duration = Duration::from_secs(5);
+
+/// Age at which observed gaps between tokens no longer say anything.
+const GAP_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Utilisation from which nothing is learned but margins: what is observed then is queueing, and
+/// a learner that keeps learning takes it for a slow machine.
+const LEARN_BELOW: f64 = 0.6;
+
+/// Most of the time that prefill is taken to use: the rest is what decoding gets at the worst.
+const DUTY_MAX: f64 = 0.95;
+
+/// Time per output token at which a replica counts as full where nothing was promised, seconds; and
+/// at least this many times its quickest.
+const TPOT_FULL_S: f64 = 0.05;
+const TPOT_FULL_STEPS: f64 = 4.0;
+
+/// Share of requests that may come later, and of answers that may run slower, than predicted with
+/// the margin.
+const TTFT_MISSES: f64 = 0.05;
+const TPOT_MISSES: f64 = 0.02;
+
+/// Part by which an observation moves the overhead of a request.
+const REQUEST_WEIGHT: f64 = 0.05;
+
+/// Longest overhead of a request, seconds: more is a queue that others made.
+const REQUEST_S_MAX: f64 = 2.0;
+
+/// Routers that share a replica, at most, as far as their share is guessed from its reports.
+const SHARERS_MAX: f64 = 16.0;
+
+/// What is known of one replica's speed and of the work placed on it.
+#[derive(Clone, Debug)]
+pub struct ReplicaEstimate {
+    form: Coefficients,
+    frozen: bool,
+    /// Requests whose first token has not come, in the order in which they were placed.
+    waiting: VecDeque<Waiting>,
+    /// Seconds of prefill they need, by the form.
+    waiting_s: f64,
+    /// When the last first token came: since then the head of the queue is computed.
+    head_since: Timestamp,
+    /// Prompt and expected answer tokens of all requests on it.
+    context: f64,
+    /// Seconds of prefill placed, by the form.
+    placed: Decayed,
+    /// Tokens that came, and the time that streams waited for them.
+    tokens: Decayed,
+    token_time: Decayed,
+    gaps_seen: Option<Timestamp>,
+    /// When it was last known to have prefill to do.
+    prefilling: Timestamp,
+    prefill: Scale,
+    decode: Scale,
+    request_s: f64,
+    ttft_margin: Margin,
+    tpot_margin: Margin,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    request: RequestId,
+    placed: Timestamp,
+    prefill_s: f64,
+}
+
+/// What a request is expected to meet on a replica, and to do there. Seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Forecast {
+    /// Time to its first token.
+    pub ttft_s: f64,
+    /// The part of that in which prompts are computed, those before it included.
+    pub prefilling_s: f64,
+    /// The part of that for the request's own prompt.
+    pub own_prefill_s: f64,
+    /// Time to each later token.
+    pub tpot_s: f64,
+    /// Work that it adds: its prefill, and the part of each decode step that is there for it.
+    pub work_s: f64,
+    /// Share of the replica's time that is spoken for, at the pace that was promised: prefill, and one
+    /// token for everybody within the time promised per token.
+    pub utilisation: f64,
+    /// Prefill that it adds, by the form, unscaled.
+    pub prefill_form_s: f64,
+    /// Tokens of context that it adds.
+    pub context: f64,
+}
+
+/// The load of a replica as the fleet's books have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharing {
+    /// Requests placed here.
+    pub own: u32,
+    /// Requests on the replica, others' included.
+    pub all: u32,
+}
+
+impl ReplicaEstimate {
+    /// A replica of which nothing was observed.
+    #[must_use]
+    pub fn new(config: &EstimateConfig) -> Self {
+        Self {
+            form: config.coefficients,
+            frozen: config.frozen,
+            waiting: VecDeque::new(),
+            waiting_s: 0.0,
+            head_since: Timestamp::ZERO,
+            context: 0.0,
+            placed: Decayed::new(DUTY_TIME),
+            tokens: Decayed::new(GAP_TIME),
+            token_time: Decayed::new(GAP_TIME),
+            gaps_seen: None,
+            prefilling: Timestamp::ZERO,
+            prefill: Scale::default(),
+            decode: Scale::default(),
+            request_s: config.coefficients.request_ms * 1e-3,
+            ttft_margin: Margin::new(TTFT_MISSES),
+            tpot_margin: Margin::new(TPOT_MISSES),
+        }
+    }
+
+    /// Takes over the speed of others of the fleet, where nothing was observed of its own.
+    pub fn start_like(&mut self, prefill: f64, decode: f64) {
+        self.prefill = Scale::starting_at(prefill);
+        self.decode = Scale::starting_at(decode);
+    }
+
+    /// The scales of prefill and decode, where they were observed.
+    #[must_use]
+    pub fn scales(&self) -> (Option<f64>, Option<f64>) {
+        let of = |it: &Scale| it.is_learned().then(|| it.value());
+        (of(&self.prefill), of(&self.decode))
+    }
+
+    /// Factors on predicted TTFT and TPOT that few requests exceed.
+    #[must_use]
+    pub const fn margins(&self) -> (&Margin, &Margin) {
+        (&self.ttft_margin, &self.tpot_margin)
+    }
+
+    /// Most sequences that it decodes at once.
+    #[must_use]
+    pub const fn sequences_max(&self) -> u32 {
+        self.form.sequences_max
+    }
+
+    /// Predicts what the request would meet here with `cached` tokens of its prompt found.
+    #[must_use]
+    pub fn forecast(
+        &self,
+        now: Timestamp,
+        asked: &Asked,
+        cached: Tokens,
+        sharing: Sharing,
+    ) -> Forecast {
+        let form = &self.form;
+        let (prefill, decode) = (self.prefill.value(), self.decode.value());
+        let uncached = asked.prompt.saturating_sub(cached);
+        let prefill_form_s = form.prefill_s(cached, uncached);
+        let own_prefill_s = prefill_form_s * prefill;
+        let context = f64::from(asked.prompt.0) + asked.output / 2.0;
+        let token_s = decode * form.decode_token_s(1.0, context);
+        let work_s = own_prefill_s + asked.output * token_s;
+
+        let share = sharing.share();
+        let step_s = decode * form.decode_step_s(f64::from(sharing.all), self.context * share);
+        let ahead_s = self.ahead_s(now, step_s);
+        let prefilling_s = ahead_s + own_prefill_s;
+        // Everyone who decodes takes part in each step that computes a chunk.
+        let steps = 0.5 + (prefilling_s / (form.chunk_s() * prefill)).max(1.0);
+        let ttft_s = self.request_s + prefilling_s + steps * step_s;
+
+        let duty = (self.placed.rate(now) * prefill * share).min(DUTY_MAX);
+        let duty_then = (duty + own_prefill_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
+        let tpot_s = (step_s + token_s) / (1.0 - duty_then);
+        let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
+        let decoding_s = self.gap_s(now).map_or(step_s, |gap| gap * (1.0 - duty));
+        let utilisation = duty + decoding_s / full_s;
+        Forecast {
+            ttft_s,
+            prefilling_s,
+            own_prefill_s,
+            tpot_s,
+            work_s,
+            utilisation,
+            prefill_form_s,
+            context,
+        }
+    }
+
+    /// Time per output token at which it counts as full, where nothing was promised.
+    fn full_s(&self) -> f64 {
+        TPOT_FULL_S.max(TPOT_FULL_STEPS * self.decode.value() * self.form.step_ms * 1e-3)
+    }
+
+    /// Seconds until what waits for its first token has it, one step of decoding taking `step_s`.
+    fn ahead_s(&self, now: Timestamp, step_s: f64) -> f64 {
+        let Some(head) = self.waiting.front() else { return 0.0 };
+        let scale = self.prefill.value();
+        // The head has been computed since the one before it had its first token, as far as
+        // decoding left time for it.
+        let begun = self.head_since.max(head.placed);
+        let left_to_it = 1.0 / (1.0 + step_s / (self.form.chunk_s() * scale));
+        let computed_s = now.since(begun).as_secs_f64() * left_to_it - self.request_s;
+        let head_s = head.prefill_s * scale;
+        self.waiting_s * scale - computed_s.clamp(0.0, head_s)
+    }
+
+    /// Mean time between tokens of late, seconds.
+    fn gap_s(&self, now: Timestamp) -> Option<f64> {
+        let seen = self.gaps_seen.filter(|it| now.since(*it) <= GAP_AGE_MAX)?;
+        // Both fade alike, so that their quotient needs no fading.
+        let (time, tokens) = (self.token_time.sum(seen), self.tokens.sum(seen));
+        (tokens > 0.0).then(|| time / tokens)
+    }
+
+    /// Seconds of prefill that wait here, scaled.
+    #[must_use]
+    pub fn queued_s(&self) -> f64 {
+        self.waiting_s * self.prefill.value()
+    }
+
+    /// Prompt and expected answer tokens of the requests on it.
+    #[must_use]
+    pub const fn context(&self) -> f64 {
+        self.context
+    }
+
+    /// Adds a request with its forecast.
+    pub fn place(&mut self, now: Timestamp, request: RequestId, forecast: &Forecast) {
+        let prefill_s = forecast.prefill_form_s;
+        self.waiting.push_back(Waiting { request, placed: now, prefill_s });
+        self.waiting_s += prefill_s;
+        self.context += forecast.context;
+        self.placed.add(now, prefill_s);
+        self.prefilling = now;
+    }
+
+    /// Takes a request off the queue for prefill, because its first token came or because it left.
+    pub fn computed(&mut self, now: Timestamp, request: RequestId) {
+        let Some(at) = self.waiting.iter().position(|it| it.request == request) else { return };
+        if let Some(it) = self.waiting.remove(at) {
+            self.waiting_s -= it.prefill_s;
+            self.prefilling = now;
+        }
+        if at == 0 {
+            self.head_since = now;
+        }
+        if self.waiting.is_empty() {
+            // Rounding must not add up.
+            self.waiting_s = 0.0;
+        }
+    }
+
+    /// Takes off what a request held besides its prefill.
+    pub fn left(&mut self, forecast: &Forecast, last: bool) {
+        self.context = if last { 0.0 } else { (self.context - forecast.context).max(0.0) };
+    }
+
+    /// Learns from a first token that came `took_s` after the decision.
+    pub fn learn_ttft(&mut self, forecast: &Forecast, took_s: f64) {
+        self.ttft_margin.observe(self.ttft_margin.value() * forecast.ttft_s < took_s);
+        if self.frozen || (LEARN_BELOW <= forecast.utilisation && self.prefill.is_settled()) {
+            return;
+        }
+        let fixed_s = forecast.ttft_s - forecast.prefilling_s;
+        let share = forecast.prefilling_s / forecast.ttft_s;
+        if 0.6 <= share {
+            self.prefill.observe((took_s - fixed_s).max(0.0) / forecast.prefilling_s);
+        } else if share < 0.25 {
+            let late_s = (took_s - forecast.ttft_s).clamp(-self.request_s, REQUEST_S_MAX);
+            self.request_s = (self.request_s + REQUEST_WEIGHT * late_s).clamp(0.0, REQUEST_S_MAX);
+        }
+    }
+
+    /// Learns that `tokens` came, for which their streams waited `time` between them.
+    pub fn learn_gaps(&mut self, now: Timestamp, tokens: u32, time: Duration, sharing: Sharing) {
+        if tokens == 0 {
+            return;
+        }
+        let (tokens, time_s) = (f64::from(tokens), time.as_secs_f64());
+        let since = self.gaps_seen.replace(now);
+        self.tokens.add(now, tokens);
+        self.token_time.add(now, time_s);
+        // Where no prompt was computed meanwhile, a gap is a step of decoding.
+        let undisturbed =
+            self.waiting.is_empty() && since.is_some_and(|since| self.prefilling < since);
+        let duty = self.placed.rate(now) * self.prefill.value();
+        let share = sharing.share();
+        let step_s = self.decode.value()
+            * self.form.decode_step_s(f64::from(sharing.all), self.context * share);
+        let utilisation = duty + step_s / self.full_s();
+        let may_learn = utilisation < LEARN_BELOW || !self.decode.is_settled();
+        if self.frozen || !undisturbed || !may_learn {
+            return;
+        }
+        self.decode.observe(time_s / tokens / step_s);
+    }
+
+    /// Learns how fast an answer ran that was promised `tpot_max_s` per token: only near the promise
+    /// does it matter how far off a prediction is.
+    pub fn learn_tpot(&mut self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) {
+        let raised_s = self.tpot_margin.value() * forecast.tpot_s;
+        if tpot_max_s / 2.0 <= raised_s.max(took_s) {
+            self.tpot_margin.observe(raised_s < took_s);
+        }
+    }
+}
+
+impl Sharing {
+    /// How many times the work placed here is on the replica, as far as requests tell.
+    fn share(self) -> f64 {
+        if self.all <= self.own || self.own == 0 {
+            return 1.0;
+        }
+        (f64::from(self.all) / f64::from(self.own)).min(SHARERS_MAX)
+    }
+}

@@ -1,0 +1,122 @@
+//! What a replica's estimate predicts and learns, on histories made by hand.
+
+use super::*;
+
+const ALONE: Sharing = Sharing { own: 0, all: 0 };
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp::from_elapsed(Duration::from_millis(ms))
+}
+
+fn asked(prompt: u32) -> Asked {
+    Asked { prompt: Tokens(prompt), output: 100.0, tpot_max_s: Some(0.05) }
+}
+
+fn estimate() -> ReplicaEstimate {
+    ReplicaEstimate::new(&EstimateConfig::default())
+}
+
+fn own(own: u32) -> Sharing {
+    Sharing { own, all: own }
+}
+
+#[test]
+fn an_idle_replica_answers_after_its_prefill_and_a_cached_prompt_at_once() {
+    let estimate = estimate();
+    let cold = estimate.forecast(at(0), &asked(10_000), Tokens(0), ALONE);
+    let warm = estimate.forecast(at(0), &asked(10_000), Tokens(9_984), ALONE);
+    assert!((0.35..0.45).contains(&cold.ttft_s), "{cold:?}");
+    assert!(warm.ttft_s < 0.03, "{warm:?}");
+    assert!(warm.work_s < cold.work_s);
+}
+
+#[test]
+fn what_waits_is_waited_for_less_what_was_computed_meanwhile() {
+    let mut estimate = estimate();
+    let first = estimate.forecast(at(0), &asked(10_000), Tokens(0), ALONE);
+    estimate.place(at(0), RequestId(1), &first);
+    let second = |estimate: &ReplicaEstimate, now| {
+        estimate.forecast(now, &asked(1_000), Tokens(0), own(1)).ttft_s
+    };
+    let at_once = second(&estimate, at(0));
+    assert!(first.ttft_s < at_once, "{at_once}");
+    let later = second(&estimate, at(200));
+    assert!((0.1..0.2).contains(&(at_once - later)), "{at_once} then {later}");
+    let never_less = second(&estimate, at(60_000));
+    assert!(0.03 < never_less, "its own prefill remains: {never_less}");
+    estimate.computed(at(400), RequestId(1));
+    assert!(estimate.queued_s().abs() < 1e-12);
+}
+
+#[test]
+fn prefill_of_late_slows_the_tokens_that_come() {
+    let mut estimate = estimate();
+    let quiet = estimate.forecast(at(0), &asked(1_000), Tokens(0), own(10)).tpot_s;
+    for second in 0..8 {
+        let forecast = estimate.forecast(at(second * 500), &asked(8_000), Tokens(0), own(10));
+        estimate.place(at(second * 500), RequestId(second), &forecast);
+        estimate.computed(at(second * 500 + 300), RequestId(second));
+    }
+    let busy = estimate.forecast(at(4_000), &asked(1_000), Tokens(0), own(10));
+    assert!(1.3 * quiet < busy.tpot_s, "{quiet} then {busy:?}");
+    assert!(0.3 < busy.utilisation, "{busy:?}");
+}
+
+/// A replica `slowness` times slower than the form serves a request at a time.
+fn serve(estimate: &mut ReplicaEstimate, requests: u64, slowness: f64) {
+    for id in 0..requests {
+        let now = at(id * 4_000);
+        let forecast = estimate.forecast(now, &asked(6_000), Tokens(0), ALONE);
+        estimate.place(now, RequestId(id), &forecast);
+        let took_s = 0.01 + slowness * (forecast.prefill_form_s + 0.012);
+        let came = now + Duration::from_secs_f64(took_s);
+        estimate.computed(came, RequestId(id));
+        estimate.learn_ttft(&forecast, took_s);
+        for piece in 1..10 {
+            let gap = Duration::from_secs_f64(0.0084 * slowness);
+            let then = came + gap * (10 * piece);
+            estimate.learn_gaps(then, 10, gap * 10, own(1));
+        }
+        estimate.left(&forecast, true);
+    }
+}
+
+#[test]
+fn a_slow_replica_is_known_for_it_without_configuration() {
+    let mut estimate = estimate();
+    serve(&mut estimate, 30, 3.0);
+    let (prefill, decode) = estimate.scales();
+    assert!((2.7..3.3).contains(&prefill.unwrap()), "{prefill:?}");
+    assert!((2.7..3.3).contains(&decode.unwrap()), "{decode:?}");
+}
+
+#[test]
+fn under_load_a_settled_estimate_learns_nothing_but_margins() {
+    let mut estimate = estimate();
+    serve(&mut estimate, 40, 1.0);
+    let before = estimate.scales();
+    let margin = estimate.margins().0.value();
+    for id in 100..200 {
+        let now = at(200_000 + id * 10);
+        let forecast = estimate.forecast(now, &asked(6_000), Tokens(0), own(50));
+        estimate.place(now, RequestId(id), &forecast);
+    }
+    let forecast = estimate.forecast(at(202_000), &asked(6_000), Tokens(0), own(50));
+    assert!(1.0 < forecast.utilisation);
+    (0..100).for_each(|_| estimate.learn_ttft(&forecast, 3.0 * forecast.ttft_s));
+    assert_eq!(estimate.scales(), before);
+    assert!(margin < estimate.margins().0.value());
+}
+
+#[test]
+fn what_others_place_counts_as_far_as_it_is_seen() {
+    let mut estimate = estimate();
+    for id in 0..4 {
+        let forecast = estimate.forecast(at(0), &asked(4_000), Tokens(0), own(4));
+        estimate.place(at(0), RequestId(id), &forecast);
+        estimate.computed(at(100), RequestId(id));
+    }
+    let alone = estimate.forecast(at(200), &asked(100), Tokens(0), own(4));
+    let shared = estimate.forecast(at(200), &asked(100), Tokens(0), Sharing { own: 4, all: 8 });
+    assert!(alone.tpot_s < shared.tpot_s && alone.utilisation < shared.utilisation);
+}

@@ -1,0 +1,83 @@
+//! How many times slower or faster a replica is than the form says.
+
+/// Observations that count fully; later ones move the scale by a fixed small part.
+const SETTLED: u32 = 30;
+
+/// The scale stays within this factor of the form; beyond it the form is of another machine.
+const SCALE_MAX: f64 = 30.0;
+
+/// A factor that follows what is observed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    value: f64,
+    observations: u32,
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self { value: 1.0, observations: 0 }
+    }
+}
+
+impl Scale {
+    /// A scale that others of the kind were found to have.
+    #[must_use]
+    pub fn starting_at(value: f64) -> Self {
+        Self { value: value.clamp(1.0 / SCALE_MAX, SCALE_MAX), observations: 0 }
+    }
+
+    /// The factor.
+    #[must_use]
+    pub const fn value(&self) -> f64 {
+        self.value
+    }
+
+    /// Whether anything was observed.
+    #[must_use]
+    pub const fn is_learned(&self) -> bool {
+        self.observations > 0
+    }
+
+    /// Whether so much was observed that one observation changes little.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.observations >= SETTLED
+    }
+
+    /// Learns that something took `ratio` times as long as predicted with the scale as it is. A single
+    /// wild observation moves the scale no further than a mild one.
+    pub fn observe(&mut self, ratio: f64) {
+        if !ratio.is_finite() {
+            return;
+        }
+        self.observations = self.observations.saturating_add(1);
+        let weight = 1.0 / f64::from(self.observations.min(SETTLED));
+        let surprise_max = if self.is_settled() { 0.5 } else { SCALE_MAX };
+        let surprise = (ratio - 1.0).clamp(-surprise_max.min(0.9), surprise_max);
+        let value = self.value * (1.0 + weight * surprise);
+        self.value = value.clamp(1.0 / SCALE_MAX, SCALE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_finds_a_machine_three_times_slower_in_a_few_observations() {
+        let mut scale = Scale::default();
+        for _ in 0..10 {
+            scale.observe(3.0 / scale.value());
+        }
+        assert!((scale.value() - 3.0).abs() < 0.1, "{scale:?}");
+    }
+
+    #[test]
+    fn a_wild_observation_moves_a_settled_scale_little() {
+        let mut scale = Scale::default();
+        (0..100).for_each(|_| scale.observe(1.0));
+        scale.observe(1_000.0);
+        scale.observe(f64::NAN);
+        assert!(scale.value() < 1.02, "{scale:?}");
+    }
+}
