@@ -1,6 +1,6 @@
 """Runs one workload twice, live and simulated, and compares what clients saw.
 
-    live.py [--sluice target/release/sluice] [--policy prefix-aware] [--rate 3] [--duration 240] [--seed 1]
+    live.py [--sluice target/release/sluice] [--policy prefix-aware] [--rate 2] [--duration 240] [--seed 1]
 
 Live: emulated replicas, the router and the load generator are processes of their own and speak HTTP over
 loopback, in real time. Simulated: the same requests, the same policy and the same engine model in
@@ -48,8 +48,10 @@ policy: {{ strategy: {policy} }}
 """
 
 
-def wait_for(url):
+def wait_for(url, process):
     for _ in range(300):
+        if process.poll() is not None:
+            sys.exit(f"{' '.join(process.args)} ended: is one of its ports taken?")
         try:
             with urllib.request.urlopen(url, timeout=1) as answer:
                 if answer.status == 200:
@@ -63,6 +65,7 @@ def start(stack, *command):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(process.wait)
     stack.callback(process.terminate)
+    return process
 
 
 def run(args, *command):
@@ -78,11 +81,11 @@ def live(args, folder):
     config = folder / "router.yaml"
     config.write_text(CONFIG.format(router=ROUTER, admin=ADMIN, replicas=replicas, policy=args.policy))
     with ExitStack() as stack:
-        start(stack, args.sluice, "emulate", "--listen", f"127.0.0.1:{EMULATOR}", "--replicas", str(REPLICAS),
-              "--profile", str(PROFILE), "--kv-blocks", str(KV_BLOCKS))
-        wait_for(f"http://127.0.0.1:{EMULATOR + REPLICAS - 1}/health")
-        start(stack, args.sluice, "serve", "-c", str(config))
-        wait_for(f"http://127.0.0.1:{ADMIN}/readyz")
+        process = start(stack, args.sluice, "emulate", "--listen", f"127.0.0.1:{EMULATOR}", "--replicas",
+                        str(REPLICAS), "--profile", str(PROFILE), "--kv-blocks", str(KV_BLOCKS))
+        wait_for(f"http://127.0.0.1:{EMULATOR + REPLICAS - 1}/health", process)
+        process = start(stack, args.sluice, "serve", "-c", str(config))
+        wait_for(f"http://127.0.0.1:{ADMIN}/readyz", process)
         return run(args, "replay", "--target", f"http://127.0.0.1:{ROUTER}", "--workload",
                    str(HERE / "live-workload.yaml"), "--rate", str(args.rate), "--duration", f"{args.duration}s",
                    "--seed", str(args.seed), "--json", "--goodput",
@@ -103,7 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sluice", default=str(HERE.parents[1] / "target/release/sluice"))
     parser.add_argument("--policy", default="prefix-aware")
-    for name, default in (("rate", 3), ("duration", 240), ("seed", 1)):
+    for name, default in (("rate", 2), ("duration", 240), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--within", type=float, default=0.05)
     args = parser.parse_args()

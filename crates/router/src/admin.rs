@@ -6,8 +6,9 @@ use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use bytes::Bytes;
 use policy::{
@@ -21,16 +22,23 @@ use types::replica::{Health, LoadReport};
 
 use crate::{app::App, goodput};
 
+mod access;
+mod members;
+
 /// The admin port.
 pub(crate) fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/admin/replicas", get(replicas))
+        .route("/admin/replicas", get(replicas).post(members::register))
+        .route("/admin/replicas/{name}", delete(members::remove))
+        .route("/admin/replicas/{name}/drain", post(members::drain))
+        .route("/admin/reload", post(members::reload))
         .route("/admin/policy", get(policy).put(put_policy))
         .route("/admin/goodput", get(goodput))
         .route("/admin/events", post(event))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
 }
 

@@ -5,13 +5,16 @@
 
 use std::time::Duration;
 
-use axum::{Json, extract::Request, response::IntoResponse as _, response::Response};
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use report::judged::Label;
 use serde_json::json;
 
-use crate::app::App;
+use crate::{
+    app::App,
+    reply::{self, Reply},
+};
 
 /// Longest body that is read.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -23,7 +26,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_ID_BYTES_MAX: usize = 256;
 
 /// Joins a label to its request: 200 where the request is remembered, 202 where the label is logged only.
-pub(crate) async fn take(app: &App, request: Request) -> Response {
+pub(crate) async fn take(app: &App, request: Request<Incoming>) -> Response<Reply> {
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
     let Ok(Ok(body)) = tokio::time::timeout(BODY_TIMEOUT, body).await else {
         return wrong(&format!(
@@ -45,15 +48,15 @@ pub(crate) async fn take(app: &App, request: Request) -> Response {
     }
     let joined = app.goodput.label(&label);
     let status = if joined.joined { StatusCode::OK } else { StatusCode::ACCEPTED };
-    (status, Json(joined)).into_response()
+    reply::json(status, json!(joined).to_string())
 }
 
-fn wrong(problem: &str) -> Response {
+fn wrong(problem: &str) -> Response<Reply> {
     let error = json!({ "error": {
         "message": problem,
         "type": "invalid_request_error",
         "param": null,
         "code": "bad_label",
     } });
-    (StatusCode::BAD_REQUEST, Json(error)).into_response()
+    reply::json(StatusCode::BAD_REQUEST, error.to_string())
 }

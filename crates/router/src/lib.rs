@@ -7,16 +7,31 @@
 
 mod admin;
 mod app;
+mod client_io;
 mod completion;
 pub mod config;
+mod discovery;
 mod feedback;
 mod goodput;
 mod intake;
 mod models;
+mod network;
 mod passage;
+mod quarantine;
+mod registry;
 mod reject;
 mod relay;
+pub mod reload;
+mod reply;
+mod retries;
 mod routes;
 pub mod serve;
 pub mod telemetry;
+mod tenants;
+mod token_ratio;
+#[cfg(feature = "tokenizer")]
+mod tokenize;
+#[cfg(not(feature = "tokenizer"))]
+#[path = "tokenize_absent.rs"]
+mod tokenize;
 mod upstream;

@@ -13,16 +13,17 @@ use tokio::time::Instant;
 use types::{
     outcome::Outcome,
     quantity::Tokens,
-    request::{Request, TenantId},
+    request::{ModelId, Request, TenantId},
     slo::Slo,
 };
-use wire::{headers, openai::Endpoint, usage::Usage};
+use wire::{headers, openai::Endpoint, prompt::PromptHash, usage::Usage};
 
 use crate::{
-    app::App,
+    app::{App, Settings},
     goodput::{Goodput, Left},
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
+    tenants::Grant,
 };
 
 /// Longest piece of a model's name that is logged; a client may send any.
@@ -110,11 +111,15 @@ impl Promise {
 pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,
     goodput: Arc<Goodput>,
+    settings: Arc<Settings>,
+    grant: Option<Grant>,
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
     model: String,
     prompt: Tokens,
+    /// The model, where the prompt's length is estimated by what was learned of it.
+    estimated: Option<ModelId>,
     promise: Promise,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
@@ -137,11 +142,14 @@ impl Passage {
         Self {
             telemetry: Arc::clone(&app.telemetry),
             goodput: Arc::clone(&app.goodput),
+            settings: app.settings.load_full(),
+            grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
             received: Instant::now(),
             model: String::new(),
             prompt: Tokens::ZERO,
+            estimated: None,
             promise: Promise::begin(head),
             ticket: None,
             sent: None,
@@ -161,14 +169,25 @@ impl Passage {
         self.endpoint
     }
 
+    /// The settings that were in force when the request came.
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Keeps what was taken out of a tenant's share until the request is over.
+    pub(crate) fn grant(&mut self, grant: Grant) {
+        self.grant = Some(grant);
+    }
+
     pub(crate) fn request_id(&self) -> &HeaderValue {
         &self.request_id
     }
 
     /// Learns what the body asks for.
-    pub(crate) fn describe(&mut self, model: &str, prompt: Tokens) {
+    pub(crate) fn describe(&mut self, model: &str, prompt: &PromptHash) {
         self.model.push_str(model.get(..MODEL_BYTES_LOGGED).unwrap_or(model));
-        self.prompt = prompt;
+        self.prompt = prompt.prompt;
+        self.estimated = prompt.is_estimated.then(|| ModelId::from_name(model));
     }
 
     /// Has a replica chosen and the request's place on it reserved.
@@ -260,7 +279,13 @@ impl Passage {
     /// Adds what is known of the decision to the answer's head.
     pub(crate) fn write_headers(&self, head: &mut HeaderMap) {
         head.insert(headers::REQUEST_ID, self.request_id.clone());
-        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else { return };
+        if let Some(grant) = &self.grant {
+            grant.tenant().write_headers(head);
+        }
+        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else {
+            head.insert(headers::ATTEMPTS, HeaderValue::from(0_u32));
+            return;
+        };
         head.insert(headers::POLICY, HeaderValue::from_static(placement.strategy.as_str()));
         head.insert(headers::DECISION, HeaderValue::from_static(placement.reason.as_str()));
         head.insert(headers::ATTEMPTS, HeaderValue::from(placement.attempt));
@@ -297,6 +322,7 @@ impl Passage {
         tracing::info!(
             request_id = self.request_id.to_str().unwrap_or_default(),
             endpoint = self.endpoint.path(),
+            tenant = self.grant.as_ref().map(|it| it.tenant().name.as_str()),
             model = self.model,
             status = self.status.as_u16(),
             end = self.end.as_str(),
@@ -320,6 +346,18 @@ impl Drop for Passage {
     fn drop(&mut self) {
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped);
+        if let (End::Complete, Some((replica, _)), Some(ticket)) =
+            (self.end, &self.sent, &self.ticket)
+        {
+            if let Some((model, prompt)) = self.estimated.zip(self.usage.prompt) {
+                self.settings.reader.ratios.learn(model, self.prompt, prompt);
+            }
+            let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
+            replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
+        }
+        if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
+            grant.produced(produced);
+        }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());
             replica.used(&self.usage);

@@ -30,7 +30,7 @@ fn setup(seats: u32) -> Setup {
         spread: Some(Spread::Exponential),
         ..Profile::named("llama-3-8b-h100").unwrap()
     };
-    let slo = Slo { ttft: Some(TTFT_MAX), tpot: Some(ITL_MAX), e2e: None };
+    let slo = Slo { ttft: Some(TTFT_MAX), tpot: Some(ITL_MAX), ..Slo::default() };
     Setup {
         seed: 1,
         replicas: 1,

@@ -56,6 +56,7 @@ impl World<'_> {
             decided: None,
             reason: None,
             replica: None,
+            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -140,6 +141,7 @@ impl World<'_> {
         flight.attempts = flight.attempts.saturating_add(1);
         flight.reason = Some(placement.reason);
         flight.replica = Some(replica);
+        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
