@@ -301,9 +301,9 @@ impl Exchange<'_> {
         }
         let body = response.into_body();
         if is_stream {
-            self.read_stream(body).await?
+            self.read_stream(body).await?;
         } else {
-            self.read_whole(body).await?
+            self.read_whole(body).await?;
         }
         self.seen.fault().map_or(Ok(()), |fault| Err(Refusal::failed(fault)))
     }

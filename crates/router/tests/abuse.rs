@@ -76,6 +76,7 @@ fn request(line: &str, headers: &str, body: &str) -> String {
 }
 
 /// Requests whose end, target or meaning readers disagree on, and what a smuggler puts after them.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn vectors() -> Vec<(&'static str, String)> {
     let post = format!("POST {CHAT} HTTP/1.1");
     let length = BODY.len();
@@ -175,7 +176,7 @@ async fn provoke(stage: &Stage, bytes: &str) -> String {
 async fn nothing_is_smuggled(name: &str, bytes: &str) {
     let witness = witness().await;
     let mut config = config(RoundRobin);
-    config.replicas.push(Replica { name: None, url: witness.url.clone() });
+    config.replicas.push(Replica::at(witness.url.clone()));
     let stage = stage_with(config, 0).await;
     let answers = provoke(&stage, bytes).await;
     let heads = witness.heads.lock().unwrap().clone();
@@ -368,7 +369,7 @@ async fn b8_a_client_that_asks_first_is_told_to_go_on() {
 async fn b6_no_answer_is_mixed_up_with_another() {
     let witness = witness().await;
     let mut config = config(RoundRobin);
-    config.replicas.push(Replica { name: None, url: witness.url.clone() });
+    config.replicas.push(Replica::at(witness.url.clone()));
     let stage = Arc::new(stage_with(config, 0).await);
     let clients: Vec<_> = (0..8)
         .map(|client| {
@@ -420,7 +421,7 @@ async fn a10_bytes_beyond_an_answer_reach_nobody() {
     })
     .await;
     let mut config = config(RoundRobin);
-    config.replicas.push(Replica { name: None, url });
+    config.replicas.push(Replica::at(url));
     let stage = stage_with(config, 0).await;
     for _ in 0..100 {
         let answer = stage.post(CHAT, &[], BODY).await;

@@ -45,9 +45,10 @@ async fn before(url: String, config: Config) -> Stage {
 /// A router before a replica that answers `bytes` and a healthy one, asked until the first was tried.
 async fn beside_a_healthy_one(bytes: &'static [u8]) -> Stage {
     let mut config = config(RoundRobin);
-    config
-        .replicas
-        .push(Replica { name: Some("dying".to_owned()), url: replica(bytes, true).await });
+    config.replicas.push(Replica {
+        name: Some("dying".to_owned()),
+        ..Replica::at(replica(bytes, true).await)
+    });
     stage_with(config, 1).await
 }
 
@@ -138,7 +139,9 @@ async fn m5_a_request_that_kills_what_it_touches_touches_two_replicas() {
                 }
             }
         });
-        config.replicas.push(Replica { name: Some(format!("sglang-{at}")), url: url.await });
+        config
+            .replicas
+            .push(Replica { name: Some(format!("sglang-{at}")), ..Replica::at(url.await) });
     }
     let stage = stage_with(config, 0).await;
     let poison = r#"{"model":"tiny-llama","prompt":[999999],"max_tokens":4}"#;
@@ -197,7 +200,7 @@ async fn m8_a_server_that_is_killed_in_mid_stream_leaves_an_error_to_its_clients
 async fn m9_a_server_that_is_well_one_moment_and_gone_the_next_costs_no_request() {
     let mut config = config(RoundRobin);
     let going = emulate(Fault::None).await;
-    config.replicas.push(Replica { name: Some("going".to_owned()), url: going.url() });
+    config.replicas.push(Replica { name: Some("going".to_owned()), ..Replica::at(going.url()) });
     config.health.interval = Duration::from_secs(3_600);
     let stage = stage_with(config, 1).await;
     going.set_fault(Fault::Down).await.unwrap();

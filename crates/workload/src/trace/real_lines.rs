@@ -35,8 +35,8 @@ fn read(text: &str, block_tokens: Option<u32>) -> Result<Recorded, BadLine> {
 
 #[test]
 fn real_lines_are_read_as_what_they_are() {
-    let figures = |recorded: &Recorded| -> Vec<(u64, u32, usize)> {
-        let ms = |at_s: f64| Duration::from_secs_f64(at_s).as_millis() as u64;
+    let figures = |recorded: &Recorded| -> Vec<(u128, u32, usize)> {
+        let ms = |at_s: f64| Duration::from_secs_f64(at_s).as_millis();
         recorded.rows.iter().map(|it| (ms(it.at_s), it.input.0, it.blocks.len())).collect()
     };
     assert_eq!(figures(&read(MOONCAKE, None).unwrap()), [(0, 2_290, 5), (3_000, 915, 2)]);
