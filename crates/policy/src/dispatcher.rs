@@ -25,13 +25,13 @@ pub use self::caches::CacheMode;
 use self::caches::{Caches, Reserved};
 use crate::{
     config::{DispatcherConfig, Routing, Saturation},
-    estimate::{Asked, Forecast, OutputLengths},
+    estimate::{Asked, Evictions, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
     fleet_view::{FleetView, Replica},
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
-    session::Sessions,
+    session::{Sessions, Turn},
     strategy::{Ask, Candidate, Strategy},
 };
 
@@ -48,6 +48,7 @@ pub struct Dispatcher {
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
     outputs: OutputLengths,
+    evictions: Evictions,
     /// When requests whose first token can't be seen are taken to have it.
     unseen: BTreeSet<(Timestamp, RequestId)>,
     rng: Xoshiro256PlusPlus,
@@ -64,6 +65,8 @@ struct InFlight {
     forecast: Forecast,
     /// Prompt tokens reserved on the replica until the first token comes.
     uncached: Tokens,
+    /// Prompt tokens that the index said the replica holds.
+    indexed: Tokens,
     /// Whether its prompt is computed, so far as can be seen.
     answering: bool,
     /// What it keeps with the replica's cache, where that is followed.
@@ -94,6 +97,7 @@ impl Dispatcher {
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
             outputs: OutputLengths::default(),
+            evictions: Evictions::default(),
             unseen: BTreeSet::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             hits: Hits::default(),
@@ -204,10 +208,13 @@ impl Dispatcher {
             prompt: request.prompt,
             output: self.outputs.expected(&request),
             tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
+            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
         };
         let mut candidates = std::mem::take(&mut self.candidates);
-        self.find_candidates(now, &request, &asked, &tried, &mut candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
+        let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
+        let home = bound.zip(turn);
+        self.find_candidates(now, &request, &asked, &tried, home, &mut candidates);
         let ask = Ask {
             prompt: request.prompt,
             blocks: &request.blocks,
@@ -269,6 +276,7 @@ impl Dispatcher {
             placed: now,
             forecast,
             uncached,
+            indexed: chosen.indexed,
             answering: false,
             reserved,
             believed: (chosen.cached, last_used),
@@ -321,6 +329,7 @@ impl Dispatcher {
         request: &Request,
         asked: &Asked,
         tried: &Tried,
+        home: Option<(ReplicaId, Turn)>,
         candidates: &mut Vec<Candidate>,
     ) {
         self.prefixes.hits(&request.blocks, &mut self.hits);
@@ -329,8 +338,10 @@ impl Dispatcher {
         let cached_max = request.prompt.saturating_sub(Tokens(1));
         let forecasts = self.strategy.forecasts();
         let candidate = |replica: &Replica| {
-            let believed = || Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max);
-            let cached = self.caches.told(replica.id, request).unwrap_or_else(believed);
+            let hits = Blocks(self.hits.of(replica.slot)).tokens(self.block);
+            let turn = home.filter(|it| it.0 == replica.id).map(|it| it.1).unwrap_or_default();
+            let believed = turn.continued(hits, self.block, request.prompt).min(cached_max);
+            let cached = self.caches.told(replica.id, request).unwrap_or(believed);
             let sharing = replica.sharing(now);
             Candidate {
                 id: replica.id,
@@ -338,6 +349,7 @@ impl Dispatcher {
                 requests: sharing.all,
                 queued_prefill: replica.load.queued_prefill,
                 cached,
+                indexed: hits.min(cached_max),
                 forecast: if forecasts {
                     replica.estimate.forecast(now, asked, cached, sharing)
                 } else {
@@ -411,6 +423,7 @@ impl Dispatcher {
         let Some(it) = self.in_flight.remove(&id) else { return };
         if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
             self.found(&it, cached);
+            self.evictions.observe(now, it.request.prompt, it.indexed, cached);
         }
         self.release(now, &it);
         match (outcome, it.request.session) {
@@ -446,6 +459,10 @@ impl Dispatcher {
     /// Learns from an answer that came to its end after `output` tokens.
     fn learn_answer(&mut self, now: Timestamp, it: &InFlight, output: Tokens) {
         self.outputs.observe(&it.request, output);
+        if let Some(session) = it.request.session {
+            let turn = Turn { prompt: it.request.prompt, answer: output };
+            self.sessions.answered(session, it.replica, turn);
+        }
         let gaps = output.saturating_sub(Tokens(1)).0;
         let Some((first, tpot_max)) = it.first_token.zip(it.request.slo.tpot) else { return };
         if gaps == 0 {

@@ -13,6 +13,7 @@
 
 pub mod coefficients;
 mod decay;
+pub mod eviction;
 pub mod margin;
 pub mod output;
 pub mod replica;
@@ -23,6 +24,7 @@ use types::quantity::Tokens;
 
 pub use self::{
     coefficients::Coefficients,
+    eviction::Evictions,
     output::OutputLengths,
     replica::{Forecast, ReplicaEstimate},
 };
@@ -56,4 +58,6 @@ pub struct Asked {
     /// Time per output token at which a replica counts as full, seconds; `None` where nothing was
     /// promised.
     pub tpot_max_s: Option<f64>,
+    /// How many times its own time prefill costs in the end, because of what its blocks push out.
+    pub recomputing: f64,
 }

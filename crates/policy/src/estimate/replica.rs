@@ -93,9 +93,11 @@ pub struct Forecast {
     pub tpot_s: f64,
     /// Work that it adds: its prefill, and the part of each decode step that is there for it.
     pub work_s: f64,
-    /// Share of the replica's time that is spoken for, at the pace that was promised: prefill, and one
-    /// token for everybody within the time promised per token.
+    /// Time between tokens of late, over the time promised: at 1 one more request breaks promises.
     pub utilisation: f64,
+    /// Whether the replica is so quiet that what is observed of the request tells of its speed, and not
+    /// of its queue.
+    pub is_quiet: bool,
     /// Prefill that it adds, by the form, unscaled.
     pub prefill_form_s: f64,
     /// Tokens of context that it adds.
@@ -176,7 +178,7 @@ impl ReplicaEstimate {
         let own_prefill_s = prefill_form_s * prefill;
         let context = f64::from(asked.prompt.0) + asked.output / 2.0;
         let token_s = decode * form.decode_token_s(1.0, context);
-        let work_s = own_prefill_s + asked.output * token_s;
+        let work_s = own_prefill_s * asked.recomputing + asked.output * token_s;
 
         let share = sharing.share();
         let step_s = decode * form.decode_step_s(f64::from(sharing.all), self.context * share);
@@ -190,8 +192,8 @@ impl ReplicaEstimate {
         let duty_then = (duty + own_prefill_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
         let tpot_s = (step_s + token_s) / (1.0 - duty_then);
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
-        let decoding_s = self.gap_s(now).map_or(step_s, |gap| gap * (1.0 - duty));
-        let utilisation = duty + decoding_s / full_s;
+        let gap_s = self.gap_s(now).unwrap_or(step_s / (1.0 - duty));
+        let utilisation = gap_s / full_s;
         Forecast {
             ttft_s,
             prefilling_s,
@@ -199,6 +201,7 @@ impl ReplicaEstimate {
             tpot_s,
             work_s,
             utilisation,
+            is_quiet: utilisation.max(duty) < LEARN_BELOW && ahead_s < 0.1 * own_prefill_s,
             prefill_form_s,
             context,
         }
@@ -276,7 +279,7 @@ impl ReplicaEstimate {
     /// Learns from a first token that came `took_s` after the decision.
     pub fn learn_ttft(&mut self, forecast: &Forecast, took_s: f64) {
         self.ttft_margin.observe(self.ttft_margin.value() * forecast.ttft_s < took_s);
-        if self.frozen || (LEARN_BELOW <= forecast.utilisation && self.prefill.is_settled()) {
+        if self.frozen || !forecast.is_quiet {
             return;
         }
         let fixed_s = forecast.ttft_s - forecast.prefilling_s;
@@ -305,9 +308,8 @@ impl ReplicaEstimate {
         let share = sharing.share();
         let step_s = self.decode.value()
             * self.form.decode_step_s(f64::from(sharing.all), self.context * share);
-        let utilisation = duty + step_s / self.full_s();
-        let may_learn = utilisation < LEARN_BELOW || !self.decode.is_settled();
-        if self.frozen || !undisturbed || !may_learn {
+        let is_quiet = duty.max(step_s / self.full_s()) < LEARN_BELOW;
+        if self.frozen || !undisturbed || !(is_quiet || !self.decode.is_learned()) {
             return;
         }
         self.decode.observe(time_s / tokens / step_s);
