@@ -388,10 +388,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reload_leaves_what_is_left_of_a_share_as_it_is() {
         let limited = Configured { requests_per_minute: Some(60), ..configured("a", b"k") };
-        let before = Tenants::new(&[limited.clone()], &Tenants::default()).unwrap();
+        let before = Tenants::new(std::slice::from_ref(&limited), &Tenants::default()).unwrap();
         let tenant = before.by_key.values().next().unwrap();
-        let _ = (0..60).map(|_| tenant.admit(Tokens(1)).unwrap()).count();
-        let after = Tenants::new(&[limited.clone()], &before).unwrap();
+        (0..60).for_each(|_| drop(tenant.admit(Tokens(1)).unwrap()));
+        let after = Tenants::new(std::slice::from_ref(&limited), &before).unwrap();
         assert!(after.by_key.values().next().unwrap().admit(Tokens(1)).is_err());
         let more = Configured { requests_per_minute: Some(120), ..limited };
         let after = Tenants::new(&[more], &before).unwrap();
