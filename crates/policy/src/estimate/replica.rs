@@ -309,7 +309,8 @@ impl ReplicaEstimate {
         let step_s = self.decode.value()
             * self.form.decode_step_s(f64::from(sharing.all), self.context * share);
         let is_quiet = duty.max(step_s / self.full_s()) < LEARN_BELOW;
-        if self.frozen || !undisturbed || !(is_quiet || !self.decode.is_learned()) {
+        let may_learn = is_quiet || !self.decode.is_learned();
+        if self.frozen || !undisturbed || !may_learn {
             return;
         }
         self.decode.observe(time_s / tokens / step_s);

@@ -104,7 +104,13 @@ mod tests {
 
     #[test]
     fn each_term_can_be_switched_off() {
-        let weights = |wait, harm, price| CostWeights { wait, harm, price, tie: 0.0 };
+        let weights = |wait, harm, price| CostWeights {
+            wait,
+            harm,
+            price,
+            tie: 0.0,
+            ..CostWeights::default()
+        };
         let slow = with(0, 0, 0.9, 0.1, 0.1);
         let crowded = with(1, 50, 0.1, 0.1, 0.1);
         let full = with(2, 0, 0.3, 0.1, 0.9);
