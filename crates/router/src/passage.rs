@@ -129,8 +129,6 @@ pub(crate) struct Passage {
     ttft: Option<Duration>,
     /// The longest gap of the answer, and the shortest.
     gaps: Option<(Duration, Duration)>,
-    /// Pieces of the answer after the first, each a token or a few.
-    pieces: u32,
     bytes: u64,
     usage: Usage,
     /// Pieces in which the answer came.
@@ -160,7 +158,6 @@ impl Passage {
             error: None,
             ttft: None,
             gaps: None,
-            pieces: 0,
             bytes: 0,
             usage: Usage::default(),
             pieces: None,
@@ -255,7 +252,6 @@ impl Passage {
     pub(crate) fn gap(&mut self, gap: Duration) {
         let (longest, shortest) = self.gaps.unwrap_or((gap, gap));
         self.gaps = Some((longest.max(gap), shortest.min(gap)));
-        self.pieces = self.pieces.saturating_add(1);
         if let Some((_, metrics)) = &self.sent {
             metrics.itl.record(gap);
         }
@@ -302,12 +298,6 @@ impl Passage {
         }
     }
 
-    /// Length of the answer: the replica's count, else the pieces that came.
-    fn output(&self) -> Option<Tokens> {
-        let pieces = || self.ttft.map(|_| Tokens(self.pieces.saturating_add(1)));
-        self.usage.completion.or_else(pieces)
-    }
-
     fn count(&self) {
         self.goodput.left(&Left {
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -321,7 +311,7 @@ impl Passage {
             ending: self.end.ending(self.status),
             attempts: self.ticket.as_ref().map_or(1, |it| it.placement().attempt),
             prompt: self.usage.prompt.unwrap_or(self.prompt),
-            output: self.output(),
+            output: self.usage.completion.or(self.pieces),
             cached: self.usage.cached,
         });
     }
