@@ -298,11 +298,6 @@ impl Passage {
         }
     }
 
-    /// Length of the answer: the replica's count, else the pieces that came.
-    fn output(&self) -> Option<Tokens> {
-        self.usage.completion.or(self.pieces)
-    }
-
     fn count(&self) {
         self.goodput.left(&Left {
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -316,7 +311,7 @@ impl Passage {
             ending: self.end.ending(self.status),
             attempts: self.ticket.as_ref().map_or(1, |it| it.placement().attempt),
             prompt: self.usage.prompt.unwrap_or(self.prompt),
-            output: self.output(),
+            output: self.usage.completion.or(self.pieces),
             cached: self.usage.cached,
         });
     }
