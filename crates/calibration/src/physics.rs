@@ -164,6 +164,7 @@ pub fn profile(model: &Model, gpu: &Gpu, tp: u32) -> Profile {
         max_num_seqs: 256,
         api_overhead_ms: 6.0,
         steps_ahead: 1,
+        spread: None,
         release: Release::V0_11,
     }
 }

@@ -1,6 +1,6 @@
 //! Runs a workload through an engine in virtual time.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use engine::{Engine, InvalidProfile, Job, Profile, Progress, Refusal};
 use report::Histogram;
@@ -154,11 +154,9 @@ struct Group {
     sampled: usize,
 }
 
-/// An engine and the requests on their way to it.
+/// An engine, and whether a step of it is under way.
 struct Rank {
     engine: Engine,
-    /// Requests that came during a step and miss the next one, which is already planned.
-    held: VecDeque<Job>,
     stepping: bool,
 }
 
@@ -166,7 +164,7 @@ impl Group {
     fn new(profile: &Profile, ranks: usize) -> Result<Self, InvalidProfile> {
         let rank = |_| {
             let engine = Engine::new(profile.clone())?;
-            Ok(Rank { engine, held: VecDeque::new(), stepping: false })
+            Ok(Rank { engine, stepping: false })
         };
         let ranks: Result<Vec<Rank>, InvalidProfile> = (0..ranks).map(rank).collect();
         Ok(Self { ranks: ranks?, now: Timestamp::ZERO, sampled: 0 })
@@ -180,21 +178,20 @@ impl Group {
     ) -> Result<(), RunError> {
         let profile = self.ranks.first().map(|rank| rank.engine.profile());
         let overhead = profile.map(Profile::api_overhead).unwrap_or_default();
-        let ahead = profile.is_some_and(|it| it.steps_ahead > 0);
         let mut coming = workload.peekable();
         let mut progress = Vec::new();
         while self.now < setting.until {
-            let Some(step) = self.begin_step()? else {
+            let Some(step) = self.begin_step() else {
                 let Some(sent) = coming.next() else { break };
                 self.sample(setting, sent.at + overhead, result);
                 self.now = self.now.max(sent.at + overhead);
-                self.take(&sent.job, false)?;
+                self.take(&sent.job)?;
                 continue;
             };
             let end = self.now + step;
             self.sample(setting, end, result);
             while let Some(sent) = coming.next_if(|sent| sent.at + overhead <= end) {
-                self.take(&sent.job, ahead)?;
+                self.take(&sent.job)?;
             }
             self.now = end;
             for rank in self.ranks.iter_mut().filter(|rank| rank.stepping) {
@@ -209,19 +206,21 @@ impl Group {
     }
 
     /// Begins a step on every rank that has work; returns the longest, none where none has any.
-    fn begin_step(&mut self) -> Result<Option<Duration>, RunError> {
+    fn begin_step(&mut self) -> Option<Duration> {
         let mut longest = None;
         for rank in &mut self.ranks {
-            longest = longest.max(rank.begin_step()?);
+            let planned = rank.engine.begin_step();
+            rank.stepping = planned.is_some();
+            longest = longest.max(planned);
         }
-        Ok(longest)
+        longest
     }
 
     /// Gives a job to the rank with the least to do, as vLLM's balancer of data-parallel ranks
     /// counts it: a request that waits weighs as much as four that run.
-    fn take(&mut self, job: &Job, ahead: bool) -> Result<(), RunError> {
+    fn take(&mut self, job: &Job) -> Result<(), RunError> {
         match self.ranks.iter_mut().min_by_key(|rank| rank.weight()) {
-            Some(rank) => rank.take(job.clone(), ahead),
+            Some(rank) => rank.submit(job.clone()),
             None => Ok(()),
         }
     }
@@ -245,34 +244,9 @@ impl Group {
 }
 
 impl Rank {
-    /// Begins the next step; what is held back joins the one after it, or this one where there
-    /// would be none else.
-    fn begin_step(&mut self) -> Result<Option<Duration>, RunError> {
-        let mut planned = self.engine.begin_step();
-        while let Some(job) = self.held.pop_front() {
-            self.submit(job)?;
-        }
-        if planned.is_none() {
-            planned = self.engine.begin_step();
-        }
-        self.stepping = planned.is_some();
-        Ok(planned)
-    }
-
-    /// Takes a job that comes during a step.
-    fn take(&mut self, job: Job, ahead: bool) -> Result<(), RunError> {
-        if ahead {
-            self.held.push_back(job);
-            return Ok(());
-        }
-        self.submit(job)
-    }
-
-    fn weight(&self) -> usize {
+    fn weight(&self) -> u64 {
         let load = self.engine.load();
-        let waiting = usize::try_from(load.waiting).unwrap_or(usize::MAX);
-        let running = usize::try_from(load.running).unwrap_or(usize::MAX);
-        waiting.saturating_add(self.held.len()).saturating_mul(4).saturating_add(running)
+        u64::from(load.waiting).saturating_mul(4).saturating_add(u64::from(load.running))
     }
 
     fn submit(&mut self, job: Job) -> Result<(), RunError> {
@@ -287,7 +261,7 @@ impl Rank {
     fn add_to(&self, sample: &mut Sample) {
         let load = self.engine.load();
         sample.running += f64::from(load.running);
-        sample.waiting += f64::from(load.waiting) + self.held.len() as f64;
+        sample.waiting += f64::from(load.waiting);
         sample.kv_usage += f64::from(load.kv_usage);
     }
 }

@@ -29,6 +29,7 @@ const LAG_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Replica {
     core: Mutex<Core>,
     work: Notify,
+    luck: u64,
 }
 
 #[derive(Debug)]
@@ -84,16 +85,19 @@ impl Drop for Ticket {
 }
 
 impl Replica {
-    pub(crate) fn new(profile: Profile) -> Result<Self, InvalidProfile> {
+    /// Makes an idle replica; where its steps scatter, `luck` is its own.
+    pub(crate) fn new(profile: Profile, luck: u64) -> Result<Self, InvalidProfile> {
+        let mut engine = Engine::new(profile)?;
+        engine.reseed(luck);
         let core = Core {
-            engine: Engine::new(profile)?,
+            engine,
             readers: HashMap::new(),
             requests: 0,
             ready: None,
             latencies: Latencies::default(),
             progress: Vec::new(),
         };
-        Ok(Self { core: Mutex::new(core), work: Notify::new() })
+        Ok(Self { core: Mutex::new(core), work: Notify::new(), luck })
     }
 
     /// Queues the jobs of one request, which arrived at `arrived` and is ready to run at `ready`.
@@ -154,7 +158,8 @@ impl Replica {
     pub(crate) fn restart(&self) {
         let mut core = self.core.lock();
         // The profile was valid when this engine was made from it.
-        if let Ok(engine) = Engine::new(core.engine.profile().clone()) {
+        if let Ok(mut engine) = Engine::new(core.engine.profile().clone()) {
+            engine.reseed(self.luck);
             core.engine = engine;
         }
         core.readers.clear();

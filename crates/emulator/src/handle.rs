@@ -92,7 +92,7 @@ pub fn spawn(config: EmulatorConfig, listener: TcpListener) -> Result<Handle, St
     let address = listener.local_addr().map_err(StartError::Address)?;
     let kv = profile.kv_blocks().tokens(profile.block_size);
     profile.max_model_len = profile.max_model_len.min(kv);
-    let replica = Arc::new(Replica::new(profile.clone())?);
+    let replica = Arc::new(Replica::new(profile.clone(), address.port().into())?);
     let app = App { model, profile, replica: Arc::clone(&replica), id_seed: id_seed(address) };
     let (switches, receiver) = mpsc::channel(1);
     let stop = CancellationToken::new();

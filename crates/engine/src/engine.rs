@@ -1,6 +1,6 @@
 //! One emulated replica: takes jobs, plans steps, hands out tokens.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use rustc_hash::FxHashSet;
 use types::{
@@ -52,6 +52,9 @@ pub struct Engine {
     live: FxHashSet<RequestId>,
     /// Jobs that leave at the next step boundary.
     aborted: FxHashSet<RequestId>,
+    /// Jobs that came when the step after the one under way was already planned, with the number of
+    /// the step they came in.
+    late: VecDeque<(Job, u64)>,
     /// The ends of the steps under way, counted from the begin of the first.
     planned: Vec<Duration>,
     /// Sequences that decode in each of them.
@@ -109,14 +112,16 @@ impl Engine {
     /// The profile has values that no engine can run with.
     pub fn new(profile: Profile) -> Result<Self, InvalidProfile> {
         profile.validate()?;
+        let noise = profile.spread.map(|spread| StepNoise { spread, seed: 0 });
         Ok(Self {
             batch: Batch::new(&profile),
             profile,
             live: FxHashSet::default(),
             aborted: FxHashSet::default(),
+            late: VecDeque::new(),
             planned: Vec::new(),
             decoding: 0,
-            noise: None,
+            noise,
             counters: Counters::default(),
         })
     }
@@ -127,9 +132,17 @@ impl Engine {
         &self.profile
     }
 
-    /// Varies the time of steps from now on; without it a step takes exactly the profile's time.
+    /// Varies the time of steps from now on; by itself the engine does so only where its profile
+    /// says how, with the luck of seed 0.
     pub const fn vary_steps(&mut self, noise: StepNoise) {
         self.noise = Some(noise);
+    }
+
+    /// Gives the engine luck of its own, where its steps vary at all.
+    pub const fn reseed(&mut self, seed: u64) {
+        if let Some(noise) = &mut self.noise {
+            noise.seed = seed;
+        }
     }
 
     /// Queues a job.
@@ -141,12 +154,17 @@ impl Engine {
         self.submit_during(job, Duration::ZERO)
     }
 
-    fn queue(&mut self, job: Job) -> Result<(), Refusal> {
+    fn queue(&mut self, job: Job, elapsed: Duration) -> Result<(), Refusal> {
         self.check(&job)?;
         if !self.live.insert(job.id) {
             return Err(Refusal::Duplicate { id: job.id });
         }
-        self.batch.push(job);
+        if self.profile.steps_ahead == 0 || self.planned.is_empty() {
+            self.batch.push(job);
+        } else {
+            let step = self.counters.steps.saturating_add(self.ended(elapsed) as u64);
+            self.late.push_back((job, step));
+        }
         Ok(())
     }
 
@@ -185,6 +203,7 @@ impl Engine {
         }
         let aborted = std::mem::take(&mut self.aborted);
         self.batch.remove(|id| aborted.contains(&id));
+        self.late.retain(|(job, _)| !aborted.contains(&job.id));
         for id in &aborted {
             self.live.remove(id);
         }
@@ -243,9 +262,9 @@ impl Engine {
     /// As [`submit`](Self::submit).
     pub fn submit_during(&mut self, job: Job, elapsed: Duration) -> Result<(), Refusal> {
         let is_open = self.batch.is_open();
-        self.queue(job)?;
+        self.queue(job, elapsed)?;
         if is_open {
-            self.cut(elapsed);
+            self.cut(elapsed, self.profile.steps_ahead as usize);
         }
         Ok(())
     }
@@ -255,14 +274,30 @@ impl Engine {
     pub fn abort_during(&mut self, id: RequestId, elapsed: Duration) {
         if self.live.contains(&id) {
             self.aborted.insert(id);
-            self.cut(elapsed);
+            self.cut(elapsed, 0);
         }
     }
 
-    /// Takes back the steps that have not begun `elapsed` after the first one.
-    fn cut(&mut self, elapsed: Duration) {
+    /// How many of the steps under way have ended `elapsed` after the first one began.
+    fn ended(&self, elapsed: Duration) -> usize {
         let ended = self.planned.partition_point(|end| *end < elapsed);
-        self.planned.truncate(ended.saturating_add(1));
+        ended.min(self.planned.len().saturating_sub(1))
+    }
+
+    /// Takes back the steps that have not begun `elapsed` after the first one, but for the next
+    /// `ahead` of them.
+    fn cut(&mut self, elapsed: Duration, ahead: usize) {
+        let kept = self.ended(elapsed).saturating_add(1).saturating_add(ahead);
+        self.planned.truncate(kept);
+    }
+
+    /// Queues the jobs that came in time for the next step; all of them where `all`.
+    fn queue_late(&mut self, all: bool) {
+        let next = self.counters.steps;
+        let in_time = |(_, step): &mut (Job, u64)| all || step.saturating_add(1) < next;
+        while let Some((job, _)) = self.late.pop_front_if(in_time) {
+            self.batch.push(job);
+        }
     }
 
     /// Plans the next step and at most `most` like it.
@@ -270,13 +305,19 @@ impl Engine {
         debug_assert!(self.planned.is_empty(), "a step begins before the last one is finished");
         self.planned.clear();
         self.apply_aborts();
+        self.queue_late(false);
         let mut work = self.batch.schedule(&mut self.counters);
+        if work.is_empty() && !self.late.is_empty() {
+            self.queue_late(true);
+            work = self.batch.schedule(&mut self.counters);
+        }
         self.decoding = work.decodes;
         if work.is_empty() {
             debug_assert!(self.live.is_empty(), "jobs wait although nothing runs");
             return;
         }
-        let repeats = if most == 0 { 0 } else { self.batch.repeats(most) };
+        let is_single = most == 0 || !self.late.is_empty();
+        let repeats = if is_single { 0 } else { self.batch.repeats(most) };
         let mut end = Duration::ZERO;
         for number in 0..=u64::from(repeats) {
             let step = self.profile.step.of(&work);
@@ -315,17 +356,16 @@ impl Engine {
     /// What the engine says of its own load `elapsed` after the steps under way were begun.
     #[must_use]
     pub fn load_during(&self, elapsed: Duration) -> LoadReport {
-        let ended = self.planned.partition_point(|end| *end < elapsed);
-        let ended = ended.min(self.planned.len().saturating_sub(1));
-        let growth = match u32::try_from(ended).unwrap_or(u32::MAX) {
+        let growth = match u32::try_from(self.ended(elapsed)).unwrap_or(u32::MAX) {
             0 => 0,
             steps => self.batch.growth(steps),
         };
         let held = u64::from(self.batch.kv.held()).saturating_add(growth);
         let capacity = self.batch.kv.capacity();
+        let waiting = self.batch.waiting().saturating_add(self.late.len());
         LoadReport {
             running: u32::try_from(self.batch.running()).unwrap_or(u32::MAX),
-            waiting: u32::try_from(self.batch.waiting()).unwrap_or(u32::MAX),
+            waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
             kv_usage: held as f32 / capacity.max(1) as f32,
         }
     }

@@ -8,8 +8,8 @@
 //! at once, with [`Engine::begin_steps`] and [`Engine::finish_steps`].
 //!
 //! What vLLM does with requests and blocks, it does exactly: `tests/captured_sequences.rs` replays
-//! recordings of real ones. Not modelled: sliding windows, speculative decoding, priorities,
-//! KV transfer, and scheduling ahead of the GPU.
+//! recordings of real ones. Not modelled: sliding windows, speculative decoding, priorities, KV
+//! transfer; of scheduling ahead of the GPU, only that a new request comes a step later.
 //!
 //! Start at [`Engine`] in `engine`; then `batch` (who runs in a step), `sequence` (how far each is),
 //! `stretch` (steps that are planned together), `kv_cache` (who holds which block), `kv_event` (what
@@ -31,7 +31,7 @@ pub use crate::{
     engine::{Counters, Engine},
     job::{Answer, Job, Progress, Refusal},
     kv_event::{KvEvent, KvMessage},
-    noise::StepNoise,
+    noise::{Spread, StepNoise},
     profile::{InvalidProfile, Profile, Release, UnknownProfile},
     step_time::StepTime,
 };

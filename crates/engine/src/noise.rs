@@ -2,20 +2,46 @@
 
 use std::{f64::consts::TAU, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use types::block::{BlockHash, hash_block};
 
-/// Multiplies each step time by a log-normal factor of mean one.
-///
-/// ```text
-/// factor = exp(σ·z − σ²/2),  z standard normal, so that E[factor] = 1
-/// ```
+/// How the factor that a step is longer or shorter by is distributed; its mean is one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Spread {
+    /// `exp(σ·z − σ²/2)` with `z` standard normal: what measured steps look like.
+    LogNormal {
+        /// `σ`: standard deviation of the factor's logarithm, at least zero.
+        sigma: f64,
+    },
+    /// Exponential: what textbooks compute with.
+    Exponential,
+}
+
+impl Spread {
+    /// What is wrong with the values.
+    pub(crate) fn problem(self) -> Option<String> {
+        match self {
+            Self::LogNormal { sigma } if !(0.0..=SIGMA_MAX).contains(&sigma) => {
+                Some(format!("spread.sigma is {sigma}: set it between 0 and {SIGMA_MAX}"))
+            }
+            Self::LogNormal { .. } | Self::Exponential => None,
+        }
+    }
+}
+
+/// A step in a million is then 17,000 times longer than the mean; beyond that nothing is simulated
+/// but luck.
+const SIGMA_MAX: f64 = 2.0;
+
+/// Multiplies each step time by a factor of mean one.
 ///
 /// The factor of a step depends on the seed and on the number of the step alone: engines of one
 /// seed have the same luck, and steps that are planned twice take the same time twice.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepNoise {
-    /// `σ`: standard deviation of the factor's logarithm, at least zero.
-    pub sigma: f64,
+    /// How the factor is distributed.
+    pub spread: Spread,
     /// What sets one engine's luck apart from that of others.
     pub seed: u64,
 }
@@ -31,9 +57,14 @@ impl StepNoise {
             let bits = hash_block(BlockHash(self.seed), &content).0 >> 11;
             (bits as f64 + 1.0) / (1_u64 << 53) as f64
         };
-        // The transform of Box and Muller (1958).
-        let normal = (-2.0 * draw(0).ln()).sqrt() * (TAU * draw(1)).cos();
-        (self.sigma * normal - self.sigma * self.sigma / 2.0).exp()
+        match self.spread {
+            Spread::LogNormal { sigma } => {
+                // The transform of Box and Muller (1958).
+                let normal = (-2.0 * draw(0).ln()).sqrt() * (TAU * draw(1)).cos();
+                (sigma * normal - sigma * sigma / 2.0).exp()
+            }
+            Spread::Exponential => -draw(0).ln(),
+        }
     }
 
     /// `step`, the `number`-th, as it turns out; never nothing.
@@ -47,9 +78,23 @@ impl StepNoise {
 mod tests {
     use super::*;
 
+    const fn log_normal(sigma: f64, seed: u64) -> StepNoise {
+        StepNoise { spread: Spread::LogNormal { sigma }, seed }
+    }
+
+    #[test]
+    fn an_exponential_step_has_the_mean_and_the_spread_of_one() {
+        let noise = StepNoise { spread: Spread::Exponential, seed: 7 };
+        let factors: Vec<f64> = (0..100_000_u64).map(|number| noise.factor(number)).collect();
+        let mean = factors.iter().sum::<f64>() / 1e5;
+        let variance = factors.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / 1e5;
+        // Four standard errors: 4 / √100,000 of the mean, and √8 times as much of the variance.
+        assert!((mean - 1.0).abs() < 0.013 && (variance - 1.0).abs() < 0.036, "{mean} {variance}");
+    }
+
     #[test]
     fn the_mean_stays_and_the_spread_is_the_one_asked_for() {
-        let noise = StepNoise { sigma: 0.3, seed: 7 };
+        let noise = log_normal(0.3, 7);
         let steps = 0..100_000_u64;
         let factors: Vec<f64> = steps.map(|number| noise.factor(number)).collect();
         let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / 100_000.0;
@@ -63,11 +108,11 @@ mod tests {
 
     #[test]
     fn seeds_differ_and_a_step_keeps_its_luck() {
-        let (one, two) = (StepNoise { sigma: 0.1, seed: 1 }, StepNoise { sigma: 0.1, seed: 2 });
+        let (one, two) = (log_normal(0.1, 1), log_normal(0.1, 2));
         assert!((one.factor(5) - two.factor(5)).abs() > 1e-9);
         assert!((one.factor(5) - one.factor(6)).abs() > 1e-9);
         let step = Duration::from_millis(10);
         assert_eq!(one.vary(step, 5), one.vary(step, 5));
-        assert_eq!(StepNoise { sigma: 0.0, seed: 1 }.vary(step, 5), step);
+        assert_eq!(log_normal(0.0, 1).vary(step, 5), step);
     }
 }

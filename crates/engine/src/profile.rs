@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use types::quantity::{Blocks, Tokens};
 
-use crate::step_time::StepTime;
+use crate::{noise::Spread, step_time::StepTime};
 
 /// A model on one or several GPUs, and the limits of the engine that serves it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,10 +33,12 @@ pub struct Profile {
     /// milliseconds. The engine does not wait by itself: whoever drives it submits later by this.
     pub api_overhead_ms: f64,
     /// Steps that the scheduler plans ahead of the GPU: 1 with vLLM's asynchronous scheduling (the
-    /// default from 0.14), where a request that comes during a step misses the next one too. The
-    /// engine does not hold a job back by itself: whoever drives it submits a step later.
+    /// default from 0.14), where a request that comes during a step misses the next one too.
     #[serde(default)]
     pub steps_ahead: u32,
+    /// How steps scatter around their formula; not at all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
 }
 
 /// A release of vLLM, as far as its bookkeeping of KV blocks differs from that of others.
@@ -125,6 +127,7 @@ impl Profile {
         if self.steps_ahead > 1 {
             problems.push(format!("steps_ahead is {}: set it to 0 or 1", self.steps_ahead));
         }
+        problems.extend(self.spread.and_then(Spread::problem));
         if problems.is_empty() {
             Ok(())
         } else {
@@ -172,6 +175,7 @@ impl BuiltIn {
             max_num_seqs: 256,
             api_overhead_ms: 5.0,
             steps_ahead: 0,
+            spread: None,
         }
     }
 }
@@ -281,15 +285,17 @@ mod tests {
         profile.max_num_seqs = 0;
         profile.kv_tokens = Tokens(3);
         profile.step.weights_ms = f64::NAN;
+        profile.spread = Some(Spread::LogNormal { sigma: -1.0 });
         let message = profile.validate().unwrap_err().to_string();
-        for name in ["llama-3-8b-h100", "max_num_seqs", "kv_tokens", "weights_ms"] {
+        for name in ["llama-3-8b-h100", "max_num_seqs", "kv_tokens", "weights_ms", "spread.sigma"] {
             assert!(message.contains(name), "{message}");
         }
     }
 
     #[test]
     fn a_profile_survives_its_file_and_a_misspelt_key_does_not() {
-        let profile = Profile::named("qwen2.5-7b-h100").unwrap();
+        let spread = Some(Spread::LogNormal { sigma: 0.1 });
+        let profile = Profile { spread, ..Profile::named("qwen2.5-7b-h100").unwrap() };
         let text = serde_json::to_string(&profile).unwrap();
         assert_eq!(serde_json::from_str::<Profile>(&text).unwrap(), profile);
         let misspelt = text.replace("kv_tokens", "kv_token");

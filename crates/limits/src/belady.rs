@@ -66,14 +66,15 @@ impl Visits {
     }
 
     /// For each run of each request, the request that could find it next; none where the next one
-    /// to visit it computes it in any case, and so leaves it behind anew.
+    /// to visit it computes it in any case, and so leaves it behind anew. One that does not count is
+    /// taken to compute it: what it finds is worth nothing.
     fn next_uses(&self) -> Vec<Option<u32>> {
         let mut next_of = vec![None; self.runs()];
         let mut all = Vec::new();
         for (at, path) in self.paths().enumerate().rev() {
-            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            let finds = u32::try_from(at).ok().filter(|_| self.counts(at));
             let rest = path.rest.iter().rev().map(|run| (run, None));
-            let findable = path.findable.iter().rev().map(|run| (run, Some(at)));
+            let findable = path.findable.iter().rev().map(|run| (run, finds));
             for (run, this) in rest.chain(findable) {
                 if let Some(next) = next_of.get_mut(*run as usize) {
                     all.push(std::mem::replace(next, this));

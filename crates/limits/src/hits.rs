@@ -10,14 +10,16 @@ pub struct Hits {
     /// Leading blocks that each request found, in the order of the requests.
     pub blocks: Vec<Blocks>,
     pub(crate) block: Tokens,
+    pub(crate) counted_from: usize,
     pub(crate) prompt_tokens: u64,
 }
 
 impl Hits {
-    /// Prompt tokens that all requests found.
+    /// Prompt tokens that all requests that count have found.
     #[must_use]
     pub fn tokens(&self) -> u64 {
-        let blocks: u64 = self.blocks.iter().map(|blocks| u64::from(blocks.0)).sum();
+        let counted = self.blocks.iter().skip(self.counted_from);
+        let blocks: u64 = counted.map(|blocks| u64::from(blocks.0)).sum();
         blocks.saturating_mul(u64::from(self.block.0))
     }
 
@@ -26,7 +28,7 @@ impl Hits {
         self.blocks.iter().map(|blocks| blocks.tokens(self.block))
     }
 
-    /// Share of all prompt tokens that was found; 0 without any tokens.
+    /// Share of the prompt tokens of requests that count which was found; 0 without any tokens.
     #[must_use]
     pub fn rate(&self) -> f64 {
         share(self.tokens(), self.prompt_tokens)
@@ -90,6 +92,29 @@ mod tests {
     fn what_an_answer_fills_is_found_by_the_next_turn() {
         let visits = [visit(&[1, 2], 5), visit(&[1, 2, 3], 13)];
         assert_eq!(Visits::new(Tokens(4), &visits).infinite_cache().blocks, [0, 2].map(Blocks));
+    }
+
+    #[test]
+    fn a_warm_up_fills_the_cache_and_does_not_count() {
+        let visits = [visit(&[1, 2], 9), visit(&[3], 9), visit(&[1, 2], 9), visit(&[3], 9)];
+        let visits = Visits::new(Tokens(4), &visits).counted_from(2);
+        for hits in [visits.infinite_cache(), visits.belady(Blocks(3))] {
+            assert_eq!((hits.tokens(), hits.cached().count()), (12, 4));
+            assert!((hits.rate() - 12.0 / 18.0).abs() < 1e-12);
+        }
+        // Whoever counts the warm-up keeps the block that it uses again.
+        let [one, two] = [visit(&[1], 9), visit(&[2], 9)];
+        let visits = [one.clone(), two.clone(), one, two];
+        let best = |first| Visits::new(Tokens(4), &visits).counted_from(first).belady(Blocks(1));
+        assert_eq!((best(0).tokens(), best(3).tokens()), (4, 4));
+    }
+
+    #[test]
+    fn the_curve_leaves_a_warm_up_out() {
+        let visits = [visit(&[1, 2], 9), visit(&[3], 9), visit(&[1, 2], 9), visit(&[3], 9)];
+        let curve = Visits::new(Tokens(4), &visits).counted_from(2).lru_curve();
+        assert_eq!((curve.hit_blocks(Blocks(3)), curve.hit_blocks(Blocks(0))), (3, 0));
+        assert!((curve.hit_rate(Blocks(3)) - 12.0 / 18.0).abs() < 1e-12);
     }
 
     #[test]

@@ -37,7 +37,7 @@ struct Point {
 }
 
 impl LruCurve {
-    /// Blocks that all requests find in a cache of `size`.
+    /// Blocks that all requests that count find in a cache of `size`.
     #[must_use]
     pub fn hit_blocks(&self, size: Blocks) -> u64 {
         let size = u64::from(size.0);
@@ -48,7 +48,7 @@ impl LruCurve {
         })
     }
 
-    /// Share of all prompt tokens that is found in a cache of `size`; 0 without any tokens.
+    /// Share of the prompt tokens of requests that count which is found in a cache of `size`; 0 without any tokens.
     #[must_use]
     pub fn hit_rate(&self, size: Blocks) -> f64 {
         share(self.hit_blocks(size).saturating_mul(self.block_tokens), self.prompt_tokens)
@@ -70,8 +70,8 @@ impl Visits {
         let mut stack = Stack::new(self);
         // At depth `d + 1` one more block is found, and `length` blocks further no more are.
         let mut bends: Vec<(u64, i64)> = Vec::new();
-        for path in self.paths() {
-            for run in path.findable {
+        for (at, path) in self.paths().enumerate() {
+            for run in path.findable.iter().filter(|_| self.counts(at)) {
                 let Some(above) = stack.above(*run) else { break };
                 bends.push((above, 1));
                 bends.push((above.saturating_add(u64::from(self.length(*run))), -1));

@@ -48,6 +48,8 @@ pub struct Visits {
     /// The runs of all requests, one request after another.
     paths: Vec<RunId>,
     requests: Vec<Request>,
+    /// The first request that counts.
+    counted_from: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +94,8 @@ impl Visits {
         }
         let mut runs: FxHashMap<BlockHash, RunId> = FxHashMap::default();
         let (lengths, paths) = (Vec::new(), Vec::new());
-        let mut all = Self { block, lengths, paths, requests: Vec::with_capacity(visits.len()) };
+        let requests = Vec::with_capacity(visits.len());
+        let mut all = Self { block, lengths, paths, requests, counted_from: 0 };
         for visit in visits {
             all.push(visit, &counts, &mut runs);
         }
@@ -121,6 +124,19 @@ impl Visits {
             depth = depth.saturating_add(self.length(run).max(1) as usize);
         }
         self.requests.push(Request { end: self.paths.len(), findable, prompt: visit.prompt });
+    }
+
+    /// Leaves the requests before the one at `first` out of all figures: they fill the cache, and
+    /// what they find themselves is a warm-up.
+    #[must_use]
+    pub const fn counted_from(mut self, first: usize) -> Self {
+        self.counted_from = first;
+        self
+    }
+
+    /// Whether the request at `at` counts.
+    pub(crate) const fn counts(&self, at: usize) -> bool {
+        at >= self.counted_from
     }
 
     /// How many requests there are.
@@ -163,14 +179,19 @@ impl Visits {
         Path { findable, rest }
     }
 
-    /// Prompt tokens of all requests.
+    /// Prompt tokens of all requests that count.
     pub(crate) fn prompt_tokens(&self) -> u64 {
-        self.requests.iter().map(|request| u64::from(request.prompt.0)).sum()
+        self.requests
+            .iter()
+            .skip(self.counted_from)
+            .map(|request| u64::from(request.prompt.0))
+            .sum()
     }
 
     /// Makes the hits of all requests from the blocks that each found.
     pub(crate) fn hits(&self, blocks: Vec<Blocks>) -> crate::hits::Hits {
-        crate::hits::Hits { blocks, block: self.block, prompt_tokens: self.prompt_tokens() }
+        let (block, counted_from) = (self.block, self.counted_from);
+        crate::hits::Hits { blocks, block, counted_from, prompt_tokens: self.prompt_tokens() }
     }
 }
 

@@ -129,11 +129,13 @@ pub enum StrategyName {
     /// The replica where the request costs least in predicted seconds: its own wait, the delay it
     /// inflicts, and the price of its work.
     LeastLatency,
+    /// The replica with the least to compute before the answer, by what engines say they hold.
+    KvAware,
 }
 
 impl StrategyName {
     /// Every strategy, in the order in which they are listed to people.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RoundRobin,
         Self::Random,
         Self::LeastRequest,
@@ -141,6 +143,7 @@ impl StrategyName {
         Self::Sticky,
         Self::PrefixAware,
         Self::LeastLatency,
+        Self::KvAware,
     ];
 
     /// The name as configuration, headers and metrics spell it.
@@ -154,6 +157,7 @@ impl StrategyName {
             Self::Sticky => "sticky",
             Self::PrefixAware => "prefix-aware",
             Self::LeastLatency => "least-latency",
+            Self::KvAware => "kv-aware",
         }
     }
 
@@ -161,7 +165,7 @@ impl StrategyName {
     #[must_use]
     pub const fn has_affinity(self) -> bool {
         match self {
-            Self::Sticky | Self::PrefixAware => true,
+            Self::Sticky | Self::PrefixAware | Self::KvAware => true,
             Self::RoundRobin
             | Self::Random
             | Self::LeastRequest
@@ -251,6 +255,10 @@ pub struct PrefixConfig {
     pub block: Tokens,
     /// Most memory the index takes, in bytes, whatever the number of replicas.
     pub index_bytes_max: usize,
+    /// Most memory that what engines say of their caches takes, in bytes; none is claimed before one
+    /// says anything.
+    #[serde(default = "PrefixConfig::held_bytes_max")]
+    pub held_bytes_max: usize,
     /// Replicas the index has room for at first; beyond it the index starts anew with twice the
     /// room.
     pub replicas: NonZeroUsize,
@@ -259,7 +267,18 @@ pub struct PrefixConfig {
 impl Default for PrefixConfig {
     fn default() -> Self {
         let replicas = NonZeroUsize::MIN.saturating_add(63);
-        Self { block: Tokens(64), index_bytes_max: 64 << 20, replicas }
+        Self {
+            block: Tokens(64),
+            index_bytes_max: 64 << 20,
+            held_bytes_max: Self::held_bytes_max(),
+            replicas,
+        }
+    }
+}
+
+impl PrefixConfig {
+    const fn held_bytes_max() -> usize {
+        64 << 20
     }
 }
 

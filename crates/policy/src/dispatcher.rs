@@ -4,6 +4,7 @@
 //! back when it does, whichever way it goes. Placing and reserving are one step, so that requests
 //! that arrive together see each other.
 
+mod caches;
 #[cfg(test)]
 mod tests;
 
@@ -20,11 +21,14 @@ use types::{
     time::Timestamp,
 };
 
+pub use self::caches::CacheMode;
+use self::caches::{Caches, Reserved};
 use crate::{
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Asked, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
     fleet_view::{FleetView, Replica},
+    held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
     session::Sessions,
@@ -40,6 +44,7 @@ pub struct Dispatcher {
     fallback: Option<(Saturation, Strategy)>,
     fleet: FleetView,
     prefixes: PrefixIndex,
+    caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
     outputs: OutputLengths,
@@ -62,6 +67,8 @@ struct InFlight {
     /// Whether its prompt is computed, so far as can be seen.
     answering: bool,
     first_token: Option<Timestamp>,
+    /// What it keeps with the replica's cache, where that is followed.
+    reserved: Option<Reserved>,
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -81,6 +88,7 @@ impl Dispatcher {
             fallback: fallback_of(&routing),
             fleet: FleetView::new(estimate),
             prefixes: PrefixIndex::new(prefix.index_bytes_max, prefix.replicas.get()),
+            caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
             outputs: OutputLengths::default(),
@@ -128,11 +136,24 @@ impl Dispatcher {
                     self.prefixes.leave(replica.slot);
                     replica.slot = self.prefixes.join();
                 }
+                self.caches.lost(id);
             }
+            Event::CacheFollowed { replica, follows: true } => {
+                if self.fleet.get(replica).is_some() {
+                    self.caches.follow(replica);
+                }
+            }
+            Event::CacheFollowed { replica, follows: false } => self.caches.unfollow(replica),
+            Event::BlocksStored { replica, parent, blocks } => {
+                self.caches.stored(replica, parent, &blocks);
+            }
+            Event::BlocksRemoved { replica, blocks } => self.caches.removed(replica, &blocks),
+            Event::Found { request, cached } => self.found(request, cached),
             Event::ReplicaLeft(id) => {
                 if let Some(replica) = self.fleet.leave(id) {
                     self.prefixes.leave(replica.slot);
                 }
+                self.caches.unfollow(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
             Event::RoutingChanged(routing) => {
@@ -216,6 +237,7 @@ impl Dispatcher {
     ) {
         let uncached = request.prompt.saturating_sub(chosen.cached);
         self.prefixes.insert(chosen.slot, &request.blocks);
+        let reserved = self.caches.placed(chosen.id, &request);
         let mut forecast = chosen.forecast;
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
             if !self.strategy.forecasts() {
@@ -235,6 +257,7 @@ impl Dispatcher {
             uncached,
             answering: false,
             first_token: None,
+            reserved,
             tried,
             request,
         };
@@ -247,6 +270,7 @@ impl Dispatcher {
             self.release_prefill(now, it.replica, it.request.id, it.uncached);
         }
         self.fleet.release_request(it.replica);
+        self.caches.gone(it.replica, &it.request, it.reserved);
         if let Some(replica) = self.fleet.get_mut(it.replica) {
             replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
         }
@@ -284,11 +308,14 @@ impl Dispatcher {
         candidates: &mut Vec<Candidate>,
     ) {
         self.prefixes.hits(&request.blocks, &mut self.hits);
+        self.caches.look_up(&request.blocks);
         // The last token is always computed, or there would be nothing to continue from.
         let cached_max = request.prompt.saturating_sub(Tokens(1));
         let forecasts = self.strategy.forecasts();
         let candidate = |replica: &Replica| {
-            let cached = Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max);
+            let believed =
+                || Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max);
+            let cached = self.caches.told(replica.id, request).unwrap_or_else(believed);
             let sharing = replica.sharing(now);
             Candidate {
                 id: replica.id,
@@ -391,6 +418,11 @@ impl Dispatcher {
         }
     }
 
+    fn found(&mut self, id: RequestId, cached: Tokens) {
+        let Some(it) = self.in_flight.get(&id) else { return };
+        self.caches.found(it.replica, it.reserved, cached);
+    }
+
     /// Requests placed and not yet gone.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -407,6 +439,18 @@ impl Dispatcher {
     #[must_use]
     pub fn prefixes(&self) -> &PrefixIndex {
         &self.prefixes
+    }
+
+    /// What engines say of their caches.
+    #[must_use]
+    pub const fn held(&self) -> &HeldIndex {
+        self.caches.held()
+    }
+
+    /// How far a replica's word on its cache is taken.
+    #[must_use]
+    pub fn cache_mode(&self, replica: ReplicaId) -> CacheMode {
+        self.caches.mode(replica)
     }
 
     /// Conversations remembered.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use types::{
+    block::BlockHash,
     outcome::Outcome,
     quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
@@ -46,6 +47,14 @@ pub enum Event {
     ModelsListed { replica: ReplicaId, models: Box<[ModelId]> },
     /// A replica lost its KV cache, as a restart does.
     CacheLost(ReplicaId),
+    /// From now on a replica's engine tells what it holds, beginning with nothing, or no longer does.
+    CacheFollowed { replica: ReplicaId, follows: bool },
+    /// A replica's engine stored a chain of blocks that follows `parent`.
+    BlocksStored { replica: ReplicaId, parent: Option<BlockHash>, blocks: Box<[BlockHash]> },
+    /// A replica's engine evicted blocks, those that follow others first.
+    BlocksRemoved { replica: ReplicaId, blocks: Box<[BlockHash]> },
+    /// A request's answer says how much of its prompt was found in the replica's cache.
+    Found { request: RequestId, cached: Tokens },
     /// A replica left the fleet for good.
     ReplicaLeft(ReplicaId),
     /// A replica reported its load.

@@ -11,8 +11,8 @@
 //! replicas (16 for hash and recency, 8 for the holders, 8 for the table at half load). Pages that
 //! were never written cost nothing.
 
-mod slots;
-mod table;
+pub(crate) mod slots;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 //! A closed set: adding a rule is one file and one arm. A rule sees the candidates and never the
 //! dispatcher, so each can be tested on cases made by hand.
 
+mod kv_aware;
 mod least_latency;
 mod least_request;
 mod power_of_two;
@@ -66,6 +67,8 @@ pub enum Strategy {
     PrefixAware { match_min: f64 },
     /// Where it costs least.
     LeastLatency(CostWeights),
+    /// Where the least is left to compute.
+    KvAware,
 }
 
 impl Strategy {
@@ -80,6 +83,7 @@ impl Strategy {
             StrategyName::Sticky => Self::Sticky,
             StrategyName::PrefixAware => Self::PrefixAware { match_min: routing.match_min },
             StrategyName::LeastLatency => Self::LeastLatency(routing.cost),
+            StrategyName::KvAware => Self::KvAware,
         }
     }
 
@@ -118,6 +122,7 @@ impl Strategy {
                 prefix_aware::choose(*match_min, ask, candidates, rng)
             }
             Self::LeastLatency(weights) => least_latency::choose(weights, candidates, rng),
+            Self::KvAware => kv_aware::choose(ask, candidates, rng),
         }
     }
 }

@@ -1,7 +1,13 @@
 //! What makes a request good.
 //!
 //! A request is *good* when it succeeded, every SLO that is set holds, nobody labelled its quality
-//! as unacceptable, and its retries stayed within their budget.
+//! as unacceptable, and its retries stayed within their budget. A *session* is good when all its turns
+//! are. Work for later (a batch) is held to its completion window and to no interactive SLO.
+//!
+//! Goodput is good work per second of the window, in three units: requests, sessions and output
+//! tokens; [`crate::summary`] states the window.
+
+use std::collections::BTreeMap;
 
 use types::slo::Slo;
 
@@ -20,90 +26,56 @@ impl Terms {
     /// Judges `record`.
     ///
     /// A promise is broken where what it bounds never came: a request without a first token misses
-    /// its TTFT. An answer of a single token has no time per output token and keeps that promise.
+    /// its TTFT. An answer of a single token has no time per output token and keeps that promise, and
+    /// an answer that came in one piece has no gaps and keeps those on gaps.
     #[must_use]
     pub fn judge(&self, record: &RequestRecord) -> Verdicts {
         let completed = record.ending == Ending::Completed;
         let one_token = completed && record.output_tokens.0 <= 1;
+        let one_piece = completed && record.itl.is_none();
         let within = |max, actual: Option<_>| actual.is_some_and(|it| it <= max);
-        let ttft = self.slo.ttft.map(|max| within(max, record.ttft()));
-        let tpot = self.slo.tpot.map(|max| one_token || within(max, record.tpot()));
-        let e2e = self.slo.e2e.map(|max| within(max, record.e2e()));
-        let promises_kept = [ttft, tpot, e2e].into_iter().flatten().all(|kept| kept);
-        let retries = record.attempts.unwrap_or(1).saturating_sub(1);
+        let slo = self.slo;
+        let completion = slo.completion.map(|max| within(max, record.e2e()));
+        // Nobody waits for a batch: its interactive bounds, if it has any, are not looked at.
+        let asked = |bound: Option<_>| bound.filter(|_| !slo.is_batch());
+        let ttft = asked(slo.ttft).map(|max| within(max, record.ttft()));
+        let tpot = asked(slo.tpot).map(|max| one_token || within(max, record.tpot()));
+        let itl_p95 = asked(slo.itl_p95).map(|max| one_piece || within(max, record.itl_p95()));
+        let jitter = asked(slo.jitter).map(|max| one_piece || within(max, record.jitter()));
+        let e2e = asked(slo.e2e).map(|max| within(max, record.e2e()));
+        let promises = [ttft, tpot, itl_p95, jitter, e2e, completion];
         let good = completed
-            && promises_kept
+            && promises.into_iter().flatten().all(|kept| kept)
             && record.accepted != Some(false)
-            && self.retries_max.is_none_or(|max| retries <= max);
-        Verdicts { ttft, tpot, e2e, good }
+            && self.retries_max.is_none_or(|max| record.retries() <= max);
+        Verdicts { ttft, tpot, itl_p95, jitter, e2e, completion, good }
+    }
+}
+
+/// The terms of each SLO class, and those of what belongs to none of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Promises {
+    /// What holds for requests without a class, or of one that is not listed.
+    pub default: Terms,
+    /// What holds for each class.
+    pub classes: BTreeMap<String, Terms>,
+}
+
+impl Promises {
+    /// The terms that `record` is judged on.
+    #[must_use]
+    pub fn terms(&self, record: &RequestRecord) -> Terms {
+        let of_class = record.slo_class.as_ref().and_then(|it| self.classes.get(it));
+        of_class.copied().unwrap_or(self.default)
+    }
+
+    /// Judges every record anew, as after labels came late.
+    pub fn judge_all(&self, records: &mut [RequestRecord]) {
+        for record in records {
+            record.slo = self.terms(record).judge(record);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use types::{quantity::Tokens, time::Timestamp};
-
-    use super::*;
-
-    fn at(millis: u64) -> Timestamp {
-        Timestamp::from_elapsed(Duration::from_millis(millis))
-    }
-
-    /// TTFT 500 ms, TPOT 50 ms, E2E 1 s.
-    fn completed() -> RequestRecord {
-        RequestRecord {
-            first_token: Some(at(500)),
-            last_token: Some(at(1_000)),
-            output_tokens: Tokens(11),
-            ending: Ending::Completed,
-            ..RequestRecord::default()
-        }
-    }
-
-    fn terms(ttft: Option<u64>, tpot: Option<u64>, e2e: Option<u64>) -> Terms {
-        let [ttft, tpot, e2e] = [ttft, tpot, e2e].map(|it| it.map(Duration::from_millis));
-        Terms { slo: Slo { ttft, tpot, e2e }, retries_max: None }
-    }
-
-    #[test]
-    fn every_bound_that_is_set_must_hold() {
-        let good = |terms: Terms| terms.judge(&completed()).good;
-        assert!(good(terms(None, None, None)));
-        assert!(good(terms(Some(500), Some(50), Some(1_000))));
-        assert!(!good(terms(Some(499), Some(50), Some(1_000))));
-        assert!(!good(terms(Some(500), Some(49), Some(1_000))));
-        assert!(!good(terms(Some(500), Some(50), Some(999))));
-    }
-
-    #[test]
-    fn only_bounds_that_are_set_have_a_verdict() {
-        let verdicts = terms(Some(499), None, None).judge(&completed());
-        assert_eq!((verdicts.ttft, verdicts.tpot, verdicts.e2e), (Some(false), None, None));
-    }
-
-    #[test]
-    fn a_refusal_or_failure_is_never_good() {
-        for ending in [Ending::Rejected, Ending::Failed] {
-            let record = RequestRecord { ending, ..completed() };
-            assert!(!Terms::default().judge(&record).good);
-        }
-    }
-
-    #[test]
-    fn a_single_token_keeps_the_promise_per_token() {
-        let record = RequestRecord { output_tokens: Tokens(1), ..completed() };
-        assert_eq!(terms(None, Some(1), None).judge(&record).tpot, Some(true));
-    }
-
-    #[test]
-    fn labels_and_retries_count() {
-        let rejected_answer = RequestRecord { accepted: Some(false), ..completed() };
-        assert!(!Terms::default().judge(&rejected_answer).good);
-        let retried = RequestRecord { attempts: Some(3), ..completed() };
-        assert!(Terms::default().judge(&retried).good);
-        assert!(Terms { retries_max: Some(2), ..Terms::default() }.judge(&retried).good);
-        assert!(!Terms { retries_max: Some(1), ..Terms::default() }.judge(&retried).good);
-    }
-}
+mod tests;

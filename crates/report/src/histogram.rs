@@ -13,7 +13,8 @@ const GAP_US_MAX: u64 = 3_600_000_000;
 /// Significant decimal digits that are kept.
 const DIGITS: u8 = 3;
 
-/// Counts of durations by length, to a microsecond or one part in a thousand.
+/// Counts of durations by length: each is told to a microsecond or to one part in a thousand, whichever
+/// is coarser, and so are the percentiles read from it. Histograms of parts add up to that of the whole.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     counts: hdrhistogram::Histogram<u64>,
@@ -68,6 +69,7 @@ impl Histogram {
         let at = |q| micros_to_ms(self.counts.value_at_quantile(q));
         Some(Stats {
             mean: self.counts.mean() / 1_000.0,
+            std: self.counts.stdev() / 1_000.0,
             p50: at(0.50),
             p90: at(0.90),
             p95: at(0.95),
@@ -84,7 +86,8 @@ impl Gaps {
         let mut millis: Vec<f64> = gaps.iter().map(|it| it.as_secs_f64() * 1_000.0).collect();
         let mean_ms = millis.iter().sum::<f64>() / crate::stats::count(millis.len());
         let max_ms = millis.iter().copied().max_by(f64::total_cmp)?;
-        Some(Self { mean_ms, p95_ms: quantile_unsorted(&mut millis, 0.95)?, max_ms })
+        let min_ms = millis.iter().copied().min_by(f64::total_cmp)?;
+        Some(Self { mean_ms, min_ms, p95_ms: quantile_unsorted(&mut millis, 0.95)?, max_ms })
     }
 }
 
@@ -131,6 +134,7 @@ mod tests {
     fn one_answers_gaps_are_exact() {
         let gaps = Gaps::of(&[1, 2, 3].map(Duration::from_millis)).unwrap();
         assert!((gaps.mean_ms - 2.0).abs() < 1e-9 && (gaps.p95_ms - 2.9).abs() < 1e-9);
+        assert!((gaps.min_ms - 1.0).abs() < 1e-9 && (gaps.max_ms - 3.0).abs() < 1e-9);
         assert_eq!(Gaps::of(&[]), None);
     }
 }

@@ -2,13 +2,22 @@
 //!
 //! A driver, real or simulated, writes one [`RequestRecord`] a request; everything else follows from
 //! the records. Read in this order: [`record`], [`goodput`] (what counts as good), [`summary`] (the
-//! figures of a run), [`paired`] (policies compared), [`table`] and [`csv`].
+//! figures of a run), [`mod@limits`] (what no policy can exceed), [`paired`] (policies compared),
+//! [`table`] and [`csv`].
 
+pub mod classes;
+pub mod cost;
 pub mod csv;
+pub mod disruption;
+pub mod frontier;
+pub mod gate;
 pub mod goodput;
 pub mod histogram;
 pub mod interval;
+pub mod knee;
+pub mod limits;
 pub mod paired;
+pub mod plan;
 pub mod record;
 pub mod slo;
 pub mod stats;
@@ -18,6 +27,7 @@ pub mod windows;
 
 pub use goodput::Terms;
 pub use histogram::Histogram;
+pub use limits::Limits;
 pub use record::{Ending, RequestRecord};
 pub use stats::Stats;
 pub use summary::{Run, RunInfo, Summary};

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use types::{quantity::Tokens, time::Timestamp};
 
+use crate::cost::WorkloadClass;
+
 /// What one request went through, as its client saw it.
 ///
 /// Times are seconds from the run's start. Latencies count from the *scheduled* send, so that a
@@ -20,6 +22,12 @@ pub struct RequestRecord {
     pub turn: u32,
     /// Tenant it belongs to.
     pub tenant: Option<u32>,
+    /// The promise it was under, by name; absent where there is only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slo_class: Option<String>,
+    /// The kind of work it is; absent where nobody said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload_class: Option<WorkloadClass>,
     /// When it was to be sent.
     #[serde(rename = "scheduled_s", with = "seconds")]
     pub scheduled: Timestamp,
@@ -57,6 +65,9 @@ pub struct RequestRecord {
     pub error: Option<String>,
     /// The quality label it was given; absent where nobody judged it.
     pub accepted: Option<bool>,
+    /// The grade it was given, where somebody graded it; it explains the label and decides nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<f64>,
     /// Whether it kept the promises that were set.
     pub slo: Verdicts,
 }
@@ -79,6 +90,8 @@ pub enum Ending {
 pub struct Gaps {
     /// Mean gap.
     pub mean_ms: f64,
+    /// Shortest gap.
+    pub min_ms: f64,
     /// The gap that 95 % do not exceed.
     pub p95_ms: f64,
     /// Longest gap.
@@ -93,8 +106,17 @@ pub struct Verdicts {
     pub ttft: Option<bool>,
     /// Time per output token.
     pub tpot: Option<bool>,
+    /// 95th percentile of the gaps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub itl_p95: Option<bool>,
+    /// Longest gap minus shortest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<bool>,
     /// Time to the last token.
     pub e2e: Option<bool>,
+    /// The window of work for later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion: Option<bool>,
     /// All of them and the rest of what makes a request good.
     pub good: bool,
 }
@@ -121,11 +143,36 @@ impl RequestRecord {
         decoding.checked_div(self.output_tokens.0.saturating_sub(1))
     }
 
+    /// Longest gap of a whole answer minus the shortest; absent for answers of fewer than two pieces.
+    #[must_use]
+    pub fn jitter(&self) -> Option<Duration> {
+        let gaps = self.itl.filter(|_| self.ending == Ending::Completed)?;
+        Some(millis(gaps.max_ms - gaps.min_ms))
+    }
+
+    /// The gap that 95 % of a whole answer's gaps do not exceed.
+    #[must_use]
+    pub fn itl_p95(&self) -> Option<Duration> {
+        let gaps = self.itl.filter(|_| self.ending == Ending::Completed)?;
+        Some(millis(gaps.p95_ms))
+    }
+
+    /// Times that it was sent again.
+    #[must_use]
+    pub fn retries(&self) -> u32 {
+        self.attempts.unwrap_or(1).saturating_sub(1)
+    }
+
     /// How late the generator sent it.
     #[must_use]
     pub fn lag(&self) -> Option<Duration> {
         self.sent.map(|at| at.since(self.scheduled))
     }
+}
+
+/// Milliseconds as a time, to the nanosecond; what is no time is none.
+fn millis(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis / 1_000.0).unwrap_or_default()
 }
 
 /// Timestamps as seconds, to the nanosecond.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct Stats {
     /// Arithmetic mean.
     pub mean: f64,
+    /// Standard deviation, as numpy computes it by default: over n, not n − 1.
+    #[serde(default)]
+    pub std: f64,
     /// Median.
     pub p50: f64,
     /// 90th percentile.
@@ -26,8 +29,10 @@ impl Stats {
         values.sort_unstable_by(f64::total_cmp);
         let max = *values.last()?;
         let mean = values.iter().sum::<f64>() / count(values.len());
+        let squares: f64 = values.iter().map(|it| (it - mean) * (it - mean)).sum();
+        let std = (squares / count(values.len())).sqrt();
         let at = |q| quantile(&values, q).unwrap_or(max);
-        Some(Self { mean, p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max })
+        Some(Self { mean, std, p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max })
     }
 }
 
@@ -64,6 +69,11 @@ pub(crate) fn quantile_unsorted(values: &mut [f64], q: f64) -> Option<f64> {
     Some((high - low).mul_add(position.fract(), low))
 }
 
+/// A part of a whole; none of nothing.
+pub(crate) fn ratio(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part / whole)
+}
+
 /// A count as a number to divide by; exact up to 2^53.
 pub(crate) const fn count(count: usize) -> f64 {
     count as f64
@@ -83,6 +93,8 @@ mod tests {
         for (actual, expected) in actual.into_iter().zip([3.75, 3.0, 6.8, 7.4, 7.88, 8.0]) {
             assert!((actual - expected).abs() < 1e-12, "{actual} is not {expected}");
         }
+        // numpy.std([1, 2, 4, 8])
+        assert!((stats.std - 7.187_5_f64.sqrt()).abs() < 1e-12, "{}", stats.std);
     }
 
     #[test]

@@ -15,9 +15,12 @@ use serde::{Deserialize, Serialize};
 use types::time::Timestamp;
 
 use crate::{
+    classes::{SloClass, by_slo_class},
+    cost::{self, Breakdown, ClassCost, Costs, WorkloadClass},
     histogram::Histogram,
+    limits::Limits,
     record::{Ending, RequestRecord},
-    stats::{Stats, count},
+    stats::{Stats, count, ratio},
 };
 
 /// What `summary.json` calls its own layout.
@@ -57,15 +60,8 @@ pub struct RunInfo {
     pub warm_up: Duration,
     /// What the fleet costs; absent where nobody said.
     pub costs: Option<Costs>,
-}
-
-/// What a fleet costs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Costs {
-    /// Price of one replica for an hour.
-    pub replica_hour: f64,
-    /// Replicas that are paid for.
-    pub replicas: u32,
+    /// The kind of work that requests are which do not say; absent where nobody said.
+    pub workload_class: Option<WorkloadClass>,
 }
 
 /// The figures of a run.
@@ -93,6 +89,15 @@ pub struct Run {
     pub rejected: u64,
     /// Requests that ended in any other way.
     pub failed: u64,
+    /// Times that requests were sent again.
+    #[serde(default)]
+    pub retries: u64,
+    /// Prompt tokens of completed requests.
+    #[serde(default)]
+    pub input_tokens: u64,
+    /// Output tokens of completed requests.
+    #[serde(default)]
+    pub output_tokens: u64,
     /// Requests scheduled per second of the window.
     pub offered_rps: f64,
     /// Completed requests per second of the window.
@@ -103,15 +108,27 @@ pub struct Run {
     pub good_request_fraction: Option<f64>,
     /// Sessions all whose turns were good, over all sessions; null without sessions.
     pub good_session_fraction: Option<f64>,
+    /// Sessions all whose turns were good, per second of the window.
+    #[serde(default)]
+    pub session_goodput: f64,
     /// Output tokens of completed requests per second of the window.
     pub output_token_throughput: f64,
     /// Output tokens of good requests per second of the window.
     pub output_token_goodput: f64,
     /// Cached over all prompt tokens, of completed requests whose engine says; null where none does.
     pub cache_hit_rate: Option<f64>,
-    /// What the fleet cost, window and drain, for each good request; null without costs or without
-    /// any good request.
+    /// The busiest replica's completed requests over the mean replica's; null where nobody says who
+    /// answered.
+    #[serde(default)]
+    pub imbalance: Option<f64>,
+    /// All costs for each good request; null without costs or without any good request.
     pub cost_per_accepted: Option<f64>,
+    /// What was paid, window and drain, by what for; null without costs.
+    #[serde(default)]
+    pub cost: Option<Breakdown>,
+    /// The currency of all costs.
+    #[serde(default)]
+    pub currency: Option<String>,
     /// How late requests were sent; null where none was.
     pub generator_lag_ms: Option<Stats>,
     /// Time to first token of completed requests.
@@ -122,6 +139,15 @@ pub struct Run {
     pub itl_ms: Option<Stats>,
     /// Time to the last token of completed requests.
     pub e2e_ms: Option<Stats>,
+    /// The same by SLO class, where there are classes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_slo_class: Vec<SloClass>,
+    /// What results cost, by the class of work, where it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_workload_class: Vec<ClassCost>,
+    /// What no policy can exceed on these requests; absent where nobody computed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 impl Run {
@@ -137,7 +163,12 @@ impl Run {
         let window = Window::of(info, &records);
         let per_s = |amount: f64| ratio(amount, window.length_s).unwrap_or_default();
         let goods = count(good().count());
-        let costs = info.costs.map(|it| it.total(window.length_s + window.drain_s));
+        let paid_s = window.length_s + window.drain_s;
+        let cost = info.costs.as_ref().map(|it| it.of(records.iter().copied(), paid_s));
+        let (good_sessions, sessions) = sessions(&records);
+        let tokens = |of: fn(&RequestRecord) -> u32| -> u64 {
+            completed().map(|it| u64::from(of(it))).sum()
+        };
 
         Self {
             workload: info.workload.clone(),
@@ -151,20 +182,34 @@ impl Run {
             good: good().count() as u64,
             rejected: count_of(Ending::Rejected) as u64,
             failed: count_of(Ending::Failed) as u64,
+            retries: records.iter().map(|it| u64::from(it.retries())).sum(),
+            input_tokens: tokens(|it| it.input_tokens.0),
+            output_tokens: tokens(|it| it.output_tokens.0),
             offered_rps: per_s(count(records.len())),
             request_throughput: per_s(count(completed().count())),
             request_goodput: per_s(goods),
             good_request_fraction: ratio(goods, count(records.len())),
-            good_session_fraction: good_session_fraction(&records),
+            good_session_fraction: ratio(good_sessions, sessions),
+            session_goodput: per_s(good_sessions),
             output_token_throughput: per_s(output_tokens(completed())),
             output_token_goodput: per_s(output_tokens(good())),
             cache_hit_rate: cache_hit_rate(completed()),
-            cost_per_accepted: costs.and_then(|it| ratio(it, goods)),
+            imbalance: imbalance(completed()),
+            cost_per_accepted: cost.and_then(|it| ratio(it.total, goods)),
+            cost,
+            currency: info.costs.as_ref().map(|it| it.prices.currency.clone()),
             generator_lag_ms: stats_ms(records.iter().map(|it| it.lag())),
             ttft_ms: stats_ms(completed().map(RequestRecord::ttft)),
             tpot_ms: stats_ms(completed().map(RequestRecord::tpot)),
             itl_ms: gaps.stats_ms(),
             e2e_ms: stats_ms(completed().map(RequestRecord::e2e)),
+            by_slo_class: by_slo_class(&records, window.length_s),
+            by_workload_class: cost::by_class(
+                &records,
+                info.workload_class,
+                info.costs.as_ref().zip(cost.as_ref()),
+            ),
+            limits: None,
         }
     }
 }
@@ -193,14 +238,6 @@ impl Window {
     }
 }
 
-impl Costs {
-    /// What the fleet costs over `seconds`.
-    #[must_use]
-    pub fn total(&self, seconds: f64) -> f64 {
-        self.replica_hour * f64::from(self.replicas) * seconds / 3_600.0
-    }
-}
-
 /// Exact statistics of the durations that are there, in milliseconds.
 pub(crate) fn stats_ms(durations: impl Iterator<Item = Option<Duration>>) -> Option<Stats> {
     Stats::of(durations.flatten().map(|it| it.as_secs_f64() * 1_000.0).collect())
@@ -220,8 +257,8 @@ pub(crate) fn cache_hit_rate<'a>(
     ratio(cached, all)
 }
 
-/// A session is good when all its turns are.
-fn good_session_fraction(records: &[&RequestRecord]) -> Option<f64> {
+/// Good sessions and all of them; a session is good when all its turns are.
+fn sessions(records: &[&RequestRecord]) -> (f64, f64) {
     let mut sessions = BTreeMap::new();
     for record in records {
         if let Some(session) = record.session {
@@ -230,15 +267,23 @@ fn good_session_fraction(records: &[&RequestRecord]) -> Option<f64> {
         }
     }
     let good = sessions.values().filter(|good| **good).count();
-    ratio(count(good), count(sessions.len()))
+    (count(good), count(sessions.len()))
+}
+
+/// The busiest replica's requests over the mean replica's, of the replicas that answered any.
+fn imbalance<'a>(completed: impl Iterator<Item = &'a RequestRecord>) -> Option<f64> {
+    let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
+    for replica in completed.filter_map(|it| it.replica.as_deref()) {
+        let requests = replicas.entry(replica).or_default();
+        *requests = requests.saturating_add(1);
+    }
+    let busiest = replicas.values().max().copied()?;
+    let all: usize = replicas.values().sum();
+    ratio(count(busiest) * count(replicas.len()), count(all))
 }
 
 fn output_tokens<'a>(records: impl Iterator<Item = &'a RequestRecord>) -> f64 {
     records.map(|it| f64::from(it.output_tokens.0)).sum()
-}
-
-fn ratio(part: f64, whole: f64) -> Option<f64> {
-    (whole > 0.0).then(|| part / whole)
 }
 
 #[cfg(test)]

@@ -1,12 +1,18 @@
 //! Tables for a terminal, at most 100 columns wide.
 
+mod frontier;
+mod limits;
 mod seeds;
 
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
-pub use self::seeds::{differences, means};
+pub use self::{
+    frontier::{frontier, plan, promise},
+    limits::limits,
+    seeds::{differences, means},
+};
 use crate::{stats::Stats, summary::Run};
 
 /// Lines above and below the header and below the last row.

@@ -103,6 +103,8 @@ pub struct Prefix {
     pub block: TokenCount,
     /// Most memory for the index, whatever the number of replicas.
     pub index_bytes_max: ByteSize,
+    /// Most memory for what engines say they hold; none is claimed where none says anything.
+    pub held_bytes_max: ByteSize,
     /// Replicas the index has room for at first.
     pub replicas: NonZeroUsize,
     /// Share of the prompt a replica must hold for `prefix-aware` to follow it, 0 to 1.
@@ -261,10 +263,12 @@ impl Default for Policy {
 
 impl Default for Prefix {
     fn default() -> Self {
-        let PrefixConfig { block, index_bytes_max, replicas } = PrefixConfig::default();
+        let PrefixConfig { block, index_bytes_max, held_bytes_max, replicas } =
+            PrefixConfig::default();
         Self {
             block: TokenCount(block),
             index_bytes_max: ByteSize(index_bytes_max),
+            held_bytes_max: ByteSize(held_bytes_max),
             replicas,
             match_min: Routing::MATCH_MIN,
         }
@@ -487,6 +491,7 @@ impl Config {
             prefix: PrefixConfig {
                 block: prefix.block.0,
                 index_bytes_max: prefix.index_bytes_max.0,
+                held_bytes_max: prefix.held_bytes_max.0,
                 replicas: prefix.replicas,
             },
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },

@@ -9,7 +9,7 @@ use types::{
     block::{BlockHash, ChainSeed, hash_block},
     quantity::Tokens,
 };
-use workload::Segment;
+use workload::{Arrival, Segment};
 
 /// Segments of fewer blocks are not worth remembering: hashing them anew is as quick.
 const REMEMBERED_BLOCKS_MIN: u32 = 24;
@@ -36,9 +36,30 @@ impl Memo {
     }
 }
 
+/// The names of the full blocks of `block` tokens that the prompt of `arrival` fills and, where the
+/// answer is `quoted` by later prompts, of those that both fill together; and how many of them the
+/// prompt fills alone.
+pub(crate) fn names(
+    arrival: &Arrival,
+    seed: ChainSeed,
+    block: Tokens,
+    quoted: bool,
+    memo: &mut Memo,
+) -> (Vec<BlockHash>, usize) {
+    let mut chain = BlockChain::new(seed, block);
+    chain.reserve(arrival.prompt.tokens());
+    let segments = arrival.prompt.messages.iter().flat_map(|it| &it.segments);
+    segments.for_each(|it| chain.push_remembered(*it, memo));
+    let in_prompt = chain.len();
+    if let Some(id) = arrival.answer.filter(|_| quoted) {
+        chain.push(Segment { id, tokens: arrival.output });
+    }
+    (chain.finish(), in_prompt)
+}
+
 /// Cuts content into blocks and names each with all before it.
 #[derive(Debug)]
-pub(crate) struct BlockChain {
+struct BlockChain {
     block: u32,
     parent: BlockHash,
     /// The pieces of the block under way.
@@ -49,7 +70,7 @@ pub(crate) struct BlockChain {
 
 impl BlockChain {
     /// Starts a chain of blocks of `block` tokens each (at least 1).
-    pub(crate) fn new(seed: ChainSeed, block: Tokens) -> Self {
+    fn new(seed: ChainSeed, block: Tokens) -> Self {
         Self {
             block: block.0.max(1),
             parent: seed.as_parent(),
@@ -60,13 +81,13 @@ impl BlockChain {
     }
 
     /// Makes room for the blocks of `tokens` more.
-    pub(crate) fn reserve(&mut self, tokens: Tokens) {
+    fn reserve(&mut self, tokens: Tokens) {
         self.blocks.reserve(tokens.full_blocks(Tokens(self.block)).0 as usize);
     }
 
     /// Appends the first tokens of a text, from memory where they were appended to the same content
     /// before.
-    pub(crate) fn push_remembered(&mut self, segment: Segment, memo: &mut Memo) {
+    fn push_remembered(&mut self, segment: Segment, memo: &mut Memo) {
         if segment.tokens.0.checked_div(self.block).unwrap_or(0) < REMEMBERED_BLOCKS_MIN {
             self.push(segment);
             return;
@@ -92,7 +113,7 @@ impl BlockChain {
     }
 
     /// Appends the first tokens of a text.
-    pub(crate) fn push(&mut self, segment: Segment) {
+    fn push(&mut self, segment: Segment) {
         let mut offset = 0;
         while offset < segment.tokens.0 {
             let missing = self.block.saturating_sub(self.filled);
@@ -121,12 +142,12 @@ impl BlockChain {
     }
 
     /// Blocks that are full so far.
-    pub(crate) const fn len(&self) -> usize {
+    const fn len(&self) -> usize {
         self.blocks.len()
     }
 
     /// The names of the full blocks, first block first.
-    pub(crate) fn finish(self) -> Vec<BlockHash> {
+    fn finish(self) -> Vec<BlockHash> {
         self.blocks
     }
 }

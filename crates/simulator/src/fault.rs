@@ -32,6 +32,18 @@ pub enum Fault {
         /// How many times longer, above 0.
         factor: f64,
     },
+    /// A replica begins nothing for a while, be it a step of an engine or a service: what is under
+    /// way ends, what comes waits, and no connection breaks.
+    Stall {
+        /// From when.
+        #[serde(with = "friendly")]
+        at: Duration,
+        /// Which replica.
+        replica: u32,
+        /// For how long.
+        #[serde(rename = "for", with = "friendly")]
+        lasts: Duration,
+    },
     /// Nothing passes between a router and a replica, both being well: connections break, both ends
     /// notice, and new ones do not come about.
     Partition {
@@ -91,6 +103,7 @@ impl Fault {
         match *self {
             Self::Crash { at, .. }
             | Self::Slow { at, .. }
+            | Self::Stall { at, .. }
             | Self::Partition { at, .. }
             | Self::ScaleOut { at, .. }
             | Self::ScaleIn { at, .. }
@@ -99,11 +112,48 @@ impl Fault {
         }
     }
 
+    /// What it is called.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Crash { .. } => "crash",
+            Self::Slow { .. } => "slow",
+            Self::Stall { .. } => "stall",
+            Self::Partition { .. } => "partition",
+            Self::ScaleOut { .. } => "scale-out",
+            Self::ScaleIn { .. } => "scale-in",
+            Self::RollingDeployment { .. } => "rolling-deployment",
+            Self::RotateSalt { .. } => "rotate-salt",
+        }
+    }
+
+    /// When it is over at the soonest, in a fleet of `replicas` that routers see back after
+    /// `health_delay`; caches may be cold for longer.
+    #[must_use]
+    pub fn ends(&self, replicas: u32, health_delay: Duration) -> Duration {
+        let lasts = match *self {
+            Self::Crash { down_for, .. } => {
+                down_for.unwrap_or_default().saturating_add(health_delay)
+            }
+            Self::Slow { lasts, .. }
+            | Self::Stall { lasts, .. }
+            | Self::Partition { lasts, .. } => lasts,
+            Self::ScaleOut { .. } => health_delay,
+            Self::RollingDeployment { down_for, .. } => {
+                down_for.saturating_add(health_delay).saturating_mul(replicas)
+            }
+            Self::ScaleIn { .. } | Self::RotateSalt { .. } => Duration::ZERO,
+        };
+        self.at().saturating_add(lasts)
+    }
+
     /// What is wrong with it in a fleet of `replicas` behind `routers`.
     #[must_use]
     pub fn problem(&self, replicas: u32, routers: u32) -> Option<String> {
         let (replica, router) = match *self {
-            Self::Crash { replica, .. } | Self::ScaleIn { replica, .. } => (replica, None),
+            Self::Crash { replica, .. }
+            | Self::Stall { replica, .. }
+            | Self::ScaleIn { replica, .. } => (replica, None),
             Self::Slow { factor, .. } if !(factor > 0.0 && factor.is_finite()) => {
                 return Some(format!("factor: needs a number above 0, has {factor}"));
             }

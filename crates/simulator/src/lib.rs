@@ -8,8 +8,9 @@
 //!
 //! Start at [`run`] in `world`; then [`setup`] (what a run is made of), `server` (what stands behind
 //! a router), [`fault`], and `content` (how prompts become blocks). A [`scenario`] is a setup as a
-//! file states it.
+//! file states it; [`limits()`] says what no policy can exceed on the requests of a run.
 
+mod bounds;
 mod calendar;
 mod content;
 pub mod fault;
@@ -21,6 +22,7 @@ pub mod setup;
 mod world;
 
 pub use crate::{
+    bounds::limits,
     fault::Fault,
     scenario::Scenario,
     setup::{Kind, ServiceTime, Setup, Signals},

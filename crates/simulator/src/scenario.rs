@@ -14,7 +14,10 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::{
     optional as friendly_optional, required as friendly,
 };
 use policy::config::StrategyName;
-use report::Terms;
+use report::{
+    Terms,
+    cost::{Prices, WorkloadClass},
+};
 use serde::{Deserialize, Serialize};
 use types::slo::Slo;
 use workload::{Load, Planned, Schedule, Workload, WorkloadError};
@@ -64,6 +67,15 @@ pub struct Scenario {
     /// The promises.
     #[serde(default)]
     pub slo: SloBlock,
+    /// Most times that a good request may have been sent again; any number when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries_max: Option<u32>,
+    /// The kind of work, which says what counts as a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_class: Option<WorkloadClass>,
+    /// What is paid; nothing is said of costs when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Prices>,
     /// How routers learn of the replicas.
     #[serde(default)]
     pub signals: Signals,
@@ -126,9 +138,18 @@ pub struct SloBlock {
     /// Longest time per output token, averaged over the answer.
     #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
     pub tpot: Option<Duration>,
+    /// The gap between tokens that 95 % of an answer's gaps may not exceed.
+    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
+    pub itl_p95: Option<Duration>,
+    /// Largest difference between the longest and the shortest gap of one answer.
+    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Duration>,
     /// Longest time to the last token.
     #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
     pub e2e: Option<Duration>,
+    /// Window in which work that nobody waits for is to be done.
+    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
+    pub completion: Option<Duration>,
 }
 
 const fn one() -> u32 {
@@ -169,6 +190,7 @@ impl Scenario {
         problems.extend(within("workload", self.workload.problems()));
         problems.extend(within("load", self.load_problems()));
         problems.extend(within("signals", self.signals.problems()));
+        problems.extend(within("costs", self.costs.iter().flat_map(Prices::problems).collect()));
         for (index, fault) in self.faults.iter().enumerate() {
             let problem = fault.problem(self.fleet.replicas, self.routers.max(1));
             problems.extend(problem.map(|it| format!("faults[{index}].{it}")));
@@ -222,6 +244,12 @@ impl Scenario {
         self.workload.plan(load, read)
     }
 
+    /// What requests are judged on.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms { slo: self.slo.into(), retries_max: self.retries_max }
+    }
+
     /// The setup of a run under `strategy`, seeded with `seed`; `profile` is what
     /// [`Fleet::profile`] names, before the overrides.
     #[must_use]
@@ -245,13 +273,13 @@ impl Scenario {
             warm_up: self.load.warm_up,
             signals: self.signals,
             faults: self.faults.clone(),
-            terms: Terms { slo: self.slo.into(), ..Terms::default() },
+            terms: self.terms(),
         }
     }
 }
 
 impl From<SloBlock> for Slo {
-    fn from(SloBlock { ttft, tpot, e2e }: SloBlock) -> Self {
-        Self { ttft, tpot, e2e }
+    fn from(SloBlock { ttft, tpot, itl_p95, jitter, e2e, completion }: SloBlock) -> Self {
+        Self { ttft, tpot, itl_p95, jitter, e2e, completion }
     }
 }

@@ -31,7 +31,8 @@ use types::{
 };
 use workload::Arrival;
 
-use self::replicas::{Replica, Services};
+use self::replicas::Replica;
+pub(crate) use self::replicas::Services;
 use crate::{
     calendar::Calendar,
     content::Memo,
@@ -185,7 +186,10 @@ impl<'a> World<'a> {
             replicas: Vec::new(),
             flights: Vec::with_capacity(requests),
             newest: Vec::with_capacity(requests),
-            single_steps: setup.faults.iter().any(|it| matches!(it, Fault::Slow { .. })),
+            single_steps: setup
+                .faults
+                .iter()
+                .any(|it| matches!(it, Fault::Slow { .. } | Fault::Stall { .. })),
             salt: 0,
             memos: (Memo::default(), Memo::default()),
             services: Services::new(setup),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use engine::Profile;
+use engine::{Profile, Spread};
 use policy::config::{DispatcherConfig, StrategyName};
 use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use report::{Terms, record::Ending};
@@ -28,7 +28,7 @@ fn fault(draws: &mut Xoshiro256PlusPlus, replicas: u32, routers: u32) -> Fault {
     let at = millis(draws, DURATION_MS);
     let replica = draws.random_range(0..replicas);
     let lasts = millis(draws, 3_000);
-    match draws.random_range(0..8_u32) {
+    match draws.random_range(0..9_u32) {
         0 => Fault::Crash { at, replica, down_for: Some(lasts) },
         1 => Fault::Crash { at, replica, down_for: None },
         2 => Fault::Slow { at, replica, lasts, factor: draws.random_range(0.5..20.0) },
@@ -38,7 +38,8 @@ fn fault(draws: &mut Xoshiro256PlusPlus, replicas: u32, routers: u32) -> Fault {
         }
         4 => Fault::ScaleOut { at, replicas: draws.random_range(1..3) },
         5 => Fault::ScaleIn { at, replica },
-        6 => Fault::RollingDeployment { at, down_for: lasts },
+        6 => Fault::Stall { at, replica, lasts },
+        7 => Fault::RollingDeployment { at, down_for: lasts },
         _ => Fault::RotateSalt { at },
     }
 }
@@ -54,6 +55,8 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         kv_tokens: Tokens(draws.random_range(1_500..6_000)),
         max_num_batched_tokens: Tokens(draws.random_range(64..2_048)),
         max_num_seqs: draws.random_range(1..16),
+        steps_ahead: draws.random_range(0..2),
+        spread: draws.random::<bool>().then_some(Spread::Exponential),
         ..Profile::named("llama-3-8b-h100").unwrap()
     };
     let faults = (0..draws.random_range(0..6)).map(|_| fault(&mut draws, replicas, routers));

@@ -59,7 +59,12 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
         let all = json!({ "schema": schema, "runs": runs, "differences": differences });
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
-        println!("{}\n{}", table::means(&runs), table::differences(&differences));
+        println!("{}", table::means(&runs));
+        print!("{}", table::limits(&runs));
+        println!("{}", table::differences(&differences));
+    }
+    if let Some(note) = cases.limits_note(&runs) {
+        eprintln!("{note}");
     }
     Ok(())
 }

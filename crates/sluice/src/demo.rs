@@ -155,7 +155,7 @@ const fn workload_name(workload: &Workload) -> &'static str {
 
 fn slo(ttft_ms: u64, tpot_ms: u64) -> Slo {
     let ms = |it| Some(Duration::from_millis(it));
-    Slo { ttft: ms(ttft_ms), tpot: ms(tpot_ms), e2e: None }
+    Slo { ttft: ms(ttft_ms), tpot: ms(tpot_ms), ..Slo::default() }
 }
 
 fn introduction(acts: &[Act]) -> String {
@@ -200,6 +200,7 @@ async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<Run> {
         scheduled_for: act.scheduled_for,
         warm_up: Duration::ZERO,
         costs: None,
+        workload_class: None,
     };
     Ok(Run::measure(&info, &recording.records, &recording.gaps))
 }

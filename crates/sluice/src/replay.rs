@@ -119,6 +119,7 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         scheduled_for: if matches!(workload, Workload::Trace(_)) { None } else { load.duration },
         warm_up: Duration::ZERO,
         costs: None,
+        workload_class: None,
     };
     let measured = Run::measure(&info, &recording.records, &recording.gaps);
     let summary = Summary::new(vec![measured]);

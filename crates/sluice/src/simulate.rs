@@ -42,7 +42,7 @@ pub(crate) struct What {
     pub(crate) scenario: Option<PathBuf>,
     /// What `sluice serve --record` wrote: asks it what was decided, and what the policies would
     /// have chosen.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "trace", "rate", "jobs"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "trace", "rate", "jobs", "no_limits"])]
     pub(crate) recording: Option<PathBuf>,
     /// Policies to run, separated by commas; the scenario's own when absent.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -62,6 +62,9 @@ pub(crate) struct What {
     /// Simulations at once; one for each processor when absent.
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
+    /// Leaves out what no policy could exceed on these requests.
+    #[arg(long)]
+    pub(crate) no_limits: bool,
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
@@ -88,6 +91,12 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
         print!("{}: {}", run.policy, table::single(run));
     } else {
         print!("{}", table::means(&summary.runs));
+    }
+    if !simulate.json {
+        print!("{}", table::limits(&summary.runs));
+    }
+    if let Some(note) = cases.limits_note(&summary.runs) {
+        eprintln!("{note}");
     }
     Ok(())
 }

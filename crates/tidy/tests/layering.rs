@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("router", &["types", "policy", "wire", "fleet"]),
     ("emulator", &["types", "engine"]),
     ("replay", &["types", "workload", "wire", "report"]),
-    ("simulator", &["types", "policy", "engine", "workload", "report"]),
+    ("simulator", &["types", "policy", "engine", "workload", "report", "limits"]),
     ("calibration", &["types", "engine", "workload", "report"]),
     (
         "sluice",

@@ -76,7 +76,7 @@ impl Documents {
     /// The requests of a run; none where the schedule is a trace's.
     pub(crate) fn arrivals(
         &self,
-        schedule: Schedule,
+        schedule: &Schedule,
         duration: Duration,
         seed: u64,
     ) -> Vec<Arrival> {
@@ -107,12 +107,10 @@ impl Documents {
                     session: None,
                     turn: 0,
                     tenant: None,
-                    prompt: Prompt {
-                        messages: vec![
-                            Message::new(Role::System, document),
-                            Message::new(Role::User, question),
-                        ],
-                    },
+                    prompt: Prompt::new(vec![
+                        Message::new(Role::System, document),
+                        Message::new(Role::User, question),
+                    ]),
                     output: self.answer_tokens.draw(&mut lengths),
                     answer: None,
                     think: Duration::ZERO,
@@ -142,7 +140,7 @@ mod tests {
 
     fn arrivals(documents: &Documents) -> Vec<Arrival> {
         let schedule = Schedule::Constant { rate_per_s: 100.0 };
-        documents.arrivals(schedule, Duration::from_secs(100), 3)
+        documents.arrivals(&schedule, Duration::from_secs(100), 3)
     }
 
     fn segments(arrival: &Arrival) -> [Segment; 2] {

@@ -9,7 +9,6 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use types::quantity::Tokens;
 
 use crate::{
     arrival::Arrival,
@@ -19,7 +18,7 @@ use crate::{
     mix::Mix,
     schedule::Load,
     support_chat::SupportChat,
-    trace::{Recorded, Skipped, Trace, mooncake},
+    trace::{BadLine, Recorded, Skipped, Trace},
 };
 
 /// What kind of traffic, and its shape.
@@ -66,7 +65,7 @@ pub enum WorkloadError {
     },
     /// A line of the trace is wrong.
     #[error(transparent)]
-    BadLine(#[from] mooncake::BadLine),
+    BadLine(#[from] BadLine),
     /// Nothing is left to send.
     #[error("{name} gives no request at all ({skipped}); lengthen the run or raise the rate")]
     Empty {
@@ -119,19 +118,19 @@ impl Workload {
         let planned = match self {
             Self::SupportChat(chat) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(chat.arrivals(load.schedule, duration, load.seed))
+                Planned::from(chat.arrivals(&load.schedule, duration, load.seed))
             }
             Self::Independent(independent) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(independent.arrivals(load.schedule, duration, load.seed))
+                Planned::from(independent.arrivals(&load.schedule, duration, load.seed))
             }
             Self::Documents(documents) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(documents.arrivals(load.schedule, duration, load.seed))
+                Planned::from(documents.arrivals(&load.schedule, duration, load.seed))
             }
             Self::Mix(mix) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(mix.arrivals(load.schedule, duration, load.seed))
+                Planned::from(mix.arrivals(&load.schedule, duration, load.seed))
             }
             Self::Trace(trace) => plan_trace(trace, load, read)?,
         };
@@ -146,7 +145,7 @@ impl Workload {
     fn generated_duration(&self, load: &Load) -> Result<std::time::Duration, WorkloadError> {
         let invalid = |problem| Err(WorkloadError::Invalid(vec![problem]));
         let name = self.name();
-        if load.schedule.rate_per_s().is_none() {
+        if load.schedule.is_recorded() {
             return invalid(format!("{name} has no recorded times to follow; give a rate"));
         }
         match load.duration {
@@ -168,7 +167,11 @@ fn plan_trace(
             .map_err(|source| WorkloadError::Unreadable { file: trace.file.clone(), source })?;
         Recorded::read(trace, &text)?
     };
-    let arrivals = recorded.arrivals(load, Tokens(trace.block_tokens));
+    if recorded.is_untimed && load.schedule.is_recorded() {
+        let problem = format!("{} does not tell when requests come; give a rate", trace.file);
+        return Err(WorkloadError::Invalid(vec![problem]));
+    }
+    let arrivals = recorded.arrivals(load);
     Ok(Planned { arrivals, skipped: recorded.skipped })
 }
 

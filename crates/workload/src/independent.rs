@@ -43,7 +43,7 @@ impl Independent {
     /// The requests of a run; none where the schedule is a trace's.
     pub(crate) fn arrivals(
         &self,
-        schedule: Schedule,
+        schedule: &Schedule,
         duration: Duration,
         seed: u64,
     ) -> Vec<Arrival> {

@@ -56,7 +56,7 @@ impl Mix {
     /// The requests of a run, by time; none where the schedule is a trace's.
     pub(crate) fn arrivals(
         &self,
-        schedule: Schedule,
+        schedule: &Schedule,
         duration: Duration,
         seed: u64,
     ) -> Vec<Arrival> {
@@ -64,7 +64,7 @@ impl Mix {
         let mut all = Vec::new();
         for (index, part) in (0_u32..).zip(&self.0) {
             let seed = segment_id(seed, Kind::Part, index.into());
-            let mut arrivals = part.arrivals(schedule.scaled(part.share / total), duration, seed);
+            let mut arrivals = part.arrivals(&schedule.scaled(part.share / total), duration, seed);
             for arrival in &mut arrivals {
                 // Sessions and tenants of different kinds are different ones.
                 let apart = u64::from(index) << 56;
@@ -98,7 +98,7 @@ impl Part {
         problems
     }
 
-    fn arrivals(&self, schedule: Schedule, duration: Duration, seed: u64) -> Vec<Arrival> {
+    fn arrivals(&self, schedule: &Schedule, duration: Duration, seed: u64) -> Vec<Arrival> {
         if let Some(chat) = &self.support_chat {
             chat.arrivals(schedule, duration, seed)
         } else if let Some(documents) = &self.documents {
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn kinds_come_in_their_shares_and_in_order() {
         let schedule = Schedule::Poisson { rate_per_s: 50.0 };
-        let all = mix().arrivals(schedule, Duration::from_secs(200), 1);
+        let all = mix().arrivals(&schedule, Duration::from_secs(200), 1);
         assert!((9_600..10_400).contains(&all.len()), "{}", all.len());
         assert!(all.is_sorted_by_key(|it| it.at));
         let documents = all.iter().filter(|it| it.session.is_none()).count();
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn kinds_share_neither_texts_nor_sessions() {
         let schedule = Schedule::Poisson { rate_per_s: 50.0 };
-        let all = mix().arrivals(schedule, Duration::from_secs(20), 1);
+        let all = mix().arrivals(&schedule, Duration::from_secs(20), 1);
         let of = |second: bool| {
             let part = all
                 .iter()

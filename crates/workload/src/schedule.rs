@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use rand::{RngExt, rngs::Xoshiro256PlusPlus};
-use rand_distr::Exp1;
 use types::time::Timestamp;
 
-use crate::seed::{Purpose, generator};
+use crate::{
+    pacing::{Pacing, Times},
+    rates::Rates,
+};
 
 /// Most requests that one run may schedule.
 pub const REQUESTS_MAX: u32 = 10_000_000;
 
 /// How a run is loaded.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     /// When requests are sent.
     pub schedule: Schedule,
@@ -23,7 +24,7 @@ pub struct Load {
 }
 
 /// When requests are sent.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Schedule {
     /// At random, independently of each other, as many users do.
     Poisson {
@@ -34,6 +35,20 @@ pub enum Schedule {
     Constant {
         /// Rate, in requests per second.
         rate_per_s: f64,
+    },
+    /// In bursts, or steadier than at random.
+    Gamma {
+        /// Mean rate, in requests per second.
+        rate_per_s: f64,
+        /// As [`Pacing::Gamma`] has it: below 1 in bursts, above 1 steady.
+        burstiness: f64,
+    },
+    /// At a rate that changes.
+    Varying {
+        /// How requests are spaced around the rate.
+        pacing: Pacing,
+        /// The rate.
+        rates: Rates,
     },
     /// When the trace says.
     Trace {
@@ -46,20 +61,23 @@ impl Load {
     /// Everything wrong with the values.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let (name, factor) = match self.schedule {
-            Schedule::Poisson { rate_per_s } | Schedule::Constant { rate_per_s } => {
-                ("rate", rate_per_s)
-            }
-            Schedule::Trace { speedup } => ("speedup", speedup),
+        let (pacing, rates) = match self.schedule.paced() {
+            Some(paced) => paced,
+            None => return self.schedule.speedup_problem().into_iter().collect(),
         };
-        if !(factor.is_finite() && factor > 0.0) {
-            problems.push(format!("{name}: needs a number above 0, has {factor}"));
+        let mut problems: Vec<String> = pacing.problem().into_iter().collect();
+        match self.schedule.rate_per_s() {
+            Some(rate) if !(rate.is_finite() && rate > 0.0) => {
+                problems.push(format!("rate: needs a number above 0, has {rate}"));
+            }
+            Some(_) => {}
+            None => problems.extend(rates.problems()),
         }
         let seconds = self.duration.unwrap_or_default().as_secs_f64();
-        if name == "rate" && factor * seconds > f64::from(REQUESTS_MAX) {
+        let total = rates.total(seconds);
+        if problems.is_empty() && total > f64::from(REQUESTS_MAX) {
             problems.push(format!(
-                "rate and duration: {factor} requests/s for {seconds} s are more than {REQUESTS_MAX} requests"
+                "rate and duration: {total:.0} requests in {seconds} s are more than {REQUESTS_MAX}"
             ));
         }
         problems
@@ -67,55 +85,81 @@ impl Load {
 }
 
 impl Schedule {
-    /// The rate at which requests are offered, in requests per second, where the schedule sets it.
+    /// The rate at which requests are offered, in requests per second, where it is one number.
     #[must_use]
     pub const fn rate_per_s(&self) -> Option<f64> {
         match *self {
-            Self::Poisson { rate_per_s } | Self::Constant { rate_per_s } => Some(rate_per_s),
+            Self::Poisson { rate_per_s }
+            | Self::Constant { rate_per_s }
+            | Self::Gamma { rate_per_s, .. } => Some(rate_per_s),
+            Self::Varying { .. } | Self::Trace { .. } => None,
+        }
+    }
+
+    /// Whether the times are those that a trace has recorded.
+    #[must_use]
+    pub const fn is_recorded(&self) -> bool {
+        matches!(self, Self::Trace { .. })
+    }
+
+    /// How requests are spaced around which rate; none where a trace says when they come.
+    fn paced(&self) -> Option<(Pacing, Rates)> {
+        match self {
+            Self::Poisson { rate_per_s } => Some((Pacing::Poisson, Rates::constant(*rate_per_s))),
+            Self::Constant { rate_per_s } => Some((Pacing::Constant, Rates::constant(*rate_per_s))),
+            Self::Gamma { rate_per_s, burstiness } => {
+                let pacing = Pacing::Gamma { burstiness: *burstiness };
+                Some((pacing, Rates::constant(*rate_per_s)))
+            }
+            Self::Varying { pacing, rates } => Some((*pacing, rates.clone())),
             Self::Trace { .. } => None,
         }
     }
 
-    /// The endless times of arrivals that the schedule sets; none where a trace does.
+    fn speedup_problem(&self) -> Option<String> {
+        match *self {
+            Self::Trace { speedup } if !(speedup.is_finite() && speedup > 0.0) => {
+                Some(format!("speedup: needs a number above 0, has {speedup}"))
+            }
+            Self::Trace { .. }
+            | Self::Poisson { .. }
+            | Self::Constant { .. }
+            | Self::Gamma { .. }
+            | Self::Varying { .. } => None,
+        }
+    }
+
+    /// The times of arrivals that the schedule sets; none where a trace does.
     pub(crate) fn times(&self, seed: u64) -> Option<Times> {
-        let (rate_per_s, random) = match *self {
-            Self::Poisson { rate_per_s } => (rate_per_s, true),
-            Self::Constant { rate_per_s } => (rate_per_s, false),
-            Self::Trace { .. } => return None,
-        };
-        let generator = random.then(|| generator(seed, Purpose::Arrivals));
-        Some(Times { rate_per_s, generator, elapsed_s: 0.0 })
+        self.paced().map(|(pacing, rates)| Times::new(pacing, &rates, seed))
     }
 
     /// The schedule at `share` of its rate.
     pub(crate) fn scaled(&self, share: f64) -> Self {
-        match *self {
+        match self {
             Self::Poisson { rate_per_s } => Self::Poisson { rate_per_s: rate_per_s * share },
             Self::Constant { rate_per_s } => Self::Constant { rate_per_s: rate_per_s * share },
-            Self::Trace { speedup } => Self::Trace { speedup },
+            Self::Gamma { rate_per_s, burstiness } => {
+                Self::Gamma { rate_per_s: rate_per_s * share, burstiness: *burstiness }
+            }
+            Self::Varying { pacing, rates } => {
+                Self::Varying { pacing: *pacing, rates: rates.scaled(share) }
+            }
+            Self::Trace { speedup } => Self::Trace { speedup: *speedup },
         }
     }
-}
 
-/// Times of arrivals, in order, without end.
-#[derive(Debug)]
-pub(crate) struct Times {
-    rate_per_s: f64,
-    /// Absent where the gaps are all equal.
-    generator: Option<Xoshiro256PlusPlus>,
-    elapsed_s: f64,
-}
-
-impl Iterator for Times {
-    type Item = Timestamp;
-
-    fn next(&mut self) -> Option<Timestamp> {
-        let gap: f64 = match &mut self.generator {
-            Some(generator) => generator.sample(Exp1),
-            None => 1.0,
-        };
-        self.elapsed_s += gap / self.rate_per_s;
-        Some(timestamp_from_s(self.elapsed_s))
+    /// The schedule with its changes of rate `delay` later.
+    pub(crate) fn delayed(&self, delay: Duration) -> Self {
+        match self {
+            Self::Varying { pacing, rates } => {
+                Self::Varying { pacing: *pacing, rates: rates.delayed(delay) }
+            }
+            Self::Poisson { .. }
+            | Self::Constant { .. }
+            | Self::Gamma { .. }
+            | Self::Trace { .. } => self.clone(),
+        }
     }
 }
 
@@ -129,7 +173,7 @@ pub(crate) fn timestamp_from_s(seconds: f64) -> Timestamp {
 mod tests {
     use super::*;
 
-    fn count_in(schedule: Schedule, seconds: u64) -> usize {
+    fn count_in(schedule: &Schedule, seconds: u64) -> usize {
         let end = Timestamp::from_elapsed(Duration::from_secs(seconds));
         schedule.times(3).unwrap().take_while(|at| *at < end).count()
     }
@@ -137,7 +181,7 @@ mod tests {
     #[test]
     fn a_poisson_schedule_keeps_its_rate_and_its_variance() {
         let schedule = Schedule::Poisson { rate_per_s: 50.0 };
-        let count = count_in(schedule, 1_000);
+        let count = count_in(&schedule, 1_000);
         assert!((49_300..50_700).contains(&count), "{count} is 3 standard deviations off");
         let times: Vec<f64> =
             schedule.times(3).unwrap().take(50_000).map(|at| at.elapsed().as_secs_f64()).collect();
@@ -176,5 +220,12 @@ mod tests {
         assert!(!load(Schedule::Trace { speedup: 0.0 }, 1).problems().is_empty());
         assert!(!load(Schedule::Constant { rate_per_s: 1e6 }, 100).problems().is_empty());
         assert!(load(Schedule::Constant { rate_per_s: 1e6 }, 10).problems().is_empty());
+        let bursts = Schedule::Gamma { rate_per_s: 1.0, burstiness: -1.0 };
+        assert!(load(bursts, 1).problems()[0].contains("burstiness"));
+        let varying = |rates| Schedule::Varying { pacing: Pacing::Poisson, rates };
+        assert!(!load(varying(Rates(Vec::new())), 1).problems().is_empty());
+        let steep = varying(Rates::ramp(0.0, 1e6, Duration::from_secs(100)));
+        assert!(load(steep.clone(), 1).problems().is_empty());
+        assert!(load(steep, 100).problems()[0].contains("more than"));
     }
 }

@@ -110,13 +110,13 @@ impl SupportChat {
     /// that its load is steady from the first second on and not a ramp.
     pub(crate) fn arrivals(
         &self,
-        schedule: Schedule,
+        schedule: &Schedule,
         duration: Duration,
         seed: u64,
     ) -> Vec<Arrival> {
         let lead = self.session_duration_max();
         let end = Timestamp::from_elapsed(lead.saturating_add(duration));
-        let starts = schedule.scaled(1.0 / f64::from(self.turns)).times(seed);
+        let starts = schedule.scaled(1.0 / f64::from(self.turns)).delayed(lead).times(seed);
         let mut sessions = Sessions::new(self, seed);
         let mut arrivals = Vec::new();
         for start in starts.into_iter().flatten().take_while(|at| *at < end) {
@@ -189,7 +189,7 @@ impl<'a> Sessions<'a> {
                 session: Some(session),
                 turn,
                 tenant: Some(tenant),
-                prompt: Prompt { messages: messages.clone() },
+                prompt: Prompt::new(messages.clone()),
                 output,
                 answer: Some(answer.id),
                 think,

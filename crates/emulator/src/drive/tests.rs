@@ -10,7 +10,7 @@ use super::*;
 const TICK: Duration = Duration::from_millis(1);
 
 fn replica() -> Arc<Replica> {
-    let replica = Arc::new(Replica::new(Profile::named("llama-3-8b-h100").unwrap()).unwrap());
+    let replica = Arc::new(Replica::new(Profile::named("llama-3-8b-h100").unwrap(), 0).unwrap());
     let driven = Arc::clone(&replica);
     tokio::spawn(async move { driven.drive().await });
     replica

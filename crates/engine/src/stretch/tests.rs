@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use proptest::prelude::*;
 use types::{block::BlockHash, quantity::Tokens, replica::LoadReport, request::RequestId};
 
-use crate::{Answer, Counters, Engine, Job, KvMessage, Profile, Progress, Release, StepNoise};
+use crate::{
+    Answer, Counters, Engine, Job, KvMessage, Profile, Progress, Release, Spread, StepNoise,
+};
 
 /// What happens to an engine so long after the move before.
 #[derive(Clone, Debug)]
@@ -92,7 +94,7 @@ impl Driver {
 
 fn drive(moves: &[Move], profile: Profile, sigma: f64, together: bool) -> Seen {
     let mut engine = Engine::new(profile).unwrap();
-    engine.vary_steps(StepNoise { sigma, seed: 3 });
+    engine.vary_steps(StepNoise { spread: Spread::LogNormal { sigma }, seed: 3 });
     engine.record_kv_events();
     let mut driver = Driver { engine, together, begun: Duration::ZERO, seen: Seen::default() };
     let mut now = Duration::ZERO;
@@ -142,8 +144,9 @@ proptest! {
         kv_blocks in 23..60_u32,
         sigma in prop_oneof![Just(0.0), Just(0.2)],
         release in prop_oneof![Just(Release::V0_11), Just(Release::V0_32)],
+        steps_ahead in 0..2_u32,
     ) {
-        let profile = profile(kv_blocks, release);
+        let profile = Profile { steps_ahead, ..profile(kv_blocks, release) };
         let single = drive(&moves, profile.clone(), sigma, false);
         let together = drive(&moves, profile, sigma, true);
         prop_assert_eq!(single, together);

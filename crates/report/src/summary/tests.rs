@@ -3,7 +3,7 @@
 use types::{quantity::Tokens, slo::Slo};
 
 use super::*;
-use crate::goodput::Terms;
+use crate::{cost::Prices, goodput::Terms};
 
 fn at(millis: u64) -> Timestamp {
     Timestamp::from_elapsed(Duration::from_millis(millis))
@@ -46,7 +46,11 @@ pub(crate) fn info() -> RunInfo {
         seed: 1,
         scheduled_for: Some(Duration::from_secs(8)),
         warm_up: Duration::ZERO,
-        costs: Some(Costs { replica_hour: 3.6, replicas: 2 }),
+        costs: Some(Costs {
+            prices: Prices { replica_hour: 3.6, ..Prices::default() },
+            replicas: 2,
+        }),
+        workload_class: None,
     }
 }
 
@@ -92,6 +96,8 @@ fn every_definition_of_the_contract_holds() {
     near(run.request_goodput, 2.0 / 8.0);
     near(run.good_request_fraction.unwrap(), 0.4);
     near(run.good_session_fraction.unwrap(), 0.5);
+    near(run.session_goodput, 1.0 / 8.0);
+    assert_eq!((run.retries, run.input_tokens, run.output_tokens), (0, 300, 30));
     near(run.output_token_throughput, 30.0 / 8.0);
     near(run.output_token_goodput, 20.0 / 8.0);
     near(run.cache_hit_rate.unwrap(), 0.6);

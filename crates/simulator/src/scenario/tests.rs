@@ -28,6 +28,7 @@ faults:
   - { kind: crash, at: 10s, replica: 1, down_for: 5s }
   - { kind: crash, at: 10s, replica: 1 }
   - { kind: slow, at: 1m, replica: 1, for: 5s, factor: 3 }
+  - { kind: stall, at: 1m, replica: 1, for: 5s }
   - { kind: partition, at: 10s, replica: 1, for: 5s }
   - { kind: scale-out, at: 10s, replicas: 2 }
   - { kind: scale-in, at: 10s, replica: 3 }
@@ -38,7 +39,7 @@ signals: { scrape_interval: null, scrape_loss: 0.1 }
 ";
     let scenario = parse(&format!("{SMALL}{faults}")).unwrap();
     assert_eq!(scenario.problems(), Vec::<String>::new());
-    assert_eq!((scenario.faults.len(), scenario.signals.scrape_interval), (8, None));
+    assert_eq!((scenario.faults.len(), scenario.signals.scrape_interval), (9, None));
     let written = serde_yaml::to_string(&scenario).unwrap();
     assert_eq!(parse(&written).unwrap(), scenario);
 }

@@ -19,6 +19,13 @@ impl World<'_> {
                 }
                 self.enter_end(index, lasts, 0);
             }
+            Fault::Stall { replica, lasts, .. } => {
+                let until = self.now + lasts;
+                if let Some(it) = self.replicas.get_mut(replica as usize) {
+                    it.stalled_until = it.stalled_until.max(until);
+                }
+                self.enter_end(index, lasts, 0);
+            }
             Fault::Partition { router, replica, lasts, .. } => {
                 self.partition(router, replica, 1);
                 self.enter_end(index, lasts, 0);
@@ -57,6 +64,14 @@ impl World<'_> {
             Fault::Slow { replica, factor, .. } => {
                 if let Some(it) = self.replicas.get_mut(replica as usize) {
                     it.slowness /= factor;
+                }
+            }
+            // An engine wakes by itself.
+            Fault::Stall { replica, .. } => {
+                if let Some(generation) =
+                    self.replicas.get(replica as usize).map(|it| it.generation)
+                {
+                    self.start_services((replica, generation));
                 }
             }
             Fault::Partition { router, replica, .. } => {

@@ -15,7 +15,7 @@ use types::{
 
 use super::{Event, Violation, World};
 use crate::{
-    seed::{Subsystem, generator},
+    seed::{Subsystem, generator, seed_of},
     server::{Fcfs, Server},
     setup::{Kind, ServiceTime, Setup},
 };
@@ -42,6 +42,8 @@ pub(crate) struct Replica {
     plan: u32,
     /// How many times longer everything takes.
     pub(super) slowness: f64,
+    /// Until when it begins nothing.
+    pub(super) stalled_until: Timestamp,
     /// Time from the router's decision until its engine has the request.
     pub(super) intake: Duration,
     /// Requests that were sent to it and have not left.
@@ -95,9 +97,13 @@ impl Replica {
 }
 
 impl World<'_> {
-    fn new_server(&self) -> Result<Server, Violation> {
+    fn new_server(&self, replica: u32) -> Result<Server, Violation> {
         Ok(match &self.setup.kind {
-            Kind::Engine(profile) => Server::Engine(Box::new(Engine::new((**profile).clone())?)),
+            Kind::Engine(profile) => {
+                let mut engine = Engine::new((**profile).clone())?;
+                engine.reseed(seed_of(self.setup.seed, Subsystem::Steps(replica)));
+                Server::Engine(Box::new(engine))
+            }
             Kind::Fcfs { servers, .. } => Server::Fcfs(Fcfs::new(*servers)),
         })
     }
@@ -109,7 +115,7 @@ impl World<'_> {
             Kind::Engine(profile) => profile.api_overhead(),
             Kind::Fcfs { .. } => Duration::ZERO,
         };
-        let server = self.new_server()?;
+        let server = self.new_server(number)?;
         self.replicas.push(Replica {
             server,
             generation: 0,
@@ -122,6 +128,7 @@ impl World<'_> {
             plan_began: Timestamp::ZERO,
             plan: 0,
             slowness: 1.0,
+            stalled_until: Timestamp::ZERO,
             intake,
             held: 0,
             partitions: vec![0; self.routers.len()],
@@ -141,7 +148,7 @@ impl World<'_> {
 
     /// Replaces a replica's server by a new one with a cold cache, which listens or does not.
     pub(super) fn reset(&mut self, replica: u32, is_up: bool) {
-        match self.new_server() {
+        match self.new_server(replica) {
             Ok(server) => {
                 if let Some(it) = self.replicas.get_mut(replica as usize) {
                     // What was under way never ends.
@@ -150,6 +157,7 @@ impl World<'_> {
                     it.server = server;
                     it.generation = it.generation.saturating_add(1);
                     it.stepping = false;
+                    it.stalled_until = Timestamp::ZERO;
                     it.is_up = is_up;
                 }
             }
@@ -181,6 +189,11 @@ impl World<'_> {
             return;
         }
         let Server::Engine(engine) = &mut it.server else { return };
+        if it.stalled_until > self.now {
+            it.stepping = true;
+            self.calendar.enter(it.stalled_until, Event::Wake { at });
+            return;
+        }
         if single_steps {
             engine.begin_step();
         } else {
@@ -257,9 +270,12 @@ impl World<'_> {
         }
     }
 
-    fn start_services(&mut self, at: (u32, u32)) {
+    pub(super) fn start_services(&mut self, at: (u32, u32)) {
         let Some(it) = self.replicas.get_mut(at.0 as usize) else { return };
         let Server::Fcfs(station) = &mut it.server else { return };
+        if it.stalled_until > self.now {
+            return;
+        }
         while let Some((id, service)) = station.start() {
             let end = self.now + scaled(service, it.slowness);
             self.calendar.enter(end, Event::Served { number: id.0, at });
@@ -286,17 +302,17 @@ fn scaled(duration: Duration, slowness: f64) -> Duration {
 
 /// Draws service times for queueing stations.
 #[derive(Debug)]
-pub(super) struct Services {
+pub(crate) struct Services {
     draws: Xoshiro256PlusPlus,
 }
 
 impl Services {
-    pub(super) fn new(setup: &Setup) -> Self {
+    pub(crate) fn new(setup: &Setup) -> Self {
         Self { draws: generator(setup.seed, Subsystem::Service) }
     }
 
     /// The service time of the `number`-th request.
-    pub(super) fn draw(&mut self, service: &ServiceTime, number: u64) -> Duration {
+    pub(crate) fn draw(&mut self, service: &ServiceTime, number: u64) -> Duration {
         let (mean, share) = match service {
             ServiceTime::Listed(times) => {
                 let place = usize::try_from(number).unwrap_or(usize::MAX);

@@ -13,11 +13,11 @@ use types::{
     quantity::Tokens,
     request::{ModelId, Request, RequestId, SessionKey, TenantId},
 };
-use workload::{Arrival, Segment};
+use workload::Arrival;
 
 use super::{Event, World};
 use crate::{
-    content::{BlockChain, Memo},
+    content,
     flight::{Flight, Stage},
     server::Work,
     setup::Kind,
@@ -35,7 +35,7 @@ impl World<'_> {
         let seed = self.chain_seed();
         let input = arrival.prompt.tokens();
         let block = self.setup.dispatcher.prefix.block;
-        let blocks = blocks_of(arrival, seed, block, &mut self.memos.0).finish();
+        let (blocks, _) = content::names(arrival, seed, block, false, &mut self.memos.0);
         let request = Request {
             session: arrival.session.map(|it| SessionKey(it.into())),
             // Zero is nobody's.
@@ -85,20 +85,19 @@ impl World<'_> {
             }
             Kind::Engine(profile) => profile,
         };
-        let mut chain = blocks_of(arrival, seed, profile.block_size, &mut self.memos.1);
-        let in_prompt = chain.len();
-        let quoted = arrival.answer.filter(|_| self.setup.quoted_answers);
-        if let Some(id) = quoted {
-            chain.push(Segment { id, tokens: arrival.output });
-        }
-        let names = chain.finish();
+        let is_quoted = self.setup.quoted_answers;
+        let (names, in_prompt) =
+            content::names(arrival, seed, profile.block_size, is_quoted, &mut self.memos.1);
         let (prompt, beyond) = names.split_at(in_prompt.min(names.len()));
         Work::Job(Job {
             id: RequestId(number),
             prompt: arrival.prompt.tokens(),
             blocks: prompt.into(),
             output: arrival.output,
-            answer: if quoted.is_some() { Answer::Known(beyond.into()) } else { Answer::Private },
+            answer: match arrival.answer.filter(|_| is_quoted) {
+                Some(_) => Answer::Known(beyond.into()),
+                None => Answer::Private,
+            },
         })
     }
 
@@ -398,12 +397,4 @@ impl World<'_> {
         let sent = Stage::Sent { replica, generation };
         self.flight_mut(number).is_some_and(|it| it.stage == sent)
     }
-}
-
-fn blocks_of(arrival: &Arrival, seed: ChainSeed, block: Tokens, memo: &mut Memo) -> BlockChain {
-    let mut chain = BlockChain::new(seed, block);
-    chain.reserve(arrival.prompt.tokens());
-    let segments = arrival.prompt.messages.iter().flat_map(|it| &it.segments);
-    segments.for_each(|it| chain.push_remembered(*it, memo));
-    chain
 }

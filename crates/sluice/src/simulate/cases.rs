@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -12,9 +15,9 @@ use engine::Profile;
 use parking_lot::Mutex;
 use policy::config::StrategyName;
 use replay::output::{self, Host, Manifest};
-use report::{Run, RunInfo, Summary};
+use report::{Limits, RequestRecord, Run, RunInfo, Summary};
 use serde_json::json;
-use simulator::{Recording, Scenario, scenario::Conversations};
+use simulator::{Recording, Scenario, Setup, scenario::Conversations};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
@@ -25,6 +28,8 @@ pub(crate) struct Case {
     pub(crate) strategy: StrategyName,
     /// Requests per second; none where a trace keeps its times.
     pub(crate) rate: Option<f64>,
+    /// Which of the scenario's loads it is.
+    load_number: usize,
     pub(crate) seed: u64,
     load: Load,
 }
@@ -37,6 +42,9 @@ pub(crate) struct Done {
     pub(crate) run: Run,
 }
 
+/// Limits that whoever comes first computes; none where the requests are too many.
+type Shared = Arc<OnceLock<Option<Limits>>>;
+
 /// All runs, by rate, policy and seed.
 #[derive(Debug)]
 pub(crate) struct Cases {
@@ -45,6 +53,8 @@ pub(crate) struct Cases {
     /// The trace's text, read once.
     trace: Option<String>,
     cases: Vec<Case>,
+    /// Limits by load and seed, which all policies share; none where nobody wants them.
+    limits: Option<Mutex<BTreeMap<(usize, u64), Shared>>>,
     /// What the user should know before the result.
     pub(crate) notes: Vec<String>,
 }
@@ -73,13 +83,15 @@ impl Cases {
                     cases.extend(load.map(|(rate, load)| Case {
                         strategy: *strategy,
                         rate,
+                        load_number: at,
                         seed,
                         load,
                     }));
                 }
             }
         }
-        let mut cases = Self { scenario, profile, trace, cases, notes: Vec::new() };
+        let limits = (!what.no_limits).then(Mutex::default);
+        let mut cases = Self { scenario, profile, trace, cases, limits, notes: Vec::new() };
         cases.notes = cases.skipped()?;
         Ok(cases)
     }
@@ -153,9 +165,39 @@ impl Cases {
             scheduled_for: case.load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
             costs: None,
+            workload_class: None,
         };
-        let run = Run::measure(&info, &recording.records, &recording.gaps);
+        let mut run = Run::measure(&info, &recording.records, &recording.gaps);
+        run.limits = self.limits(case, &setup, &recording.records)?;
         Ok(Done { info, recording, run })
+    }
+
+    /// What no policy can exceed in this case. Conversations that wait for answers come at times of
+    /// their own under each policy; else all policies meet the same requests.
+    fn limits(
+        &self,
+        case: &Case,
+        setup: &Setup,
+        records: &[RequestRecord],
+    ) -> anyhow::Result<Option<Limits>> {
+        let Some(known) = &self.limits else { return Ok(None) };
+        let shared = match self.scenario.conversations {
+            Conversations::Open => {
+                Arc::clone(known.lock().entry((case.load_number, case.seed)).or_default())
+            }
+            Conversations::Closed => Shared::default(),
+        };
+        if let Some(known) = shared.get() {
+            return Ok(known.clone());
+        }
+        let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
+        Ok(shared.get_or_init(|| simulator::limits(setup, &planned.arrivals, records)).clone())
+    }
+
+    /// What to say of the limits of `runs`, beyond the limits themselves.
+    pub(crate) fn limits_note(&self, runs: &[Run]) -> Option<&'static str> {
+        let is_missing = self.limits.is_some() && runs.iter().any(|it| it.limits.is_none());
+        is_missing.then_some("no limits: the requests have too many KV blocks to compute them")
     }
 
     /// Writes the results folder of one run.

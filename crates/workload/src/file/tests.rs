@@ -64,7 +64,8 @@ fn a_workload_survives_being_written() {
 fn the_bundled_slice_reuses_what_its_readme_says() {
     let workload = parse(MOONCAKE).unwrap();
     let defaults = Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned());
-    assert_eq!(workload, Workload::Trace(defaults));
+    let shown = Trace { block_tokens: Some(512), ..defaults };
+    assert_eq!(workload, Workload::Trace(shown));
     let planned = workload.plan(&load(Schedule::Trace { speedup: 1.0 }, None), no_file).unwrap();
     assert_eq!(planned.arrivals.len(), 146);
     assert_eq!(planned.arrivals.last().unwrap().at.elapsed(), Duration::from_secs(597));
@@ -76,13 +77,13 @@ fn the_bundled_slice_reuses_what_its_readme_says() {
 fn what_is_missing_is_asked_for() {
     let chat = Workload::SupportChat(SupportChat::default());
     let trace = Workload::Trace(Trace::new("gone.jsonl".to_owned()));
-    let poisson = Schedule::Poisson { rate_per_s: 2.0 };
+    let poisson = || Schedule::Poisson { rate_per_s: 2.0 };
     for (workload, load, culprit) in [
         (&chat, load(Schedule::Trace { speedup: 1.0 }, Some(9)), "give a rate"),
-        (&chat, load(poisson, None), "give a duration"),
-        (&chat, load(poisson, Some(0)), "no request at all"),
+        (&chat, load(poisson(), None), "give a duration"),
+        (&chat, load(poisson(), Some(0)), "no request at all"),
         (&chat, load(Schedule::Poisson { rate_per_s: -2.0 }, Some(9)), "rate: needs"),
-        (&trace, load(poisson, None), "cannot read the trace gone.jsonl"),
+        (&trace, load(poisson(), None), "cannot read the trace gone.jsonl"),
     ] {
         let error = workload.plan(&load, no_file).unwrap_err().to_string();
         assert!(error.contains(culprit), "{error}");
@@ -97,4 +98,29 @@ fn independent_requests_share_nothing() {
     let names: BTreeSet<u64> =
         planned.arrivals.iter().map(|it| it.prompt.messages[0].segments[0].id).collect();
     assert_eq!((planned.arrivals.len(), names.len()), (99, 99));
+}
+
+#[test]
+fn a_file_without_times_asks_for_a_rate() {
+    let workload = parse("trace: {file: talks.jsonl}").unwrap();
+    let read = |_: &str| {
+        Ok(r#"{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}"#.to_owned())
+    };
+    let error = workload.plan(&load(Schedule::Trace { speedup: 1.0 }, None), read).unwrap_err();
+    assert_eq!(error.to_string(), "talks.jsonl does not tell when requests come; give a rate");
+    let planned = workload.plan(&load(Schedule::Constant { rate_per_s: 1.0 }, None), read).unwrap();
+    assert_eq!(planned.arrivals.len(), 1);
+}
+
+#[test]
+fn a_file_of_no_known_format_is_told_what_there_is() {
+    let workload = parse("trace: {file: x.csv}").unwrap();
+    let read = |_: &str| Ok("a,b\n1,2\n".to_owned());
+    let recorded = load(Schedule::Trace { speedup: 1.0 }, None);
+    let error = workload.plan(&recorded, read).unwrap_err().to_string();
+    assert!(error.starts_with("x.csv, line 1: no known format begins like this"), "{error}");
+    assert!(error.contains("--format"), "{error}");
+    let named = parse("trace: {file: x.csv, format: azure}").unwrap();
+    let error = named.plan(&recorded, read).unwrap_err().to_string();
+    assert!(error.contains("no column TIMESTAMP"), "{error}");
 }

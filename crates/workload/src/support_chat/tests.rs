@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn arrivals(chat: &SupportChat, rate_per_s: f64, seconds: u64, seed: u64) -> Vec<Arrival> {
-    chat.arrivals(Schedule::Poisson { rate_per_s }, Duration::from_secs(seconds), seed)
+    chat.arrivals(&Schedule::Poisson { rate_per_s }, Duration::from_secs(seconds), seed)
 }
 
 #[test]

@@ -6,21 +6,19 @@
 //! ```
 //!
 //! Nothing names the prompts, so every row's text is its own: no reuse is invented. Columns are found
-//! by name; others are ignored. Times are in UTC, with or without an offset that says so.
+//! by name; others are ignored. Times are in UTC, with or without an offset that says so, as the
+//! files of 2024 have them and those of 2023 do not.
 
 use jiff::{Timestamp, civil::DateTime, tz::Offset};
-use types::quantity::Tokens;
 
-use crate::{
-    range::TOKENS_MAX,
-    trace::{
-        Recorded, Row, Skipped, Trace,
-        mooncake::{BadLine, Problem},
-    },
+use crate::trace::{
+    Recorded, Row, Trace,
+    columns::{Cells, Table},
+    lines::{BadLine, Problem, Rows},
 };
 
-/// How the format's first line begins, by which it is told from others.
-pub(super) const HEADER_START: &str = "TIMESTAMP,";
+/// The columns that are read, by which the format is told from others.
+pub(super) const COLUMNS: [&str; 3] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"];
 
 /// Reads the trace `text`; `trace.file` only serves messages.
 ///
@@ -28,45 +26,25 @@ pub(super) const HEADER_START: &str = "TIMESTAMP,";
 /// A header without one of the columns, or the first line that cannot be read, unless such lines are
 /// to be skipped.
 pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
-    let bad = |line: usize, reason: String| BadLine {
-        file: trace.file.clone(),
-        line,
-        problem: Problem::Unreadable { reason },
-    };
-    let mut lines = text.lines().enumerate();
-    let header: Vec<&str> = lines.next().map_or("", |it| it.1).split(',').map(str::trim).collect();
-    let column = |name: &str| {
-        let place = header.iter().position(|it| *it == name);
-        place.ok_or_else(|| bad(1, format!("there is no column {name}")))
-    };
-    let columns = [column("TIMESTAMP")?, column("ContextTokens")?, column("GeneratedTokens")?];
-    let (mut rows, mut skipped) = (Vec::new(), Skipped::default());
-    for (index, line) in lines.filter(|it| !it.1.trim().is_empty()) {
-        match row(line, columns) {
-            Ok(row) if row.input == Tokens::ZERO || row.output == Tokens::ZERO => {
-                skipped.zero_length += 1;
-            }
-            Ok(row) => rows.push(row),
-            Err(_) if trace.skip_bad_lines => skipped.bad_lines += 1,
-            Err(reason) => return Err(bad(index.saturating_add(1), reason)),
-        }
+    let table = Table::new(text);
+    let [at, input, output] = COLUMNS.map(|name| table.column(&trace.file, name));
+    let columns = [at?, input?, output?];
+    let mut rows = Rows::new(trace);
+    for (number, cells) in table.lines() {
+        rows.take(number, row(&cells, columns))?;
     }
-    Ok(Recorded::in_order(rows, skipped))
+    Ok(rows.in_order(1))
 }
 
-fn row(line: &str, columns: [usize; 3]) -> Result<Row, String> {
-    let cells: Vec<&str> = line.split(',').map(str::trim).collect();
-    let [at, input, output] = columns.map(|it| cells.get(it).copied().unwrap_or_default());
-    let tokens = |text: &str| {
-        let tokens: Option<u32> = text.parse().ok().filter(|it| *it <= TOKENS_MAX);
-        tokens.map(Tokens).ok_or_else(|| format!("`{text}` is no number of tokens"))
-    };
-    let at_s = seconds(at).ok_or_else(|| format!("`{at}` is no time"))?;
-    Ok(Row { input: tokens(input)?, output: tokens(output)?, ..Row::at(at_s) })
+fn row(cells: &Cells<'_>, [at, input, output]: [usize; 3]) -> Result<Row, Problem> {
+    let text = cells.text(at);
+    let at_s = seconds(text);
+    let at_s = at_s.ok_or_else(|| Problem::unreadable(format!("`{text}` is no time")))?;
+    Ok(Row { input: cells.tokens(input)?, output: cells.tokens(output)?, ..Row::at(at_s) })
 }
 
 /// Seconds since 1970, to the precision that a schedule needs.
-fn seconds(text: &str) -> Option<f64> {
+pub(super) fn seconds(text: &str) -> Option<f64> {
     let with_offset = text.parse::<Timestamp>();
     let plain = || Offset::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok();
     let at = with_offset.ok().or_else(plain)?;
@@ -84,6 +62,7 @@ mod tests {
 
     #[test]
     fn times_count_from_the_first_request() {
+        // From Azure/AzurePublicDataset, AzureLLMInferenceTrace_conv.csv, CC-BY-4.0; the last is ours.
         let lines = "2023-11-16 18:15:50.9951690,396,109\n2023-11-16 18:15:46.6805900,374,44\n\n\
                      2023-11-16 18:15:47+00:00,5,0";
         let recorded = read_lines(lines, false).unwrap();

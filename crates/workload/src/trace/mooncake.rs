@@ -9,61 +9,30 @@
 //! may be partial; files that others made with 16 tokens a block name full blocks only. Both are
 //! read, told apart by the number of names, and neither invents reuse: what no name covers is text
 //! of the row's own. `session_id`, `turn`, `delay_ms` (time the user thinks, or a tool runs, before
-//! this turn) and `tenant` are read where recorders add them; other keys are ignored.
-
-use std::{collections::BTreeMap, time::Duration};
+//! this turn) and `tenant` are read where recorders add them, and AIPerf's variants: `delay` for
+//! `delay_ms`, in place of a timestamp for later turns, and `text_input` in place of a length. Other
+//! keys are ignored.
 
 use serde::Deserialize;
 use types::quantity::Tokens;
 
 use crate::{
-    range::TOKENS_MAX,
-    trace::{Recorded, Row, Skipped, Trace},
+    prompt::{Message, Prompt, Role},
+    trace::{
+        Recorded, Row, Trace,
+        lines::{BadLine, Problem, Rows, Sessions, check_blocks, duration_from_ms, numbered},
+    },
 };
 
-/// Block sizes that files in the wild use, for the cure of a mismatch.
-const BLOCK_TOKENS_KNOWN: [u32; 7] = [512, 16, 64, 32, 128, 256, 1_024];
-
-/// Why a line of a trace cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}, line {line}: {problem}")]
-pub struct BadLine {
-    /// The file as the user named it.
-    pub file: String,
-    /// Line, from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub problem: Problem,
-}
-
-/// What is wrong with a line.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// It is not an object with the three numbers.
-    #[error("{reason}; correct or remove the line, or set skip_bad_lines (--skip-bad-lines)")]
-    Unreadable {
-        /// What the parser found.
-        reason: String,
-    },
-    /// The number of names does not fit the block size.
-    #[error("{names} hash_ids for {input} tokens do not fit blocks of {block} tokens; {cure}")]
-    BlockMismatch {
-        /// Names on the line.
-        names: usize,
-        /// Length of the prompt.
-        input: u32,
-        /// Block size as given.
-        block: u32,
-        /// What to do.
-        cure: String,
-    },
-}
+/// Mooncake's own block size.
+pub(super) const BLOCK_TOKENS: u32 = 512;
 
 #[derive(Deserialize)]
 struct Line {
     /// Milliseconds.
-    timestamp: f64,
-    input_length: u32,
+    timestamp: Option<f64>,
+    input_length: Option<u32>,
+    text_input: Option<String>,
     output_length: u32,
     #[serde(default)]
     hash_ids: Vec<u64>,
@@ -71,8 +40,8 @@ struct Line {
     session_id: Option<String>,
     turn: Option<u32>,
     /// Milliseconds between the answer before this turn and this turn.
-    #[serde(default)]
-    delay_ms: f64,
+    #[serde(alias = "delay")]
+    delay_ms: Option<f64>,
     tenant: Option<u32>,
 }
 
@@ -82,81 +51,58 @@ struct Line {
 /// The first line that cannot be read, unless such lines are to be skipped; and the first whose
 /// names do not fit the block size, always, since the whole file would be misread.
 pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
-    let mut rows = Vec::new();
-    let mut sessions = BTreeMap::new();
-    let mut skipped = Skipped::default();
-    for (index, text) in text.lines().enumerate() {
-        if text.trim().is_empty() {
-            continue;
-        }
-        match parse(text, trace.block_tokens) {
-            Ok(line) if line.input_length == 0 || line.output_length == 0 => {
-                skipped.zero_length += 1;
-            }
-            Ok(line) => rows.push(line.into_row(&mut sessions)),
-            Err(Problem::Unreadable { .. }) if trace.skip_bad_lines => skipped.bad_lines += 1,
-            Err(problem) => {
-                let line = index.saturating_add(1);
-                return Err(BadLine { file: trace.file.clone(), line, problem });
-            }
-        }
+    let block = trace.block_tokens.unwrap_or(BLOCK_TOKENS);
+    let mut rows = Rows::new(trace);
+    let mut sessions = Sessions::default();
+    for (number, text) in numbered(text) {
+        let row = serde_json::from_str::<Line>(text).map_err(Problem::from);
+        rows.take(number, row.and_then(|line| line.into_row(&mut sessions, block)))?;
     }
-    Ok(Recorded::in_order(rows, skipped))
-}
-
-fn parse(text: &str, block: u32) -> Result<Line, Problem> {
-    let line: Line = serde_json::from_str(text)
-        .map_err(|error| Problem::Unreadable { reason: error.to_string() })?;
-    let longest = line.input_length.max(line.output_length);
-    if longest > TOKENS_MAX {
-        let reason = format!("a length of {longest} tokens is above {TOKENS_MAX}");
-        return Err(Problem::Unreadable { reason });
-    }
-    let (input, names) = (line.input_length, line.hash_ids.len());
-    if names == 0 || fits(input, names, block) {
-        return Ok(line);
-    }
-    let fitting = BLOCK_TOKENS_KNOWN.into_iter().find(|it| fits(input, names, *it));
-    let cure = match fitting {
-        Some(size) => {
-            format!("blocks of {size} would: set block_tokens to {size} (--block-tokens {size})")
-        }
-        None => "correct the line or set block_tokens (--block-tokens) to the file's".to_owned(),
-    };
-    Err(Problem::BlockMismatch { names, input, block, cure })
-}
-
-/// Whether `names` name the blocks of `input` tokens, the partial last one counted or not.
-fn fits(input: u32, names: usize, block: u32) -> bool {
-    let full = input.checked_div(block).and_then(|it| usize::try_from(it).ok());
-    let all = usize::try_from(input.div_ceil(block.max(1))).ok();
-    Some(names) == full || Some(names) == all
+    Ok(rows.in_order(block))
 }
 
 impl Line {
-    /// The line as a request; conversations are numbered as they come.
-    fn into_row(self, sessions: &mut BTreeMap<String, u64>) -> Row {
-        let next = sessions.len() as u64;
-        let session = self.session_id.map(|name| *sessions.entry(name).or_insert(next));
-        Row {
-            input: Tokens(self.input_length),
+    fn into_row(self, sessions: &mut Sessions, block: u32) -> Result<Row, Problem> {
+        let said = self.text_input.map(|it| Message::from_text(Role::User, &it));
+        let input = said.as_ref().map(|it| it.tokens().0).or(self.input_length);
+        let input = input.ok_or_else(|| Problem::unreadable("missing field `input_length`"))?;
+        let (session, place) = match &self.session_id {
+            Some(name) => {
+                let (number, turn) = sessions.next_turn(name);
+                (Some(number), turn)
+            }
+            None => (None, 0),
+        };
+        let follows = self.timestamp.is_none() && place > 0 && self.delay_ms.is_some();
+        let timestamp = self.timestamp.or(follows.then_some(0.0));
+        let at_ms = timestamp.ok_or_else(|| Problem::unreadable("missing field `timestamp`"))?;
+        if said.is_none() {
+            check_blocks(input, self.hash_ids.len(), block)?;
+        }
+        Ok(Row {
+            input: Tokens(input),
             output: Tokens(self.output_length),
             blocks: self.hash_ids,
             session,
-            turn: self.turn.unwrap_or_default(),
+            turn: self.turn.unwrap_or(place),
             tenant: self.tenant,
-            think: Duration::try_from_secs_f64(self.delay_ms / 1_000.0).unwrap_or_default(),
-            ..Row::at(self.timestamp / 1_000.0)
-        }
+            think: duration_from_ms(self.delay_ms.unwrap_or_default()),
+            follows,
+            prompt: said.map(|it| Prompt::new(vec![it])),
+            ..Row::at(at_ms / 1_000.0)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn read_with(block_tokens: u32, skip_bad_lines: bool, text: &str) -> Result<Recorded, BadLine> {
-        read(&Trace { file: "t.jsonl".to_owned(), block_tokens, skip_bad_lines }, text)
+        let trace = Trace::new("t.jsonl".to_owned());
+        read(&Trace { block_tokens: Some(block_tokens), skip_bad_lines, ..trace }, text)
     }
 
     const ROW: &str =
@@ -192,10 +138,19 @@ mod tests {
 
     #[test]
     fn impossible_values_are_unreadable() {
-        for (good, bad) in [("40", "-1"), ("40", "4e3"), ("40", "10000001"), ("5000", "\"5 s\"")] {
+        for (good, bad) in [
+            ("40", "-1"),
+            ("40", "4e3"),
+            ("5000", "\"5 s\""),
+            ("5000", "null"),
+            (", \"hash_ids\": [7, 8, 9]}", ", \"text_input\": 4}"),
+        ] {
             let error = read_with(16, false, &ROW.replace(good, bad)).unwrap_err();
             assert!(matches!(error.problem, Problem::Unreadable { .. }), "{error}");
         }
+        let long = ROW.replace("40", "10000001").replace(", \"hash_ids\": [7, 8, 9]", "");
+        let error = read_with(16, false, &long).unwrap_err().to_string();
+        assert!(error.contains("10000001 tokens is above"), "{error}");
     }
 
     #[test]
@@ -224,5 +179,16 @@ mod tests {
         let told: Vec<_> = rows.iter().map(|it| (it.session, it.turn)).collect();
         assert_eq!(told, [(Some(0), 0), (Some(1), 0), (Some(0), 1), (None, 0)]);
         assert_eq!(rows[0].think, Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn later_turns_may_have_a_delay_in_place_of_a_time() {
+        let lines = r#"{"timestamp": 100, "text_input": "what is a sluice?", "output_length": 9, "session_id": "a"}
+{"timestamp": 900, "input_length": 30, "output_length": 9}
+{"delay": 2000, "input_length": 30, "output_length": 9, "session_id": "a"}"#;
+        let rows = read_with(16, false, lines).unwrap().rows;
+        let told: Vec<_> = rows.iter().map(|it| (it.turn, it.follows, it.input.0)).collect();
+        assert_eq!(told, [(0, false, 5), (1, true, 30), (0, false, 30)]);
+        assert_eq!(rows[1].think, Duration::from_secs(2));
     }
 }

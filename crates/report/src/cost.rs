@@ -1,0 +1,336 @@
+//! What accepted results cost: everything that was paid, over what was accepted.
+//!
+//! A *loaded* cost holds all that the work caused: replicas while they served and while they drained,
+//! what else is paid by the hour, every call and token, the calls of retries and refusals, and the work
+//! that a result nobody accepts brings about. It is divided by good results only, so waste shows.
+//!
+//! Results of different kinds of work are different things, so each kind has a unit of its own.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use types::time::Timestamp;
+
+use crate::{
+    record::{Ending, RequestRecord},
+    stats::ratio,
+};
+
+/// A kind of work, by what counts as one result of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadClass {
+    /// People talk with it; a result is a conversation all of whose turns were good.
+    Conversational,
+    /// It works through steps; a result is a task all of whose steps were good.
+    Agentic,
+    /// It answers from documents; a result is a good answer.
+    Rag,
+    /// It turns documents into data; a result is a good record.
+    Extraction,
+    /// People speak with it; a result is a minute of a call all of whose turns were good.
+    Voice,
+    /// Nobody waits for it; a result is a row accepted within the completion window.
+    Batch,
+}
+
+impl WorkloadClass {
+    /// Every class.
+    pub const ALL: [Self; 6] = [
+        Self::Conversational,
+        Self::Agentic,
+        Self::Rag,
+        Self::Extraction,
+        Self::Voice,
+        Self::Batch,
+    ];
+
+    /// The name as files and command lines spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Conversational => "conversational",
+            Self::Agentic => "agentic",
+            Self::Rag => "rag",
+            Self::Extraction => "extraction",
+            Self::Voice => "voice",
+            Self::Batch => "batch",
+        }
+    }
+
+    /// What one result is called.
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Conversational => "conversation",
+            Self::Agentic => "task",
+            Self::Rag => "answer",
+            Self::Extraction => "record",
+            Self::Voice => "minute",
+            Self::Batch => "row",
+        }
+    }
+
+    /// The accepted results among `records`, which are all of this class. A request that belongs to
+    /// no session is one of its own.
+    fn accepted(self, records: &[&RequestRecord]) -> f64 {
+        match self {
+            Self::Rag | Self::Extraction | Self::Batch => {
+                crate::stats::count(records.iter().filter(|it| it.slo.good).count())
+            }
+            Self::Conversational | Self::Agentic => {
+                crate::stats::count(spans(records).filter(|it| it.is_good).count())
+            }
+            Self::Voice => {
+                let good = spans(records).filter(|it| it.is_good);
+                good.map(|it| it.until.since(it.from).as_secs_f64() / 60.0).sum()
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for WorkloadClass {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = Self::ALL.map(Self::as_str).join(", ");
+        let named = Self::ALL.into_iter().find(|it| it.as_str() == text);
+        named.ok_or_else(|| format!("'{text}' is no class of workload; use one of {names}"))
+    }
+}
+
+/// A session from its first turn to its last token.
+#[derive(Clone, Copy)]
+struct Span {
+    from: Timestamp,
+    until: Timestamp,
+    is_good: bool,
+}
+
+fn spans(records: &[&RequestRecord]) -> impl Iterator<Item = Span> {
+    let mut sessions: BTreeMap<(Option<u64>, usize), Span> = BTreeMap::new();
+    for (number, record) in records.iter().enumerate() {
+        let alone = if record.session.is_some() { 0 } else { number };
+        let until = record.last_token.unwrap_or(record.ended);
+        let own = Span { from: record.scheduled, until, is_good: record.slo.good };
+        let span = sessions.entry((record.session, alone)).or_insert(own);
+        span.from = span.from.min(own.from);
+        span.until = span.until.max(own.until);
+        span.is_good &= own.is_good;
+    }
+    sessions.into_values()
+}
+
+/// What is paid, in one currency. What is left out costs nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prices {
+    /// One replica for an hour.
+    pub replica_hour: f64,
+    /// Everything else that is paid by the hour: routers, storage, people on call.
+    pub other_hour: f64,
+    /// One call of a replica or a gateway, whatever becomes of it.
+    pub request: f64,
+    /// A million prompt tokens that were not cached.
+    pub input_mtok: f64,
+    /// A million prompt tokens that were.
+    pub cached_mtok: f64,
+    /// A million tokens of answers.
+    pub output_mtok: f64,
+    /// What an answer that came and was not good causes: another look at it, a person who steps in.
+    pub rework: f64,
+    /// The currency, as ISO 4217 has it.
+    pub currency: String,
+}
+
+impl Default for Prices {
+    fn default() -> Self {
+        Self {
+            replica_hour: 0.0,
+            other_hour: 0.0,
+            request: 0.0,
+            input_mtok: 0.0,
+            cached_mtok: 0.0,
+            output_mtok: 0.0,
+            rework: 0.0,
+            currency: "USD".to_owned(),
+        }
+    }
+}
+
+impl Prices {
+    /// Everything wrong with the values.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let Self { replica_hour, other_hour, request, .. } = *self;
+        let Self { input_mtok, cached_mtok, output_mtok, rework, .. } = *self;
+        let named = [
+            ("replica_hour", replica_hour),
+            ("other_hour", other_hour),
+            ("request", request),
+            ("input_mtok", input_mtok),
+            ("cached_mtok", cached_mtok),
+            ("output_mtok", output_mtok),
+            ("rework", rework),
+        ];
+        let wrong = named.into_iter().filter(|(_, price)| !(price.is_finite() && *price >= 0.0));
+        wrong
+            .map(|(name, price)| format!("{name}: needs a price of 0 or more, has {price}"))
+            .collect()
+    }
+}
+
+/// What a fleet costs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Costs {
+    /// What is paid.
+    pub prices: Prices,
+    /// Replicas that are paid for.
+    pub replicas: u32,
+}
+
+/// What was paid, by what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Breakdown {
+    /// Replicas, from the window's start to the end of the drain.
+    pub fleet: f64,
+    /// What else is paid by the hour.
+    pub other: f64,
+    /// First calls that were not refused.
+    pub calls: f64,
+    /// Tokens of first calls.
+    pub tokens: f64,
+    /// Calls and prompts of retries.
+    pub retries: f64,
+    /// Calls that were refused.
+    pub refusals: f64,
+    /// What answers that were not good caused.
+    pub rework: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+impl Costs {
+    /// What `records` cost in a fleet that was paid for `seconds`.
+    #[must_use]
+    pub fn of<'a>(
+        &self,
+        records: impl Iterator<Item = &'a RequestRecord>,
+        seconds: f64,
+    ) -> Breakdown {
+        let prices = &self.prices;
+        let hours = seconds / 3_600.0;
+        let mut it = Breakdown {
+            fleet: prices.replica_hour * f64::from(self.replicas) * hours,
+            other: prices.other_hour * hours,
+            ..Breakdown::default()
+        };
+        for record in records {
+            let Paid { call, tokens, retries, rework } = Paid::of(prices, record);
+            match record.ending {
+                Ending::Rejected => it.refusals += call,
+                Ending::Completed | Ending::Failed => it.calls += call,
+            }
+            it.tokens += tokens;
+            it.retries += retries;
+            it.rework += rework;
+        }
+        it.total =
+            it.fleet + it.other + it.calls + it.tokens + it.retries + it.refusals + it.rework;
+        it
+    }
+}
+
+/// What one request is paid for by itself.
+struct Paid {
+    call: f64,
+    tokens: f64,
+    retries: f64,
+    rework: f64,
+}
+
+impl Paid {
+    fn of(prices: &Prices, record: &RequestRecord) -> Self {
+        let cached = record.cached_tokens.unwrap_or_default();
+        let computed = record.input_tokens.saturating_sub(cached);
+        let mtok = |tokens: u32, price: f64| f64::from(tokens) / 1e6 * price;
+        let prompt = mtok(computed.0, prices.input_mtok) + mtok(cached.0, prices.cached_mtok);
+        let was_read = record.ending != Ending::Rejected;
+        let is_waste = record.ending == Ending::Completed && !record.slo.good;
+        Self {
+            call: prices.request,
+            tokens: if was_read { prompt } else { 0.0 }
+                + mtok(record.output_tokens.0, prices.output_mtok),
+            retries: f64::from(record.retries()) * (prices.request + prompt),
+            rework: if is_waste { prices.rework } else { 0.0 },
+        }
+    }
+
+    fn total(&self) -> f64 {
+        self.call + self.tokens + self.retries + self.rework
+    }
+}
+
+/// What results of one class of work cost.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassCost {
+    /// The class.
+    pub class: WorkloadClass,
+    /// Requests.
+    pub requests: u64,
+    /// Accepted results, in the class's unit.
+    pub accepted: f64,
+    /// What the class cost; none where nobody said what anything costs.
+    pub cost: Option<f64>,
+    /// The same for each accepted result.
+    pub cost_per_accepted: Option<f64>,
+}
+
+/// The cost of each class among `records`; what has no class is of `default`, or left out without one.
+///
+/// What is paid by the hour is divided among all requests by the tokens they had computed: prompt
+/// tokens that were not cached, and answers.
+#[must_use]
+pub fn by_class(
+    records: &[&RequestRecord],
+    default: Option<WorkloadClass>,
+    costs: Option<(&Costs, &Breakdown)>,
+) -> Vec<ClassCost> {
+    let mut classes: BTreeMap<WorkloadClass, Vec<&RequestRecord>> = BTreeMap::new();
+    for record in records {
+        if let Some(class) = record.workload_class.or(default) {
+            classes.entry(class).or_default().push(record);
+        }
+    }
+    let work = |of: &[&RequestRecord]| -> f64 {
+        of.iter()
+            .map(|it| {
+                let cached = it.cached_tokens.unwrap_or_default();
+                f64::from(it.input_tokens.saturating_sub(cached).0) + f64::from(it.output_tokens.0)
+            })
+            .sum()
+    };
+    let all = work(records);
+    let share = |of: &[&RequestRecord]| {
+        let by_number = || ratio(crate::stats::count(of.len()), crate::stats::count(records.len()));
+        ratio(work(of), all).or_else(by_number).unwrap_or_default()
+    };
+    let class_cost = |(class, of): (WorkloadClass, Vec<&RequestRecord>)| {
+        let cost = costs.map(|(costs, all)| {
+            let own: f64 = of.iter().map(|it| Paid::of(&costs.prices, it).total()).sum();
+            (all.fleet + all.other) * share(&of) + own
+        });
+        let accepted = class.accepted(&of);
+        ClassCost {
+            class,
+            requests: of.len() as u64,
+            accepted,
+            cost,
+            cost_per_accepted: cost.and_then(|it| ratio(it, accepted)),
+        }
+    };
+    classes.into_iter().map(class_cost).collect()
+}
+
+#[cfg(test)]
+mod tests;
