@@ -20,7 +20,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+const HEAD: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 const MODELS: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 43\r\n\r\n\
                       {\"object\":\"list\",\"data\":[{\"id\":\"canned\"}]}  ";
 const EVENT: &str = "data: {\"id\":\"chatcmpl-b42e0e14\",\"object\":\"chat.completion.chunk\",\"model\":\"canned\",\

@@ -14,8 +14,10 @@ use types::{
 };
 
 use crate::{
+    admission::{Limit, PeerLimit, Promises},
     estimate::{EstimateConfig, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
+    strategy::Candidate,
 };
 
 /// Age at which a load report no longer counts; several scrapes must have failed by then.
@@ -24,6 +26,12 @@ const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
 /// Share of a KV cache in use from which one more request would have to wait, or make others compute
 /// anew.
 const KV_USAGE_MAX: f32 = 0.97;
+
+/// Share of a KV cache in use from which its size is told by what is there.
+const KV_TELLING: f64 = 0.3;
+
+/// Part by which a reading moves what is known of that size.
+const KV_WEIGHT: f64 = 0.2;
 
 /// Work placed on a replica and not yet given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +57,14 @@ pub struct Replica {
     pub load: Load,
     /// How fast it is, and what it has to do.
     pub estimate: ReplicaEstimate,
+    /// What was promised to the requests placed here.
+    pub promises: Promises,
+    /// Requests that it serves as promised, whatever they cost.
+    pub limit: Limit,
+    /// The same by the rule of a peer.
+    pub peer_limit: PeerLimit,
+    /// Tokens that its KV cache holds, as far as its reports tell.
+    kv_tokens: Option<f64>,
     /// Requests that others placed here, when that was seen.
     foreign: Option<(Timestamp, u32)>,
     /// Share of its KV cache in use, when that was seen.
@@ -79,6 +95,37 @@ impl Replica {
             now.since(seen) <= REPORT_AGE_MAX && KV_USAGE_MAX <= usage
         };
         self.requests(now) < self.estimate.sequences_max() && !self.kv_usage.is_some_and(is_full)
+    }
+
+    /// Whether what requests meet here follows from what is known of them.
+    #[must_use]
+    pub fn is_predictable(&self) -> bool {
+        !self.estimate.margins().0.is_at_its_end()
+    }
+
+    /// Share of its KV cache in use if the candidate's request were added; nothing where the replica
+    /// does not say how full it is.
+    #[must_use]
+    pub fn kv_usage_with(&self, now: Timestamp, candidate: &Candidate) -> f64 {
+        let Some(tokens) = self.kv_tokens else { return 0.0 };
+        let is_fresh = self.kv_usage.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX);
+        let new = candidate.forecast.context - f64::from(candidate.cached.0);
+        if is_fresh { (self.estimate.context() + new.max(0.0)) / tokens } else { 0.0 }
+    }
+
+    /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
+    fn learn_kv(&mut self, usage: f32) {
+        let (usage, context) = (f64::from(usage), self.estimate.context());
+        if !(KV_TELLING..=1.0).contains(&usage) || context <= 0.0 || self.foreign() > 0 {
+            return;
+        }
+        let tokens = context / usage;
+        let before = self.kv_tokens.unwrap_or(tokens);
+        self.kv_tokens = Some(before + KV_WEIGHT * (tokens - before));
+    }
+
+    fn foreign(&self) -> u32 {
+        self.foreign.map_or(0, |it| it.1)
     }
 
     /// Whether the replica takes requests.
@@ -121,6 +168,10 @@ impl FleetView {
             models: Box::default(),
             load: Load::default(),
             estimate,
+            promises: Promises::default(),
+            limit: Limit::default(),
+            peer_limit: PeerLimit::default(),
+            kv_tokens: None,
             foreign: None,
             kv_usage: None,
         };
@@ -184,6 +235,7 @@ impl FleetView {
             let foreign = requests.saturating_sub(replica.load.in_flight);
             replica.foreign = Some((now, foreign));
             replica.kv_usage = Some((now, report.kv_usage));
+            replica.learn_kv(report.kv_usage);
         }
     }
 

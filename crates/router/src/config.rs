@@ -496,6 +496,7 @@ impl Config {
             },
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
             estimate: self.policy.estimate,
+            admission: policy::admission::AdmissionConfig::off(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::response::Response;
 use bytes::Bytes;
 use fleet::health::Failure;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::Full;
 use policy::event::Reject;
 use wire::{
@@ -15,6 +15,9 @@ use wire::{
 };
 
 use crate::passage::{End, Passage};
+
+/// The time in which a probe can find a replica well again, or a body in memory can leave.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request gets no answer of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +92,14 @@ impl Refusal {
         }
     }
 
+    /// When it is worth coming again, for one that may be.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Dispatcher(reject) => reject.retry_after().unwrap_or(RETRY_AFTER),
+            _ => RETRY_AFTER,
+        }
+    }
+
     /// The field at fault, where it is one field's fault.
     fn param(&self) -> Option<&'static str> {
         if let Self::Bad(bad) = self {
@@ -138,6 +149,25 @@ impl Refusal {
             Self::Dispatcher(Reject::UnknownModel) => {
                 told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "model_not_found")
             }
+            Self::Dispatcher(Reject::OverShare { .. }) => dropped(
+                "rejected-quota",
+                told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "over_share"),
+            ),
+            Self::Dispatcher(Reject::RetriesUsedUp { .. }) => {
+                dropped("rejected-retries", Told { code: "retries_used_up", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Saturated { .. }) => {
+                dropped("rejected-saturated", Told { code: "fleet_saturated", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Infeasible { .. }) => {
+                dropped("rejected-infeasible", Told { code: "promise_infeasible", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Expired { .. }) => {
+                dropped("rejected-ttl-expired", Told { code: "fleet_saturated", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Evicted { .. }) => {
+                dropped("evicted-priority", Told { code: "fleet_saturated", ..unavailable })
+            }
             Self::Dispatcher(Reject::AllTried)
             | Self::Upstream { failure: Failure::Refused, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
@@ -161,6 +191,13 @@ pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response {
     response
 }
 
+/// Says when to come again: in whole seconds, never too early, and exactly.
+fn come_again(headers: &mut HeaderMap, after: Duration) {
+    let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1_000)));
+    headers.insert(headers::RETRY_AFTER_MS, HeaderValue::from(millis));
+}
+
 /// The answer to a request that belongs to no endpoint.
 pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response {
     let Told { status, kind, code, dropped } = refusal.told();
@@ -176,13 +213,11 @@ pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response {
     if let Refusal::Method { allowed } = refusal {
         set(header::ALLOW, allowed);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        // The time in which a probe can find a replica well again, or a body in memory can leave.
-        set(header::RETRY_AFTER, "1");
-        set(headers::RETRY_AFTER_MS, "1000");
-    }
     if let Some(reason) = dropped {
         set(headers::DROPPED_REASON, reason);
+    }
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        come_again(response.headers_mut(), refusal.retry_after());
     }
     response
 }

@@ -13,7 +13,10 @@ use engine::Profile;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::{
     optional as friendly_optional, required as friendly,
 };
-use policy::config::StrategyName;
+use policy::{
+    admission::{AdmissionConfig, AdmissionMode},
+    config::{DispatcherConfig, StrategyName},
+};
 use report::{
     Terms,
     cost::{Prices, WorkloadClass},
@@ -48,6 +51,13 @@ pub struct Scenario {
     /// How each router decides; the strategy is what a run without `--policy` compares.
     #[serde(default)]
     pub policy: Policy,
+    /// How each router lets requests in; everybody is when absent. The mode is what a run without
+    /// `--admission` has.
+    #[serde(default = "AdmissionConfig::off")]
+    pub admission: AdmissionConfig,
+    /// Times that a client comes again after it was turned away, each after the time it was told.
+    #[serde(default)]
+    pub comes_again: u32,
     /// Replicas that one request may be sent to, the first included.
     #[serde(default = "two")]
     pub attempts_max: u32,
@@ -187,6 +197,7 @@ impl Scenario {
         };
         problems.extend(within("fleet", self.fleet.problems()));
         problems.extend(within("policy", self.policy.problems()));
+        problems.extend(within("admission", self.admission.problems()));
         problems.extend(within("workload", self.workload.problems()));
         problems.extend(within("load", self.load_problems()));
         problems.extend(within("signals", self.signals.problems()));
@@ -250,10 +261,16 @@ impl Scenario {
         Terms { slo: self.slo.into(), retries_max: self.retries_max }
     }
 
-    /// The setup of a run under `strategy`, seeded with `seed`; `profile` is what
+    /// The setup of a run under `strategy` and `admission`, seeded with `seed`; `profile` is what
     /// [`Fleet::profile`] names, before the overrides.
     #[must_use]
-    pub fn setup(&self, strategy: StrategyName, seed: u64, profile: Profile) -> Setup {
+    pub fn setup(
+        &self,
+        strategy: StrategyName,
+        admission: AdmissionMode,
+        seed: u64,
+        profile: Profile,
+    ) -> Setup {
         let kind = match &self.fleet.station {
             Some(Station { servers, service }) => {
                 Kind::Fcfs { servers: *servers, service: service.clone() }
@@ -265,7 +282,11 @@ impl Scenario {
             replicas: self.fleet.replicas,
             kind,
             routers: self.routers,
-            dispatcher: self.policy.dispatcher(strategy),
+            dispatcher: DispatcherConfig {
+                admission: AdmissionConfig { mode: admission, ..self.admission },
+                ..self.policy.dispatcher(strategy)
+            },
+            comes_again: self.comes_again,
             attempts_max: self.attempts_max,
             closed_conversations: self.conversations == Conversations::Closed,
             quoted_answers: self.quoted_answers,

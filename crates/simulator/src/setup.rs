@@ -25,6 +25,8 @@ pub struct Setup {
     pub routers: u32,
     /// How each router decides; the seed is replaced by one of the run's.
     pub dispatcher: DispatcherConfig,
+    /// Times that a client comes again after it was turned away, each after the time it was told.
+    pub comes_again: u32,
     /// Replicas that one request may be sent to, the first included; at least one.
     pub attempts_max: u32,
     /// Whether a conversation's next turn leaves when the answer has come and the user has thought,

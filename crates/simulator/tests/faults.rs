@@ -67,6 +67,7 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         kind: Kind::Engine(Box::new(profile)),
         routers,
         dispatcher: DispatcherConfig::new(strategy, 0),
+        comes_again: 0,
         attempts_max: draws.random_range(1..4),
         closed_conversations: draws.random(),
         quoted_answers: draws.random(),

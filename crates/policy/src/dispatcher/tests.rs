@@ -183,8 +183,9 @@ fn event() -> impl Strategy<Value = Event> {
             Event::BlocksStored { replica, parent: None, blocks }
         }),
         1 => (replica(), 0..5_u64, 1..20_u64).prop_map(|(replica, family, blocks)| {
-            let blocks = request(0, family, 20).blocks.iter().rev().take(blocks as usize).copied();
-            Event::BlocksRemoved { replica, blocks: blocks.collect() }
+            let stored = request(0, family, 20).blocks;
+            let blocks = stored.iter().rev().take(blocks as usize).copied().collect();
+            Event::BlocksRemoved { replica, blocks }
         }),
         2 => (id(), 0..1_000_u32)
             .prop_map(|(request, cached)| Event::Found { request, cached: Tokens(cached) }),
@@ -232,7 +233,8 @@ fn decide(events: &[Event]) -> Vec<Decision> {
         all.extend(decisions);
     }
     for id in open {
-        let ended = Event::Ended { request: id, outcome: Outcome::Cancelled, output: None, cached: None };
+        let ended =
+            Event::Ended { request: id, outcome: Outcome::Cancelled, output: None, cached: None };
         dispatcher.handle(Timestamp::ZERO, ended, &mut all);
     }
     check_books(&dispatcher, 0);
@@ -280,7 +282,13 @@ fn stored(dispatcher: &mut Dispatcher, replica: u32, request: &Request, blocks: 
 fn ended(dispatcher: &mut Dispatcher, id: u64, cached: u32) {
     let request = RequestId(id);
     told(dispatcher, Event::Found { request, cached: Tokens(cached) });
-    told(dispatcher, Event::Ended { request, outcome: Outcome::Finished });
+    let ended = Event::Ended {
+        request,
+        outcome: Outcome::Finished,
+        output: None,
+        cached: Some(Tokens(cached)),
+    };
+    told(dispatcher, ended);
 }
 
 #[test]

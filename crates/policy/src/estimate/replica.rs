@@ -87,8 +87,14 @@ pub struct Forecast {
     pub ttft_s: f64,
     /// The part of that in which prompts are computed, those before it included.
     pub prefilling_s: f64,
+    /// The part of that in which the prompts before it are computed.
+    pub ahead_s: f64,
     /// Time to each later token.
     pub tpot_s: f64,
+    /// The same before it came.
+    pub tpot_before_s: f64,
+    /// Time of a step, with it, in which nothing but answers is computed.
+    pub step_s: f64,
     /// Work that it adds: its prefill, and the part of each decode step that is there for it.
     pub work_s: f64,
     /// Share of the replica's time that is spoken for, at the pace that was promised: prefill, and one
@@ -187,10 +193,23 @@ impl ReplicaEstimate {
         let duty = (self.placed.rate(now) * prefill * share).min(DUTY_MAX);
         let duty_then = (duty + own_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
         let tpot_s = (step_s + token_s) / (1.0 - duty_then);
+        let tpot_before_s = step_s / (1.0 - duty);
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
         let decoding_s = self.gap_s(now).map_or(step_s, |gap| gap * (1.0 - duty));
         let utilisation = duty + decoding_s / full_s;
-        Forecast { ttft_s, prefilling_s, tpot_s, work_s, utilisation, prefill_form_s, context }
+        let step_s = step_s + token_s;
+        Forecast {
+            ttft_s,
+            prefilling_s,
+            ahead_s,
+            tpot_s,
+            tpot_before_s,
+            step_s,
+            work_s,
+            utilisation,
+            prefill_form_s,
+            context,
+        }
     }
 
     /// Time per output token at which it counts as full, where nothing was promised.

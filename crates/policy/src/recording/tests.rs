@@ -92,7 +92,12 @@ fn another_rule_is_asked_what_it_would_have_chosen() {
     let header = header(StrategyName::RoundRobin);
     // Prefixes in turn, and one replica more than prefixes: round-robin never comes back in time.
     let events = (0..12).flat_map(|id| {
-        let ended = Event::Ended { request: RequestId(id), outcome: Outcome::Finished, output: None, cached: None };
+        let ended = Event::Ended {
+            request: RequestId(id),
+            outcome: Outcome::Finished,
+            output: None,
+            cached: None,
+        };
         [arrival(id, id % 3), Event::FirstToken(RequestId(id)), ended]
     });
     let entries = record(&header, fleet(4).chain(events));

@@ -96,9 +96,8 @@ mod tests {
     fn a_quiet_fleet_answers_fast_and_a_busy_one_recomputes_nothing() {
         let weights = CostWeights::default();
         // The first holds the prompt and has a queue, the second would compute it anew.
-        let at = |utilisation| {
-            [with(0, 2, 0.5, 0.05, utilisation), with(1, 0, 0.3, 0.25, utilisation)]
-        };
+        let at =
+            |utilisation| [with(0, 2, 0.5, 0.05, utilisation), with(1, 0, 0.3, 0.25, utilisation)];
         assert_eq!(tallied(&at(0.05), &weights), [0, 1_000]);
         assert_eq!(tallied(&at(0.7), &weights), [1_000, 0]);
     }

@@ -28,6 +28,7 @@ fn setup(strategy: StrategyName, seed: u64) -> Setup {
         kind: Kind::Engine(Box::new(profile)),
         routers: 1,
         dispatcher: DispatcherConfig::new(strategy, 0),
+        comes_again: 0,
         attempts_max: 2,
         closed_conversations: seed % 2 == 0,
         quoted_answers: true,

@@ -1,7 +1,7 @@
 //! The path of a request: arrive, be decided on, be sent, be answered, leave.
 
 use engine::{Answer, Job, Progress};
-use policy::event::{Decision, Event as Learned, Placement};
+use policy::event::{Decision, Event as Learned, Placement, Reject};
 use rand::RngExt as _;
 use report::{
     RequestRecord,
@@ -52,6 +52,8 @@ impl World<'_> {
             router,
             work: self.work_of(number, arrival, seed),
             stage: Stage::Undecided,
+            came_again: 0,
+            request: (self.setup.comes_again > 0).then(|| request.clone()),
             attempts: 0,
             decided: None,
             reason: None,
@@ -114,8 +116,31 @@ impl World<'_> {
             flight.decided = Some(now);
             match verdict {
                 Ok(placement) => self.send(number, router, placement),
+                Err(reject) if self.comes_again(number, &reject) => {}
                 Err(reject) => self.leave(number, Ending::Rejected, Some(reject.to_string())),
             }
+        }
+    }
+
+    /// Has a client that was turned away come again, if it is one of those that do.
+    fn comes_again(&mut self, number: u64, reject: &Reject) -> bool {
+        let (now, most) = (self.now, self.setup.comes_again);
+        let Some(retry_after) = reject.retry_after() else { return false };
+        let Some(flight) = self.flight_mut(number) else { return false };
+        let may = flight.came_again < most && flight.attempts == 0;
+        if may {
+            flight.came_again = flight.came_again.saturating_add(1);
+            self.calendar.enter(now + retry_after, Event::CameAgain { number });
+        }
+        may
+    }
+
+    /// A client that was turned away comes again.
+    pub(super) fn came_again(&mut self, number: u64) {
+        let Some(flight) = self.flight_mut(number) else { return };
+        let (router, request) = (flight.router, flight.request.clone());
+        if let Some(request) = request {
+            self.tell(router, Learned::Arrived(request));
         }
     }
 
