@@ -5,7 +5,8 @@
 //!
 //! * statistics of steady stages: [`stage_file`] reads them, [`stage`] simulates one, [`stage_fit`]
 //!   fits;
-//! * a recording of each request: [`requests`] reads it, [`requests_fit`] fits;
+//! * a recording of each request: [`requests`] reads it, [`requests_fit`] fits, and [`timeline`]
+//!   compares the load second by second;
 //! * a live endpoint: [`probe`] says what to ask and makes the answers a recording.
 //!
 //! Every fit starts from what the model and the GPU should cost by arithmetic ([`physics`]) and
@@ -22,3 +23,4 @@ pub mod stage;
 pub mod stage_file;
 pub mod stage_fit;
 pub mod table;
+pub mod timeline;

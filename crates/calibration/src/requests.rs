@@ -114,3 +114,55 @@ pub fn workload(measured: &[MeasuredRequest], trace: &Recorded, block: Tokens) -
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use workload::trace::Row;
+
+    use super::*;
+
+    fn line(at: f64, input: u32) -> String {
+        format!(
+            r#"{{"request_id": "a", "input_toks": {input}, "output_toks": 3, "arrival_time": {},
+            "queued_ts": {}, "first_token_ts": {}, "last_token_ts": {}}}"#,
+            1_000.0 + at,
+            50.0 + at + 0.002,
+            50.0 + at + 0.5,
+            50.0 + at + 1.5
+        )
+        .replace('\n', " ")
+    }
+
+    #[test]
+    fn two_clocks_become_one_that_starts_with_the_first_request() {
+        let measured = read(&format!("{}\n\n{}\n", line(2.0, 40), line(1.0, 30))).unwrap();
+        assert_eq!(measured.iter().map(|it| it.input.0).collect::<Vec<_>>(), [30, 40]);
+        for (it, sent_s) in measured.iter().zip([0.0, 1.0]) {
+            assert!(
+                (it.sent_s - sent_s).abs() < 1e-9 && (it.first_s - sent_s - 0.498).abs() < 1e-9
+            );
+        }
+    }
+
+    #[test]
+    fn a_recording_that_cannot_be_read_is_told_where() {
+        assert!(read(" \n").unwrap_err().to_string().contains("no requests"));
+        let error = read(&format!("{}\n{{}}\n", line(0.0, 3))).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("input_toks"), "{error}");
+    }
+
+    #[test]
+    fn names_of_blocks_come_from_the_trace_where_it_tells_of_the_same_prompt() {
+        let measured = read(&format!("{}\n{}\n", line(0.0, 40), line(1.0, 40))).unwrap();
+        let row = |input| Row { input: Tokens(input), blocks: vec![7, 8], ..Row::default() };
+        let blocks = |inputs: [u32; 2]| {
+            let trace = Recorded { rows: inputs.map(row).to_vec(), ..Recorded::default() };
+            let sent = workload(&measured, &trace, Tokens(16));
+            sent.into_iter().map(|it| it.job.blocks).collect::<Vec<_>>()
+        };
+        let shared = blocks([40, 40]);
+        assert_eq!((shared[0].len(), &shared[0]), (2, &shared[1]));
+        // Another tokenizer cut the second one: what it shares is not known.
+        assert_ne!(blocks([40, 39])[0], blocks([40, 39])[1]);
+    }
+}

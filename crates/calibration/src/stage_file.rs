@@ -324,3 +324,6 @@ fn settle(shape: &mut Shape, mut figures: Figures) -> Figures {
     shape.output = Tokens(tokens);
     figures
 }
+
+#[cfg(test)]
+mod tests;

@@ -333,3 +333,6 @@ pub fn median_error(errors: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 pub fn error(simulated: Option<f64>, measured: Option<f64>) -> Option<f64> {
     simulated.zip(measured).map(|(ours, theirs)| ours / theirs - 1.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use crate::{
     requests_fit::RecordingFit,
     stage::Figures,
     stage_fit::{GroupFit, StageFit, error, median_error},
+    timeline::Timeline,
 };
 
 /// Lines above and below the header and below the last row.
@@ -108,6 +109,39 @@ pub fn recording(name: &str, fit: &RecordingFit) -> String {
     let coefficients = coefficients(&fit.start, &fit.profile);
     format!("{name}\n{coefficients}{table}\npreemptions: {}\n", fit.preemptions)
 }
+
+/// The load over time: its figures on the whole, and a moment in [`ROWS`] of it.
+#[must_use]
+pub fn timeline(timeline: &Timeline) -> String {
+    let mut tracks = new(&["load", "mean", "simulated", "apart by", "most", "simulated"]);
+    for it in &timeline.tracks {
+        let figures =
+            [it.measured_mean, it.simulated_mean, it.off_mean, it.measured_max, it.simulated_max];
+        let cells = figures.into_iter().map(|value| figure(Some(value)));
+        tracks.add_row([it.name.to_owned()].into_iter().chain(cells));
+    }
+    right(&mut tracks);
+    let header = ["second", "running", "simulated", "waiting", "simulated", "KV use", "simulated"];
+    let mut moments = new(&header);
+    for (real, ours) in timeline.moments.iter().step_by((timeline.moments.len() / ROWS).max(1)) {
+        let whole = |value: f64| format!("{value:.0}");
+        let of_one = |value: f64| format!("{:.0} %", value * 100.0);
+        moments.add_row([
+            whole(real.at_s),
+            whole(real.load.running),
+            whole(ours.running),
+            whole(real.load.waiting),
+            whole(ours.waiting),
+            of_one(real.load.kv_usage),
+            of_one(ours.kv_usage),
+        ]);
+    }
+    right(&mut moments);
+    format!("{tracks}\n{moments}\n")
+}
+
+/// Moments that are shown of a whole run.
+const ROWS: usize = 16;
 
 /// What the sweeps of a live endpoint showed.
 #[must_use]

@@ -120,8 +120,8 @@ impl Engine {
             aborted: FxHashSet::default(),
             late: VecDeque::new(),
             planned: Vec::new(),
-            decoding: 0,
             noise,
+            decoding: 0,
             counters: Counters::default(),
         })
     }

@@ -264,7 +264,7 @@ impl Replica {
     }
 
     /// Time until the next probe is due.
-    pub(crate) fn probe_in(&self) -> std::time::Duration {
+    pub(crate) fn probe_in(&self) -> Duration {
         self.state.lock().tracker.probe_in()
     }
 

@@ -125,24 +125,49 @@ pub enum StrategyName {
     Sticky,
     /// The replica that holds the longest prefix of the prompt; least-request for a cold prompt.
     PrefixAware,
+    /// The replica with the least to compute before the answer, by what engines say they hold.
+    KvAware,
     /// The replica where the request costs least in predicted seconds: its own wait, the delay it
     /// inflicts, and the price of its work.
     LeastLatency,
-    /// The replica with the least to compute before the answer, by what engines say they hold.
-    KvAware,
+    /// The replica that the conversation, or the beginning of the prompt, hashes to; the next in its
+    /// order while that one's load is above 1.25 times the mean.
+    ConsistentHash,
+    /// For comparison: `cache_aware` of the SGLang gateway.
+    PeerSglang,
+    /// For comparison: llm-d's blend of prefix, queue and memory.
+    PeerLlmdBlend,
+    /// For comparison: llm-d's "sticky until saturated".
+    PeerLlmdTokenLoad,
+    /// For comparison: the KV router of NVIDIA Dynamo.
+    PeerDynamo,
+    /// For comparison: Mooncake's least predicted TTFT.
+    PeerMooncake,
+    /// For comparison: LMetric's product of prefill tokens and batch size.
+    PeerLmetric,
+    /// For comparison: Preble's exploit or explore.
+    PeerPreble,
 }
 
 impl StrategyName {
     /// Every strategy, in the order in which they are listed to people.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 16] = [
         Self::RoundRobin,
         Self::Random,
         Self::LeastRequest,
         Self::PowerOfTwo,
         Self::Sticky,
         Self::PrefixAware,
-        Self::LeastLatency,
         Self::KvAware,
+        Self::LeastLatency,
+        Self::ConsistentHash,
+        Self::PeerSglang,
+        Self::PeerLlmdBlend,
+        Self::PeerLlmdTokenLoad,
+        Self::PeerDynamo,
+        Self::PeerMooncake,
+        Self::PeerLmetric,
+        Self::PeerPreble,
     ];
 
     /// The name as configuration, headers and metrics spell it.
@@ -155,8 +180,16 @@ impl StrategyName {
             Self::PowerOfTwo => "power-of-two",
             Self::Sticky => "sticky",
             Self::PrefixAware => "prefix-aware",
-            Self::LeastLatency => "least-latency",
             Self::KvAware => "kv-aware",
+            Self::LeastLatency => "least-latency",
+            Self::ConsistentHash => "consistent-hash",
+            Self::PeerSglang => "peer-sglang",
+            Self::PeerLlmdBlend => "peer-llmd-blend",
+            Self::PeerLlmdTokenLoad => "peer-llmd-token-load",
+            Self::PeerDynamo => "peer-dynamo",
+            Self::PeerMooncake => "peer-mooncake",
+            Self::PeerLmetric => "peer-lmetric",
+            Self::PeerPreble => "peer-preble",
         }
     }
 
@@ -169,7 +202,15 @@ impl StrategyName {
             | Self::Random
             | Self::LeastRequest
             | Self::PowerOfTwo
-            | Self::LeastLatency => false,
+            | Self::LeastLatency
+            | Self::ConsistentHash
+            | Self::PeerSglang
+            | Self::PeerLlmdBlend
+            | Self::PeerLlmdTokenLoad
+            | Self::PeerDynamo
+            | Self::PeerMooncake
+            | Self::PeerLmetric
+            | Self::PeerPreble => false,
         }
     }
 }

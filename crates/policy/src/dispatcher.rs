@@ -76,9 +76,9 @@ struct InFlight {
     uncached: Tokens,
     /// Whether its prompt is computed, so far as can be seen.
     answering: bool,
-    first_token: Option<Timestamp>,
     /// What it keeps with the replica's cache, where that is followed.
     reserved: Option<Reserved>,
+    first_token: Option<Timestamp>,
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -177,7 +177,6 @@ impl Dispatcher {
                 self.caches.stored(replica, parent, &blocks);
             }
             Event::BlocksRemoved { replica, blocks } => self.caches.removed(replica, &blocks),
-            Event::Found { request, cached } => self.found(request, cached),
             Event::ReplicaLeft(id) => {
                 if let Some(replica) = self.fleet.leave(id) {
                     self.prefixes.leave(replica.slot);
@@ -259,11 +258,17 @@ impl Dispatcher {
         } else {
             self.admit(now, request, arrived, &asked, &mut candidates)
         };
-        let ask = Ask { prompt: request.prompt, bound };
-        let chosen = self.choose(&ask, &candidates);
+        let ask = Ask {
+            prompt: request.prompt,
+            blocks: &request.blocks,
+            block: self.block,
+            bound,
+            key: key_of(request),
+        };
+        let chosen = admitted.map(|()| self.choose(&ask, &candidates));
         self.candidates = candidates;
-        admitted?;
-        Ok(chosen.map(|(chosen, reason)| Found { chosen, reason, asked, home_takes_requests }))
+        let found = |(chosen, reason)| Found { chosen, reason, asked, home_takes_requests };
+        Ok(chosen?.map(found))
     }
 
     /// Decides that `request` goes where it was found to go, and reserves it there.
@@ -318,6 +323,7 @@ impl Dispatcher {
             replica.promises.add(request.slo.tpot);
         }
         self.fleet.reserve(chosen.id, uncached);
+        self.strategy.placed(now, chosen.id, &request.blocks, &forecast);
         if !request.streamed {
             self.unseen.insert((due(now, &forecast), request.id));
         }
@@ -328,8 +334,8 @@ impl Dispatcher {
             forecast,
             uncached,
             answering: false,
-            first_token: None,
             reserved,
+            first_token: None,
             tried,
             request,
         };
@@ -343,6 +349,7 @@ impl Dispatcher {
         }
         self.fleet.release_request(it.replica);
         self.caches.gone(it.replica, &it.request, it.reserved);
+        self.strategy.left(it.replica, &it.request.blocks);
         if let Some(replica) = self.fleet.get_mut(it.replica) {
             replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
             replica.promises.remove(it.request.slo.tpot);
@@ -401,6 +408,7 @@ impl Dispatcher {
                     Forecast::default()
                 },
                 has_room: replica.has_room(now),
+                reported: replica.reported(),
             }
         };
         candidates.clear();
@@ -409,7 +417,7 @@ impl Dispatcher {
     }
 
     /// Lets the strategy choose, and the fallback when that choice is saturated.
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate]) -> Option<(Candidate, Reason)> {
+    fn choose(&mut self, ask: &Ask<'_>, candidates: &[Candidate]) -> Option<(Candidate, Reason)> {
         let (chosen, reason) = self.strategy.choose(ask, candidates, &mut self.rng)?;
         let Some((saturation, fallback)) = &mut self.fallback else {
             return Some((chosen, reason));
@@ -466,9 +474,12 @@ impl Dispatcher {
         id: RequestId,
         outcome: Outcome,
         output: Option<Tokens>,
-        _cached: Option<Tokens>,
+        cached: Option<Tokens>,
     ) {
         let Some(it) = self.in_flight.remove(&id) else { return self.stop_waiting(id) };
+        if let Some(cached) = cached {
+            self.caches.found(it.replica, it.reserved, cached);
+        }
         self.release(now, &it);
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
@@ -492,11 +503,6 @@ impl Dispatcher {
             replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
         }
         self.learn_limits(now, it, tpot_s);
-    }
-
-    fn found(&mut self, id: RequestId, cached: Tokens) {
-        let Some(it) = self.in_flight.get(&id) else { return };
-        self.caches.found(it.replica, it.reserved, cached);
     }
 
     /// Requests placed and not yet gone.
@@ -540,6 +546,14 @@ impl Dispatcher {
     pub fn routing(&self) -> Routing {
         self.routing
     }
+}
+
+/// What a request has in common with those that should go where it goes.
+fn key_of(request: &Request) -> Option<u64> {
+    // The low half of a keyed hash is as good a hash.
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
+    let session = request.session.map(|it| it.0 as u64);
+    session.or_else(|| request.blocks.first().map(|it| it.0))
 }
 
 /// When a request placed at `placed` should have its first token.

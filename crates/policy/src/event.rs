@@ -56,8 +56,6 @@ pub enum Event {
     BlocksStored { replica: ReplicaId, parent: Option<BlockHash>, blocks: Box<[BlockHash]> },
     /// A replica's engine evicted blocks, those that follow others first.
     BlocksRemoved { replica: ReplicaId, blocks: Box<[BlockHash]> },
-    /// A request's answer says how much of its prompt was found in the replica's cache.
-    Found { request: RequestId, cached: Tokens },
     /// A replica left the fleet for good.
     ReplicaLeft(ReplicaId),
     /// A replica reported its load.
@@ -91,8 +89,7 @@ impl Event {
             | Self::CacheLost(_)
             | Self::CacheFollowed { .. }
             | Self::BlocksStored { .. }
-            | Self::BlocksRemoved { .. }
-            | Self::Found { .. } => false,
+            | Self::BlocksRemoved { .. } => false,
         }
     }
 }

@@ -67,8 +67,8 @@ pub struct Replica {
     kv_tokens: Option<f64>,
     /// Requests that others placed here, when that was seen.
     foreign: Option<(Timestamp, u32)>,
-    /// Share of its KV cache in use, when that was seen.
-    kv_usage: Option<(Timestamp, f32)>,
+    /// What its engine last said of its load, and when.
+    report: Option<(Timestamp, LoadReport)>,
 }
 
 impl Replica {
@@ -91,10 +91,16 @@ impl Replica {
     /// Whether one more request has a seat in its batch and finds memory there, as far as is known.
     #[must_use]
     pub fn has_room(&self, now: Timestamp) -> bool {
-        let is_full = |(seen, usage): (Timestamp, f32)| {
-            now.since(seen) <= REPORT_AGE_MAX && KV_USAGE_MAX <= usage
+        let is_full = |(seen, report): (Timestamp, LoadReport)| {
+            now.since(seen) <= REPORT_AGE_MAX && KV_USAGE_MAX <= report.kv_usage
         };
-        self.requests(now) < self.estimate.sequences_max() && !self.kv_usage.is_some_and(is_full)
+        self.requests(now) < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
+    }
+
+    /// What its engine last said of its load, however long ago; nothing where it never did.
+    #[must_use]
+    pub fn reported(&self) -> LoadReport {
+        self.report.map(|it| it.1).unwrap_or_default()
     }
 
     /// Whether what requests meet here follows from what is known of them.
@@ -108,7 +114,7 @@ impl Replica {
     #[must_use]
     pub fn kv_usage_with(&self, now: Timestamp, candidate: &Candidate) -> f64 {
         let Some(tokens) = self.kv_tokens else { return 0.0 };
-        let is_fresh = self.kv_usage.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX);
+        let is_fresh = self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX);
         let new = candidate.forecast.context - f64::from(candidate.cached.0);
         if is_fresh { (self.estimate.context() + new.max(0.0)) / tokens } else { 0.0 }
     }
@@ -116,16 +122,13 @@ impl Replica {
     /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
     fn learn_kv(&mut self, usage: f32) {
         let (usage, context) = (f64::from(usage), self.estimate.context());
-        if !(KV_TELLING..=1.0).contains(&usage) || context <= 0.0 || self.foreign() > 0 {
+        let is_shared = self.foreign.is_some_and(|it| it.1 > 0);
+        if !(KV_TELLING..=1.0).contains(&usage) || context <= 0.0 || is_shared {
             return;
         }
         let tokens = context / usage;
         let before = self.kv_tokens.unwrap_or(tokens);
         self.kv_tokens = Some(before + KV_WEIGHT * (tokens - before));
-    }
-
-    fn foreign(&self) -> u32 {
-        self.foreign.map_or(0, |it| it.1)
     }
 
     /// Whether the replica takes requests.
@@ -173,7 +176,7 @@ impl FleetView {
             peer_limit: PeerLimit::default(),
             kv_tokens: None,
             foreign: None,
-            kv_usage: None,
+            report: None,
         };
         self.replicas.insert(at, replica);
     }
@@ -234,7 +237,7 @@ impl FleetView {
             let requests = report.running.saturating_add(report.waiting);
             let foreign = requests.saturating_sub(replica.load.in_flight);
             replica.foreign = Some((now, foreign));
-            replica.kv_usage = Some((now, report.kv_usage));
+            replica.report = Some((now, report));
             replica.learn_kv(report.kv_usage);
         }
     }

@@ -5,10 +5,10 @@
 //! events always replays to the same decisions.
 //!
 //! Read in this order: [`dispatcher`] (start here), [`event`], [`config`], [`fleet_view`],
-//! [`estimate`] (what a request would meet), [`prefix_index`] (what was sent where) and
-//! [`held_index`] (what engines say they hold), [`session`], [`strategy`], [`saturation`],
-//! [`admission`] (who is let in), [`wait_queue`], [`token_bucket`];
-//! [`recording`] says how a run is kept and asked again.
+//! [`estimate`], [`prefix_index`] (what was sent where) and [`held_index`] (what engines say they
+//! hold), [`session`], [`strategy`], [`saturation`], [`admission`] (who is let in),
+//! [`wait_queue`], [`token_bucket`]; [`recording`] says how a run is kept and asked
+//! again.
 
 pub mod admission;
 mod coming;

@@ -3,9 +3,18 @@
 //! A closed set: adding a rule is one file and one arm. A rule sees the candidates and never the
 //! dispatcher, so each can be tested on cases made by hand.
 
+mod consistent_hash;
 mod kv_aware;
 mod least_latency;
 mod least_request;
+mod peer_dynamo;
+mod peer_llmd_blend;
+mod peer_llmd_token_load;
+mod peer_lmetric;
+mod peer_mooncake;
+mod peer_preble;
+mod peer_sglang;
+mod pick;
 mod power_of_two;
 mod prefix_aware;
 mod random;
@@ -13,7 +22,12 @@ mod round_robin;
 mod sticky;
 
 use rand::Rng;
-use types::{quantity::Tokens, replica::ReplicaId};
+use types::{
+    block::BlockHash,
+    quantity::Tokens,
+    replica::{LoadReport, ReplicaId},
+    time::Timestamp,
+};
 
 use crate::{
     config::{CostWeights, Fallback, Routing, StrategyName},
@@ -39,19 +53,28 @@ pub struct Candidate {
     pub forecast: Forecast,
     /// Whether it has room for one more: a seat in its batch, and memory.
     pub has_room: bool,
+    /// What its engine last said of its load; nothing where it never did.
+    pub reported: LoadReport,
 }
 
 /// What rules look at besides the candidates.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
+pub struct Ask<'a> {
     /// Length of the prompt.
     pub prompt: Tokens,
+    /// Its blocks.
+    pub blocks: &'a [BlockHash],
+    /// Tokens in a block.
+    pub block: Tokens,
     /// Replica that served the conversation before.
     pub bound: Option<ReplicaId>,
+    /// What the request has in common with those that should go where it goes: its conversation, or
+    /// the beginning of its prompt.
+    pub key: Option<u64>,
 }
 
 /// A rule with what it remembers between requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Strategy {
     /// Each in turn.
     RoundRobin(round_robin::Turn),
@@ -65,10 +88,26 @@ pub enum Strategy {
     Sticky,
     /// Where the prefix is, if at least this share of the prompt is there.
     PrefixAware { match_min: f64 },
-    /// Where it costs least.
-    LeastLatency(CostWeights),
     /// Where the least is left to compute.
     KvAware,
+    /// Where it costs least.
+    LeastLatency(CostWeights),
+    /// Where the key hashes to.
+    ConsistentHash,
+    /// As the SGLang gateway does.
+    PeerSglang,
+    /// As llm-d did by default.
+    PeerLlmdBlend,
+    /// As llm-d recommends.
+    PeerLlmdTokenLoad,
+    /// As Dynamo does.
+    PeerDynamo(peer_dynamo::ActiveBlocks),
+    /// As Mooncake does.
+    PeerMooncake,
+    /// As LMetric does.
+    PeerLmetric,
+    /// As Preble does.
+    PeerPreble(peer_preble::Window),
 }
 
 impl Strategy {
@@ -82,15 +121,58 @@ impl Strategy {
             StrategyName::PowerOfTwo => Self::PowerOfTwo,
             StrategyName::Sticky => Self::Sticky,
             StrategyName::PrefixAware => Self::PrefixAware { match_min: routing.match_min },
-            StrategyName::LeastLatency => Self::LeastLatency(routing.cost),
             StrategyName::KvAware => Self::KvAware,
+            StrategyName::LeastLatency => Self::LeastLatency(routing.cost),
+            StrategyName::ConsistentHash => Self::ConsistentHash,
+            StrategyName::PeerSglang => Self::PeerSglang,
+            StrategyName::PeerLlmdBlend => Self::PeerLlmdBlend,
+            StrategyName::PeerLlmdTokenLoad => Self::PeerLlmdTokenLoad,
+            StrategyName::PeerDynamo => Self::PeerDynamo(peer_dynamo::ActiveBlocks::default()),
+            StrategyName::PeerMooncake => Self::PeerMooncake,
+            StrategyName::PeerLmetric => Self::PeerLmetric,
+            StrategyName::PeerPreble => Self::PeerPreble(peer_preble::Window::default()),
         }
     }
 
     /// Whether the rule looks at forecasts.
     #[must_use]
     pub const fn forecasts(&self) -> bool {
-        matches!(self, Self::LeastLatency(_))
+        matches!(self, Self::LeastLatency(_) | Self::PeerMooncake | Self::PeerPreble(_))
+    }
+
+    /// Learns that a request was placed, with what it was expected to do there.
+    pub fn placed(
+        &mut self,
+        now: Timestamp,
+        replica: ReplicaId,
+        blocks: &[BlockHash],
+        forecast: &Forecast,
+    ) {
+        match self {
+            Self::PeerDynamo(active) => active.placed(replica, blocks),
+            Self::PeerPreble(window) => window.placed(now, replica, forecast.work_s),
+            Self::RoundRobin(_)
+            | Self::Random
+            | Self::LeastRequest
+            | Self::PowerOfTwo
+            | Self::Sticky
+            | Self::PrefixAware { .. }
+            | Self::KvAware
+            | Self::LeastLatency(_)
+            | Self::ConsistentHash
+            | Self::PeerSglang
+            | Self::PeerLlmdBlend
+            | Self::PeerLlmdTokenLoad
+            | Self::PeerMooncake
+            | Self::PeerLmetric => {}
+        }
+    }
+
+    /// Learns that a request left its replica.
+    pub fn left(&mut self, replica: ReplicaId, blocks: &[BlockHash]) {
+        if let Self::PeerDynamo(active) = self {
+            active.left(replica, blocks);
+        }
     }
 
     /// The rule that stands in for a saturated choice.
@@ -107,7 +189,7 @@ impl Strategy {
     /// Chooses one of `candidates`, and says what decided; `None` only when there are none.
     pub fn choose(
         &mut self,
-        ask: &Ask,
+        ask: &Ask<'_>,
         candidates: &[Candidate],
         rng: &mut impl Rng,
     ) -> Option<(Candidate, Reason)> {
@@ -121,8 +203,16 @@ impl Strategy {
             Self::PrefixAware { match_min } => {
                 prefix_aware::choose(*match_min, ask, candidates, rng)
             }
-            Self::LeastLatency(weights) => least_latency::choose(weights, candidates, rng),
             Self::KvAware => kv_aware::choose(ask, candidates, rng),
+            Self::LeastLatency(weights) => least_latency::choose(weights, candidates, rng),
+            Self::ConsistentHash => consistent_hash::choose(ask, candidates, rng),
+            Self::PeerSglang => peer_sglang::choose(ask, candidates),
+            Self::PeerLlmdBlend => peer_llmd_blend::choose(ask, candidates, rng),
+            Self::PeerLlmdTokenLoad => peer_llmd_token_load::choose(ask, candidates, rng),
+            Self::PeerDynamo(active) => active.choose(ask, candidates, rng),
+            Self::PeerMooncake => peer_mooncake::choose(candidates, rng),
+            Self::PeerLmetric => peer_lmetric::choose(ask, candidates, rng),
+            Self::PeerPreble(window) => window.choose(ask, candidates, rng),
         }
     }
 }
@@ -144,11 +234,20 @@ pub(crate) mod testing {
             cached: Tokens(cached),
             forecast: Forecast::default(),
             has_room: true,
+            reported: LoadReport::default(),
         }
     }
 
-    pub(crate) fn ask(prompt: u32, bound: Option<u32>) -> Ask {
-        Ask { prompt: Tokens(prompt), bound: bound.map(ReplicaId) }
+    pub(crate) fn ask(prompt: u32, bound: Option<u32>) -> Ask<'static> {
+        let (prompt, bound) = (Tokens(prompt), bound.map(ReplicaId));
+        Ask { prompt, blocks: &[], block: Tokens(64), bound, key: None }
+    }
+
+    /// The choice of a rule that leaves nothing to chance.
+    pub(crate) fn chosen(
+        mut choose: impl FnMut(&mut Xoshiro256PlusPlus) -> Option<(Candidate, Reason)>,
+    ) -> Candidate {
+        choose(&mut Xoshiro256PlusPlus::seed_from_u64(7)).unwrap().0
     }
 
     /// How often each of `candidates` is chosen in 1,000 calls.

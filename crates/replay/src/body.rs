@@ -56,7 +56,7 @@ mod tests {
 
     fn prompt() -> Prompt {
         let message = |role, id| Message::new(role, Segment { id, tokens: Tokens(30) });
-        Prompt { messages: vec![message(Role::System, 1), message(Role::User, 2)] }
+        Prompt::new(vec![message(Role::System, 1), message(Role::User, 2)])
     }
 
     #[test]

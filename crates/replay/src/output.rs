@@ -9,9 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use report::{RequestRecord, Summary, csv, windows};
+use report::{
+    RequestRecord, Summary, csv,
+    html::{Detail, Page},
+    judged::Judged,
+    peers, windows,
+};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use types::time::Timestamp;
 
 /// What a run was: `run.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -40,6 +46,8 @@ pub struct Manifest {
     pub clock: String,
     /// When the run started, in UTC; absent where the clock is virtual.
     pub started: Option<String>,
+    /// What its requests were judged by.
+    pub judged: Judged,
 }
 
 /// The machine that a run was measured on.
@@ -107,7 +115,17 @@ pub fn write(
             out.write_all(b"\n")
         })
     })?;
+    write_file(folder, "profile_export.jsonl", |out| {
+        let start_ns = manifest.start_ns();
+        let warm = Timestamp::from_elapsed(manifest.judged.info.warm_up);
+        (0..).zip(records).try_for_each(|(number, record)| {
+            serde_json::to_writer(&mut *out, &peers::aiperf(record, number, start_ns, warm))?;
+            out.write_all(b"\n")
+        })
+    })?;
     write_summary(folder, summary)?;
+    let page = page(manifest, records, summary);
+    write_file(folder, "report.html", |out| out.write_all(page.render().as_bytes()))?;
     let windows = csv::windows(&windows::windows(records));
     write_file(folder, "windows.csv", |out| out.write_all(windows.as_bytes()))
 }
@@ -118,8 +136,40 @@ pub fn write(
 /// The first file that cannot be written.
 pub fn write_summary(folder: &Path, summary: &Summary) -> Result<(), Unwritten> {
     fs::create_dir_all(folder).map_err(|source| Unwritten { path: folder.to_owned(), source })?;
-    write_file(folder, "summary.json", |out| json(out, summary))?;
+    write_file(folder, "summary.json", |out| json(out, &peers::summary(summary)))?;
     write_file(folder, "summary.csv", |out| out.write_all(csv::runs(&summary.runs).as_bytes()))
+}
+
+/// The page of one run.
+#[must_use]
+pub fn page(manifest: &Manifest, records: &[RequestRecord], summary: &Summary) -> Page {
+    let Judged { terms, disruptions, .. } = &manifest.judged;
+    let name = format!("{}, {}, seed {}", manifest.workload, manifest.policy, manifest.seed);
+    Page {
+        title: format!("{} under {}", manifest.workload, manifest.policy),
+        slo: Some(terms.slo),
+        manifest: serde_json::to_value(manifest).unwrap_or_default(),
+        runs: summary.runs.clone(),
+        details: vec![Detail::of(&name, records, disruptions)],
+        ..Page::default()
+    }
+}
+
+impl Manifest {
+    /// When the run started, in nanoseconds since 1970; zero where the clock is virtual.
+    fn start_ns(&self) -> u64 {
+        let started = self.started.as_deref().and_then(|it| it.parse::<jiff::Timestamp>().ok());
+        started.and_then(|it| u64::try_from(it.as_nanosecond()).ok()).unwrap_or_default()
+    }
+}
+
+/// Writes one file of text, into a folder that is made if it is not there.
+///
+/// # Errors
+/// A folder or file that cannot be written.
+pub fn write_text(folder: &Path, name: &str, text: &str) -> Result<(), Unwritten> {
+    fs::create_dir_all(folder).map_err(|source| Unwritten { path: folder.to_owned(), source })?;
+    write_file(folder, name, |out| out.write_all(text.as_bytes()))
 }
 
 fn json(out: &mut BufWriter<File>, value: &impl Serialize) -> io::Result<()> {
@@ -163,6 +213,7 @@ mod tests {
             host: Host::this(),
             clock: "real".to_owned(),
             started: Some(utc_now()),
+            judged: Judged::default(),
         }
     }
 
@@ -178,10 +229,19 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        let expected = ["requests.jsonl", "run.json", "summary.csv", "summary.json", "windows.csv"];
+        let expected = [
+            "profile_export.jsonl",
+            "report.html",
+            "requests.jsonl",
+            "run.json",
+            "summary.csv",
+            "summary.json",
+            "windows.csv",
+        ];
         assert_eq!(names, expected);
         let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
         assert_eq!(read("requests.jsonl").lines().count(), 2);
+        assert_eq!(read("profile_export.jsonl").lines().count(), 2);
         let summary: Summary = serde_json::from_str(&read("summary.json")).unwrap();
         assert_eq!((summary.schema.as_str(), summary.runs[0].failed), ("sluice.summary/1", 2));
         let run: serde_json::Value = serde_json::from_str(&read("run.json")).unwrap();

@@ -181,7 +181,7 @@ impl Prices {
 }
 
 /// What a fleet costs.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
     /// What is paid.
     pub prices: Prices,

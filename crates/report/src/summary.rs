@@ -44,7 +44,8 @@ impl Summary {
 }
 
 /// What a run was, apart from its records.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunInfo {
     /// Name of the workload.
     pub workload: String,

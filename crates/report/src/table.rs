@@ -3,6 +3,7 @@
 mod frontier;
 mod limits;
 mod seeds;
+mod work;
 
 use std::fmt::Write as _;
 
@@ -12,6 +13,7 @@ pub use self::{
     frontier::{frontier, plan, promise},
     limits::limits,
     seeds::{differences, means},
+    work::work,
 };
 use crate::{stats::Stats, summary::Run};
 

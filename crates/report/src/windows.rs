@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use types::time::Timestamp;
+
 use crate::{
     record::{Ending, RequestRecord},
     stats::quantile,
@@ -10,12 +12,12 @@ use crate::{
 /// Most slices that are made: a day of seconds. What ends later counts in the last slice.
 const WINDOWS_MAX: u64 = 86_400;
 
-/// One second of a run.
+/// One second of a run, or a longer slice.
 ///
 /// What was asked counts in the second it was scheduled, what was answered in the second it ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Window {
-    /// Second, from the run's start.
+    /// Second that it begins with, from the run's start.
     pub second: u64,
     /// Requests scheduled.
     pub offered: u64,
@@ -52,6 +54,17 @@ struct Slice<'a> {
 /// Cuts a run into seconds, the quiet ones included.
 #[must_use]
 pub fn windows(records: &[RequestRecord]) -> Vec<Window> {
+    slices(records, 1)
+}
+
+/// Cuts a run into slices of `slice_s` seconds (at least 1), the quiet ones included. Counts are of the
+/// whole slice.
+#[must_use]
+pub fn slices(records: &[RequestRecord], slice_s: u64) -> Vec<Window> {
+    let slice_s = slice_s.max(1);
+    let second = |at: Timestamp| {
+        at.elapsed().as_secs().checked_div(slice_s).unwrap_or_default().min(WINDOWS_MAX)
+    };
     let mut slices: BTreeMap<u64, Slice<'_>> = BTreeMap::new();
     for record in records {
         let offered = slices.entry(second(record.scheduled)).or_default();
@@ -75,7 +88,7 @@ pub fn windows(records: &[RequestRecord]) -> Vec<Window> {
         .map(|second| {
             let slice = slices.remove(&second).unwrap_or_default();
             in_flight = in_flight.saturating_add(slice.sent).saturating_sub(slice.ended);
-            slice.into_window(second, in_flight)
+            slice.into_window(second.saturating_mul(slice_s), in_flight)
         })
         .collect()
 }
@@ -94,10 +107,6 @@ impl Slice<'_> {
             ..self.window
         }
     }
-}
-
-fn second(at: types::time::Timestamp) -> u64 {
-    at.elapsed().as_secs().min(WINDOWS_MAX)
 }
 
 #[cfg(test)]

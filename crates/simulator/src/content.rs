@@ -181,7 +181,7 @@ mod tests {
     /// What a live router names, from the text itself, at four bytes a token.
     fn by_text(segments: &[Segment], block: u32) -> Vec<BlockHash> {
         let mut text = Vec::new();
-        Message { role: Role::User, segments: segments.to_vec() }.write_text(&mut text);
+        Message { role: Role::User, segments: segments.to_vec(), text: None }.write_text(&mut text);
         let mut hasher = BlockHasher::new(seed(), block as usize * 4);
         hasher.update(&text);
         hasher.finish()

@@ -126,6 +126,17 @@ pub enum Arrivals {
     Constant,
 }
 
+impl Arrivals {
+    /// The schedule of a rate, in requests per second.
+    #[must_use]
+    pub const fn at(self, rate_per_s: f64) -> Schedule {
+        match self {
+            Self::Poisson => Schedule::Poisson { rate_per_s },
+            Self::Constant => Schedule::Constant { rate_per_s },
+        }
+    }
+}
+
 /// When a conversation's next turn leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -236,11 +247,8 @@ impl Scenario {
         if self.load.rates_per_s.is_empty() {
             return vec![(None, load(Schedule::Trace { speedup }))];
         }
-        let at = |rate_per_s: f64| match arrivals {
-            Arrivals::Poisson => Schedule::Poisson { rate_per_s },
-            Arrivals::Constant => Schedule::Constant { rate_per_s },
-        };
-        self.load.rates_per_s.iter().map(|rate| (Some(*rate), load(at(*rate)))).collect()
+        let rates = self.load.rates_per_s.iter();
+        rates.map(|rate| (Some(*rate), load(arrivals.at(*rate)))).collect()
     }
 
     /// The requests of a run; `read` fetches the text of a trace that is a file.

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate,
-    replay::Replay, serve::Serve, simulate::Simulate,
+    calibrate::Calibrate, check::Check, compare::Compare, demo::Demo, emulate::Emulate, frontier,
+    plan::Plan, replay::Replay, report::Report, serve::Serve, simulate::Simulate,
 };
 
 /// Routes LLM requests to the replica that already holds their KV cache.
@@ -27,6 +27,9 @@ pub(crate) enum Verb {
     Replay(Replay),
     Simulate(Simulate),
     Compare(Compare),
+    Frontier(Box<frontier::Args>),
+    Plan(Plan),
+    Report(Box<Report>),
     Calibrate(Calibrate),
     Check(Check),
 }
@@ -49,6 +52,9 @@ impl Verb {
             | Self::Replay(_)
             | Self::Simulate(_)
             | Self::Compare(_)
+            | Self::Frontier(_)
+            | Self::Plan(_)
+            | Self::Report(_)
             | Self::Calibrate(_)
             | Self::Check(_) => "warn",
             Self::Serve(_) | Self::Emulate(_) => "info",

@@ -59,6 +59,9 @@ pub(crate) struct Calibrate {
     /// Trace with the names of the prompts' blocks, in Mooncake's format.
     #[arg(long, value_name = "FILE", requires = "recording")]
     trace: Option<String>,
+    /// Load of the engine while it was recorded, second by second, CSV as LLMServingSim writes it.
+    #[arg(long, value_name = "FILE", requires = "recording")]
+    timeseries: Option<String>,
     /// Data-parallel ranks that share a mixture's experts and step together.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "recording")]
     ranks: u32,

@@ -1,13 +1,16 @@
 //! `sluice compare`: policies on the same requests, with a verdict.
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 use policy::config::StrategyName;
-use report::{paired, table};
+use replay::output;
+use report::{Summary, paired, table};
 use serde_json::json;
 
 use crate::{
-    recording,
-    simulate::{What, cases::Cases, load},
+    recording, results,
+    simulate::{What, cases::Cases, load, shown::Shown},
 };
 
 /// Compares policies on the same requests, seed by seed, and says what is chance.
@@ -26,6 +29,9 @@ pub(crate) struct Compare {
     /// The policy that the others are compared with; the first one when absent.
     #[arg(long, value_name = "NAME")]
     baseline: Option<StrategyName>,
+    /// Folder for the results: report.html, comparison.json, summary.json and summary.csv.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Prints JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -45,18 +51,29 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
     if !compare.what.policy.contains(&baseline) {
         compare.what.policy.insert(0, baseline);
     }
-    if compare.what.policy.len() < 2 {
+    if compare.what.policy.iter().all(|it| *it == baseline) {
         bail!("--policy: name two policies or more, as in --policy {baseline},prefix-aware");
     }
     let cases = Cases::new(&compare.what, scenario, compare.seeds)?;
     for note in &cases.notes {
         eprintln!("{note}");
     }
-    let runs = cases.run(compare.what.jobs, |_, _| Ok(()))?;
+    let shown = Shown::default();
+    let runs = cases.run(compare.what.jobs, |case, done| {
+        if compare.out.is_some() {
+            shown.look_at(&cases, case, done);
+        }
+        Ok(())
+    })?;
     let differences = paired::compare(&runs, baseline.as_str());
+    let schema = paired::SCHEMA;
+    let all = json!({ "schema": schema, "runs": runs, "differences": differences });
+    if let Some(folder) = &compare.out {
+        output::write_summary(folder, &Summary::new(runs.clone()))?;
+        output::write_text(folder, "comparison.json", &format!("{all:#}\n"))?;
+        results::write_page(folder, &shown.into_page(&cases, &runs, differences.clone()))?;
+    }
     if compare.json {
-        let schema = paired::SCHEMA;
-        let all = json!({ "schema": schema, "runs": runs, "differences": differences });
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         println!("{}", table::means(&runs));

@@ -6,10 +6,14 @@ mod check;
 mod compare;
 mod demo;
 mod emulate;
+mod frontier;
 mod limits;
 mod logs;
+mod plan;
 mod recording;
 mod replay;
+mod report;
+mod results;
 mod serve;
 mod shutdown;
 mod simulate;
@@ -34,6 +38,9 @@ fn main() -> ExitCode {
         Verb::Replay(replay) => replay::run(&replay),
         Verb::Simulate(simulate) => simulate::run(&simulate),
         Verb::Compare(compare) => compare::run(compare),
+        Verb::Frontier(frontier) => frontier::run(&frontier),
+        Verb::Plan(plan) => plan::run(&plan),
+        Verb::Report(report) => report::run(&report),
         Verb::Calibrate(calibrate) => calibrate::run(&calibrate),
         Verb::Check(check) => check::run(&check),
     };

@@ -7,7 +7,7 @@ use replay::{
     ReplayOptions, Target, models,
     output::{self, Host, Manifest},
 };
-use report::{Run, RunInfo, Summary, Terms, table};
+use report::{Run, RunInfo, Summary, Terms, cost::Costs, judged::Judged, table};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use types::slo::Slo;
@@ -17,7 +17,11 @@ use workload::{
     trace::{Skipped, Trace},
 };
 
-use crate::{limits, shutdown};
+use crate::{
+    limits,
+    results::{Gates, Paid},
+    shutdown,
+};
 
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
 #[derive(Debug, clap::Args)]
@@ -65,9 +69,9 @@ pub(crate) struct Replay {
     /// Leaves `x-session-id` out, so that the router has to find conversations by itself.
     #[arg(long)]
     no_session_header: bool,
-    /// Tokens in a block of the trace.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    block_tokens: u32,
+    /// Tokens in a block of the trace; the format's own when absent.
+    #[arg(long, value_name = "N")]
+    block_tokens: Option<u32>,
     /// Leaves out lines of the trace that can't be read, and counts them.
     #[arg(long)]
     skip_bad_lines: bool,
@@ -78,12 +82,23 @@ pub(crate) struct Replay {
     /// Most requests open at once.
     #[arg(long, value_name = "N", default_value_t = 5_000)]
     open_requests_max: usize,
-    /// Folder for the results: run.json, requests.jsonl, summary.json, summary.csv, windows.csv.
+    /// Folder for the results: report.html, summary.json, summary.csv, windows.csv, run.json,
+    /// requests.jsonl and profile_export.jsonl.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Prints summary.json instead of a table.
     #[arg(long)]
     json: bool,
+    /// Most times that a good request may have been sent again; any number when absent.
+    #[arg(long, value_name = "N")]
+    retries_max: Option<u32>,
+    /// Replicas behind the target, which are paid for.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u32,
+    #[command(flatten)]
+    paid: Paid,
+    #[command(flatten)]
+    gates: Gates,
 }
 
 pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
@@ -118,8 +133,8 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         // A trace may end before the time is over, and then its last request ends the schedule.
         scheduled_for: if matches!(workload, Workload::Trace(_)) { None } else { load.duration },
         warm_up: Duration::ZERO,
-        costs: None,
-        workload_class: None,
+        costs: replay.paid.costs.clone().map(|prices| Costs { prices, replicas: replay.replicas }),
+        workload_class: replay.paid.workload_class,
     };
     let measured = Run::measure(&info, &recording.records, &recording.gaps);
     let summary = Summary::new(vec![measured]);
@@ -135,7 +150,7 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     if recording.records.len() < count {
         bail!("stopped after {} of {count} requests", recording.records.len());
     }
-    Ok(())
+    replay.gates.check(summary.runs.iter().map(|run| (String::new(), run)))
 }
 
 impl Replay {
@@ -181,7 +196,7 @@ impl Replay {
             run_id: format!("replay-{}", self.seed),
             session_header: !self.no_session_header,
             open_requests_max: self.open_requests_max,
-            terms: Terms { slo: self.goodput, ..Terms::default() },
+            terms: Terms { slo: self.goodput, retries_max: self.retries_max },
             ..ReplayOptions::default()
         })
     }
@@ -223,6 +238,7 @@ impl Replay {
             host: Host::this(),
             clock: "real".to_owned(),
             started: Some(started),
+            judged: Judged { info: info.clone(), terms: options.terms, ..Judged::default() },
         })
     }
 }

@@ -2,15 +2,22 @@
 
 pub(crate) mod cases;
 pub(crate) mod load;
+pub(crate) mod shown;
 
 use std::path::PathBuf;
 
 use policy::{admission::AdmissionMode, config::StrategyName};
 use replay::output;
-use report::{Summary, table};
+use report::{Summary, paired, table};
 
-use self::cases::{Case, Cases};
-use crate::recording;
+use self::{
+    cases::{Case, Cases},
+    shown::Shown,
+};
+use crate::{
+    recording,
+    results::{self, Gates},
+};
 
 /// Runs a scenario in virtual time: the very policy code that serves, before modelled engines.
 #[derive(Debug, clap::Args)]
@@ -27,16 +34,18 @@ pub(crate) struct Simulate {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000))]
     seeds: u64,
-    /// Folder for the results: summary.json, summary.csv, and a folder for each run.
+    /// Folder for the results: report.html, summary.json, summary.csv, and a folder for each run.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    gates: Gates,
     /// Prints summary.json instead of a table.
     #[arg(long)]
     json: bool,
 }
 
 /// What is simulated.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct What {
     /// The scenario, in YAML.
     #[arg(short, long, value_name = "FILE", required_unless_present = "recording")]
@@ -81,13 +90,20 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
     for note in &cases.notes {
         eprintln!("{note}");
     }
-    let runs = cases.run(simulate.what.jobs, |case, runs| match &simulate.out {
-        Some(folder) => cases.write(&folder.join(case.folder()), case, runs),
+    let shown = Shown::default();
+    let runs = cases.run(simulate.what.jobs, |case, done| match &simulate.out {
+        Some(folder) => {
+            shown.look_at(&cases, case, done);
+            cases.write(&folder.join(case.folder()), case, done)
+        }
         None => Ok(()),
     })?;
     let summary = Summary::new(runs);
     if let Some(folder) = &simulate.out {
         output::write_summary(folder, &summary)?;
+        let first = summary.runs.first().map(|it| it.policy.clone()).unwrap_or_default();
+        let differences = paired::compare(&summary.runs, &first);
+        results::write_page(folder, &shown.into_page(&cases, &summary.runs, differences))?;
     }
     if simulate.json {
         println!("{}", serde_json::to_string_pretty(&summary)?);
@@ -102,7 +118,8 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
     if let Some(note) = cases.limits_note(&summary.runs) {
         eprintln!("{note}");
     }
-    Ok(())
+    let named = |run: &report::Run| format!("{}, seed {}", run.policy, run.seed);
+    simulate.gates.check(summary.runs.iter().map(|run| (named(run), run)))
 }
 
 impl Case {

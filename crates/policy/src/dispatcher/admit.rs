@@ -313,7 +313,8 @@ impl Full {
         if after_s < self.after_s {
             (self.gate, self.after_s) = (closed.gate, after_s);
         }
-        self.alone_s = self.alone_s.min(forecast.ttft_s - forecast.ahead_s);
+        self.alone_s =
+            self.alone_s.min(forecast.ttft_s - (forecast.prefilling_s - forecast.own_prefill_s));
         self.answer_s = self.answer_s.min(output * forecast.tpot_s);
         self.work_s = self.work_s.min(forecast.work_s);
     }

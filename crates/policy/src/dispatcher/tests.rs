@@ -162,7 +162,10 @@ fn event() -> impl Strategy<Value = Event> {
         8 => arrived,
         2 => id().prop_map(Event::AttemptFailed),
         4 => id().prop_map(Event::FirstToken),
-        6 => (id(), outcome).prop_map(|(request, outcome)| Event::Ended { request, outcome, output: Some(Tokens(9)), cached: None }),
+        6 => (id(), outcome, option::of(0..1_000_u32)).prop_map(|(request, outcome, cached)| {
+            let (output, cached) = (Some(Tokens(9)), cached.map(Tokens));
+            Event::Ended { request, outcome, output, cached }
+        }),
         2 => replica().prop_map(Event::ReplicaJoined),
         4 => (replica(), health).prop_map(|(replica, health)| Event::HealthChanged { replica, health }),
         1 => (replica(), 0..9_u32).prop_map(|(replica, tokens)| Event::TokensCame {
@@ -183,12 +186,10 @@ fn event() -> impl Strategy<Value = Event> {
             Event::BlocksStored { replica, parent: None, blocks }
         }),
         1 => (replica(), 0..5_u64, 1..20_u64).prop_map(|(replica, family, blocks)| {
-            let stored = request(0, family, 20).blocks;
-            let blocks = stored.iter().rev().take(blocks as usize).copied().collect();
-            Event::BlocksRemoved { replica, blocks }
+            let all = request(0, family, 20).blocks;
+            let blocks = all.iter().rev().take(blocks as usize).copied();
+            Event::BlocksRemoved { replica, blocks: blocks.collect() }
         }),
-        2 => (id(), 0..1_000_u32)
-            .prop_map(|(request, cached)| Event::Found { request, cached: Tokens(cached) }),
         1 => strategy.prop_map(|it| Event::RoutingChanged(Routing::new(it))),
     ]
 }
@@ -281,14 +282,8 @@ fn stored(dispatcher: &mut Dispatcher, replica: u32, request: &Request, blocks: 
 
 fn ended(dispatcher: &mut Dispatcher, id: u64, cached: u32) {
     let request = RequestId(id);
-    told(dispatcher, Event::Found { request, cached: Tokens(cached) });
-    let ended = Event::Ended {
-        request,
-        outcome: Outcome::Finished,
-        output: None,
-        cached: Some(Tokens(cached)),
-    };
-    told(dispatcher, ended);
+    let cached = Some(Tokens(cached));
+    told(dispatcher, Event::Ended { request, outcome: Outcome::Finished, output: None, cached });
 }
 
 #[test]

@@ -87,8 +87,8 @@ pub struct Forecast {
     pub ttft_s: f64,
     /// The part of that in which prompts are computed, those before it included.
     pub prefilling_s: f64,
-    /// The part of that in which the prompts before it are computed.
-    pub ahead_s: f64,
+    /// The part of that for the request's own prompt.
+    pub own_prefill_s: f64,
     /// Time to each later token.
     pub tpot_s: f64,
     /// The same before it came.
@@ -177,34 +177,33 @@ impl ReplicaEstimate {
         let (prefill, decode) = (self.prefill.value(), self.decode.value());
         let uncached = asked.prompt.saturating_sub(cached);
         let prefill_form_s = form.prefill_s(cached, uncached);
-        let own_s = prefill_form_s * prefill;
+        let own_prefill_s = prefill_form_s * prefill;
         let context = f64::from(asked.prompt.0) + asked.output / 2.0;
         let token_s = decode * form.decode_token_s(1.0, context);
-        let work_s = own_s + asked.output * token_s;
+        let work_s = own_prefill_s + asked.output * token_s;
 
         let share = sharing.share();
         let step_s = decode * form.decode_step_s(f64::from(sharing.all), self.context * share);
         let ahead_s = self.ahead_s(now, step_s);
-        let prefilling_s = ahead_s + own_s;
+        let prefilling_s = ahead_s + own_prefill_s;
         // Everyone who decodes takes part in each step that computes a chunk.
         let steps = 0.5 + (prefilling_s / (form.chunk_s() * prefill)).max(1.0);
         let ttft_s = self.request_s + prefilling_s + steps * step_s;
 
         let duty = (self.placed.rate(now) * prefill * share).min(DUTY_MAX);
-        let duty_then = (duty + own_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
+        let duty_then = (duty + own_prefill_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
         let tpot_s = (step_s + token_s) / (1.0 - duty_then);
         let tpot_before_s = step_s / (1.0 - duty);
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
         let decoding_s = self.gap_s(now).map_or(step_s, |gap| gap * (1.0 - duty));
         let utilisation = duty + decoding_s / full_s;
-        let step_s = step_s + token_s;
         Forecast {
             ttft_s,
             prefilling_s,
-            ahead_s,
+            own_prefill_s,
             tpot_s,
             tpot_before_s,
-            step_s,
+            step_s: step_s + token_s,
             work_s,
             utilisation,
             prefill_form_s,

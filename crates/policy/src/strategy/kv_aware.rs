@@ -13,7 +13,7 @@ use crate::event::Reason;
 
 /// Chooses the replica with the fewest prompt tokens to compute, this prompt's included.
 pub(super) fn choose(
-    ask: &Ask,
+    ask: &Ask<'_>,
     candidates: &[Candidate],
     rng: &mut impl Rng,
 ) -> Option<(Candidate, Reason)> {

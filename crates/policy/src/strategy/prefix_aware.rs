@@ -12,7 +12,7 @@ use crate::event::Reason;
 /// Chooses the replica with the longest prefix if that is at least `match_min` of the prompt.
 pub(super) fn choose(
     match_min: f64,
-    ask: &Ask,
+    ask: &Ask<'_>,
     candidates: &[Candidate],
     rng: &mut impl Rng,
 ) -> Option<(Candidate, Reason)> {

@@ -7,7 +7,7 @@ use crate::event::Reason;
 
 /// Chooses the conversation's replica if it still takes requests.
 pub(super) fn choose(
-    ask: &Ask,
+    ask: &Ask<'_>,
     candidates: &[Candidate],
     rng: &mut impl Rng,
 ) -> Option<(Candidate, Reason)> {

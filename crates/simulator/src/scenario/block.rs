@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use engine::Profile;
+use engine::{Profile, Spread};
 use policy::{
     config::{
         CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
@@ -59,6 +59,12 @@ pub struct Overrides {
     /// Time from a request's arrival until the engine has it, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_overhead_ms: Option<f64>,
+    /// How steps scatter around their formula.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
+    /// Share of the shorter of reading weights and computing that hides behind the longer, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<f64>,
 }
 
 impl Overrides {
@@ -66,7 +72,10 @@ impl Overrides {
     #[must_use]
     pub fn applied_to(&self, profile: Profile) -> Profile {
         let tokens = |with: Option<u32>, without| with.map_or(without, Tokens);
+        let mut step = profile.step;
+        step.overlap = self.overlap.unwrap_or(step.overlap);
         Profile {
+            step,
             kv_tokens: tokens(self.kv_tokens, profile.kv_tokens),
             max_model_len: tokens(self.max_model_len, profile.max_model_len),
             max_num_batched_tokens: tokens(
@@ -75,6 +84,7 @@ impl Overrides {
             ),
             max_num_seqs: self.max_num_seqs.unwrap_or(profile.max_num_seqs),
             api_overhead_ms: self.api_overhead_ms.unwrap_or(profile.api_overhead_ms),
+            spread: self.spread.or(profile.spread),
             ..profile
         }
     }
@@ -96,6 +106,9 @@ impl Fleet {
         let mut problems = Vec::new();
         if self.replicas == 0 || self.replicas > REPLICAS_MAX {
             problems.push(format!("replicas: needs 1 to {REPLICAS_MAX}, has {}", self.replicas));
+        }
+        if let Some(overlap) = self.overrides.overlap.filter(|it| !(0.0..=1.0).contains(it)) {
+            problems.push(format!("overrides.overlap: needs 0 to 1, has {overlap}"));
         }
         if let Some(station) = &self.station {
             if station.servers == 0 {

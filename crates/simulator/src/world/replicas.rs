@@ -97,6 +97,7 @@ impl Replica {
 }
 
 impl World<'_> {
+    /// A server for the replica of that number.
     fn new_server(&self, replica: u32) -> Result<Server, Violation> {
         Ok(match &self.setup.kind {
             Kind::Engine(profile) => {

@@ -7,6 +7,7 @@ use calibration::{
     requests_fit::{self, Recording},
     run::Setting,
     table,
+    timeline::{self, Moment},
 };
 use workload::trace::{Recorded, Trace, mooncake};
 
@@ -34,11 +35,20 @@ pub(super) fn fit(calibrate: &Calibrate, file: &str) -> anyhow::Result<()> {
     if calibrate.profile.is_none() {
         start = physics::shared_by_ranks(&start, calibrate.ranks);
     }
+    let load = calibrate.timeseries.as_deref().map(moments).transpose()?;
     let recording = recording(calibrate, measured, &start)?;
     let fit = requests_fit::fit(&recording, &start, TRIALS_MAX)
         .with_context(|| format!("cannot fit {file}"))?;
     println!("{}", table::recording(file, &fit));
+    if let Some(load) = load {
+        println!("{}", table::timeline(&timeline::compare(&load, &fit.samples)));
+    }
     calibrate.write(&[&fit.profile])
+}
+
+fn moments(file: &str) -> anyhow::Result<Vec<Moment>> {
+    let text = load::trace(file).with_context(|| format!("cannot read time series {file}"))?;
+    timeline::read(&text).with_context(|| format!("cannot use {file}"))
 }
 
 fn recording(
@@ -50,7 +60,7 @@ fn recording(
         None => Recorded::default(),
         Some(file) => {
             let text = load::trace(file).with_context(|| format!("cannot read trace {file}"))?;
-            let trace = Trace { block_tokens: BLOCK_TOKENS, ..Trace::new(file.clone()) };
+            let trace = Trace { block_tokens: Some(BLOCK_TOKENS), ..Trace::new(file.clone()) };
             mooncake::read(&trace, &text)?
         }
     };

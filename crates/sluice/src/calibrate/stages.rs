@@ -12,8 +12,7 @@ use crate::simulate::load;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(super) fn fit(calibrate: &Calibrate, file: &str) -> anyhow::Result<()> {
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read stages {file}"))?;
+    let text = load::trace(file).with_context(|| format!("cannot read stages {file}"))?;
     let read = stage_file::read(&text).with_context(|| format!("cannot use stages {file}"))?;
     if read.averages > 0 {
         eprintln!("left out {} rows that average over stages", read.averages);

@@ -15,12 +15,16 @@ use engine::Profile;
 use parking_lot::Mutex;
 use policy::{admission::AdmissionMode, config::StrategyName};
 use replay::output::{self, Host, Manifest};
-use report::{Limits, RequestRecord, Run, RunInfo, Summary};
+use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs, judged::Judged};
 use serde_json::json;
-use simulator::{Recording, Scenario, Setup, scenario::Conversations};
+use simulator::{
+    Recording, Scenario, Setup,
+    scenario::{Conversations, LoadBlock},
+};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
+use crate::frontier::disruptions;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -49,7 +53,7 @@ type Shared = Arc<OnceLock<Option<Limits>>>;
 /// All runs, by rate, policy and seed.
 #[derive(Debug)]
 pub(crate) struct Cases {
-    scenario: Scenario,
+    pub(crate) scenario: Scenario,
     profile: Profile,
     /// The trace's text, read once.
     trace: Option<String>,
@@ -74,7 +78,13 @@ impl Cases {
             None
         };
         let own = [scenario.policy.strategy];
-        let strategies = if what.policy.is_empty() { &own[..] } else { &what.policy };
+        let asked = if what.policy.is_empty() { &own[..] } else { &what.policy };
+        let mut strategies: Vec<StrategyName> = Vec::new();
+        for strategy in asked {
+            if !strategies.contains(strategy) {
+                strategies.push(*strategy);
+            }
+        }
         let own = [scenario.admission.mode];
         let admissions = if what.admission.is_empty() { &own[..] } else { &what.admission };
         let rules: Vec<(StrategyName, AdmissionMode)> = strategies
@@ -119,6 +129,32 @@ impl Cases {
         self.trace.clone().unwrap_or_default()
     }
 
+    /// The same fleet and requests under `scenario`, which differs in what it does to them, without
+    /// runs of its own and without limits.
+    pub(crate) fn under(&self, scenario: Scenario) -> Self {
+        Self {
+            scenario,
+            profile: self.profile.clone(),
+            trace: self.trace.clone(),
+            cases: Vec::new(),
+            limits: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The run of `strategy` at `rate` with `seed`.
+    pub(crate) fn case(&self, strategy: StrategyName, rate: f64, seed: u64) -> Case {
+        let LoadBlock { arrivals, duration, .. } = self.scenario.load;
+        Case {
+            strategy,
+            admission: self.scenario.admission.mode,
+            rate: Some(rate),
+            load_number: 0,
+            seed,
+            load: Load { schedule: arrivals.at(rate), duration, seed },
+        }
+    }
+
     /// Runs everything, `jobs` at once, and hands each run to `done` before its records are dropped.
     ///
     /// # Errors
@@ -128,15 +164,28 @@ impl Cases {
         jobs: Option<usize>,
         done: impl Fn(&Case, &Done) -> anyhow::Result<()> + Sync,
     ) -> anyhow::Result<Vec<Run>> {
+        self.run_all(&self.cases, jobs, done)
+    }
+
+    /// The same of `cases` that are not this scenario's own.
+    ///
+    /// # Errors
+    /// The first error in the order of the cases.
+    pub(crate) fn run_all(
+        &self,
+        cases: &[Case],
+        jobs: Option<usize>,
+        done: impl Fn(&Case, &Done) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<Vec<Run>> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
         let results = Mutex::new(BTreeMap::new());
         thread::scope(|scope| {
-            for _ in 0..jobs.unwrap_or(processors).clamp(1, self.cases.len().max(1)) {
+            for _ in 0..jobs.unwrap_or(processors).clamp(1, cases.len().max(1)) {
                 scope.spawn(|| {
                     while let Some((index, case)) = {
                         let index = next.fetch_add(1, Ordering::Relaxed);
-                        self.cases.get(index).map(|case| (index, case))
+                        cases.get(index).map(|case| (index, case))
                     } {
                         let result = self.run_one(case).and_then(|it| {
                             done(case, &it)?;
@@ -145,7 +194,7 @@ impl Cases {
                         let is_error = result.is_err();
                         results.lock().insert(index, result);
                         if is_error {
-                            next.store(self.cases.len(), Ordering::Relaxed);
+                            next.store(cases.len(), Ordering::Relaxed);
                         }
                     }
                 });
@@ -154,7 +203,13 @@ impl Cases {
         results.into_inner().into_values().collect()
     }
 
-    fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
+    /// What everything costs, where the scenario says.
+    pub(crate) fn costs(&self) -> Option<Costs> {
+        let prices = self.scenario.costs.clone()?;
+        Some(Costs { prices, replicas: self.scenario.fleet.replicas })
+    }
+
+    pub(crate) fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
         let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
         let setup =
             self.scenario.setup(case.strategy, case.admission, case.seed, self.profile.clone());
@@ -173,8 +228,8 @@ impl Cases {
             seed: case.seed,
             scheduled_for: case.load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
-            costs: None,
-            workload_class: None,
+            costs: self.costs(),
+            workload_class: self.scenario.workload_class,
         };
         let mut run = Run::measure(&info, &recording.records, &recording.gaps);
         run.limits = self.limits(case, &setup, &recording.records)?;
@@ -226,6 +281,12 @@ impl Cases {
             host: Host::this(),
             clock: "virtual".to_owned(),
             started: None,
+            judged: Judged {
+                info: done.info.clone(),
+                terms: self.scenario.terms(),
+                disruptions: disruptions(&self.scenario, &done.recording.records),
+                ..Judged::default()
+            },
         };
         let summary = Summary::new(vec![done.run.clone()]);
         output::write(folder, &manifest, &done.recording.records, &summary)?;

@@ -33,7 +33,7 @@ pub(crate) fn scenario(what: &What) -> Result<Scenario, ConfigError> {
                 Trace::new(file.clone())
             }
         };
-        trace.block_tokens = what.block_tokens.unwrap_or(trace.block_tokens);
+        trace.block_tokens = what.block_tokens.or(trace.block_tokens);
         scenario.workload = Workload::Trace(trace);
     }
     if !what.rate.is_empty() {

@@ -99,11 +99,11 @@ Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tok
         let told: Vec<_> = recorded
             .rows
             .iter()
-            .map(|it| (it.at_s as u32, it.input.0, it.output.0, it.session, it.turn))
+            .map(|it| (it.at_s, it.input.0, it.output.0, it.session, it.turn))
             .collect();
         assert_eq!(
             told,
-            [(0, 472, 18, Some(0), 0), (40, 1_087, 230, None, 0), (55, 610, 44, Some(0), 2)]
+            [(0.0, 472, 18, Some(0), 0), (40.0, 1_087, 230, None, 0), (55.0, 610, 44, Some(0), 2)]
         );
         assert_eq!(recorded.rows[2].think, Duration::from_secs(6));
         assert_eq!(recorded.skipped.zero_length, 1);
