@@ -32,7 +32,7 @@ use crate::{
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Asked, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
-    fleet_view::{FleetView, Replica},
+    fleet_view::{Accuracy, FleetView, Replica},
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
@@ -462,6 +462,7 @@ impl Dispatcher {
             && is_sized
         {
             it.estimate.learn_ttft(&forecast, took_s);
+            Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
         }
         if let Some(session) = session {
             self.sessions.served(now, session, replica);
@@ -501,6 +502,7 @@ impl Dispatcher {
             && let Some(replica) = self.fleet.get_mut(it.replica)
         {
             replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
+            Accuracy::move_to(&mut replica.accuracy.tpot, it.forecast.tpot_s, tpot_s);
         }
         self.learn_limits(now, it, tpot_s);
     }

@@ -42,6 +42,29 @@ pub struct Load {
     pub queued_prefill: Tokens,
 }
 
+/// Part by which a request moves what is known of the accuracy of predictions.
+const ACCURACY_WEIGHT: f64 = 0.02;
+
+/// What was predicted of late, and what came of it: means, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Accuracy {
+    /// Time to first token, predicted and observed.
+    pub ttft: (f64, f64),
+    /// Time per token, predicted and observed.
+    pub tpot: (f64, f64),
+}
+
+impl Accuracy {
+    /// Moves a pair of means towards a pair of values.
+    pub(crate) fn move_to(means: &mut (f64, f64), predicted_s: f64, observed_s: f64) {
+        if means.1 <= 0.0 {
+            *means = (predicted_s, observed_s);
+        }
+        means.0 += ACCURACY_WEIGHT * (predicted_s - means.0);
+        means.1 += ACCURACY_WEIGHT * (observed_s - means.1);
+    }
+}
+
 /// One replica.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -63,6 +86,8 @@ pub struct Replica {
     pub limit: Limit,
     /// The same by the rule of a peer.
     pub peer_limit: PeerLimit,
+    /// How far predictions were off of late.
+    pub accuracy: Accuracy,
     /// Tokens that its KV cache holds, as far as its reports tell.
     kv_tokens: Option<f64>,
     /// Requests that others placed here, when that was seen.
@@ -173,6 +198,7 @@ impl FleetView {
             estimate,
             promises: Promises::default(),
             limit: Limit::default(),
+            accuracy: Accuracy::default(),
             peer_limit: PeerLimit::default(),
             kv_tokens: None,
             foreign: None,

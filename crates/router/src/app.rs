@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Limits, Timeouts},
+    config::{Config, Limits, Priorities, Promises, Timeouts},
     intake::Reader,
     telemetry::Telemetry,
 };
@@ -29,6 +29,8 @@ pub(crate) struct App {
     pub(crate) attempts_max: u32,
     pub(crate) reader: Arc<Reader>,
     pub(crate) tenant_header: Option<HeaderName>,
+    pub(crate) promises: Promises,
+    pub(crate) priorities: Priorities,
     pub(crate) body_budget: Arc<Semaphore>,
     /// Set when the router has begun to end: it still serves, and says that it is not ready.
     pub(crate) ending: AtomicBool,
@@ -56,6 +58,8 @@ impl App {
             attempts_max: config.attempts_max,
             reader: Arc::new(reader),
             tenant_header: config.tenant_header(),
+            promises: config.slo.clone(),
+            priorities: config.priority.clone(),
             body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             ending: AtomicBool::new(false),
             cut: CancellationToken::new(),

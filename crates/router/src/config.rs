@@ -1,5 +1,7 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
+mod promises;
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -11,6 +13,7 @@ use std::{
 
 use fleet::{client::ClientConfig, fleet::FleetConfig, health::HealthConfig, replica::Origin};
 use policy::{
+    admission::AdmissionConfig,
     config::{
         CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
         StrategyName,
@@ -20,6 +23,8 @@ use policy::{
 use serde::{Deserialize, Serialize};
 use wire::headers::session::{SOURCES, Source, Sources};
 
+pub(crate) use self::promises::read as read_promise;
+pub use self::promises::{Bounds, Priorities, Promises};
 pub use types::units;
 use types::units::{ByteSize, TokenCount};
 
@@ -35,6 +40,12 @@ pub struct Config {
     pub replicas: Vec<Replica>,
     /// How replicas are chosen.
     pub policy: Policy,
+    /// What requests are promised.
+    pub slo: Promises,
+    /// How urgent requests may say they are.
+    pub priority: Priorities,
+    /// How requests are let in.
+    pub admission: AdmissionConfig,
     /// How replicas are watched.
     pub health: Health,
     /// What clients may send.
@@ -229,6 +240,9 @@ impl Default for Config {
             admin: Admin::default(),
             replicas: Vec::new(),
             policy: Policy::default(),
+            slo: Promises::default(),
+            priority: Priorities::default(),
+            admission: AdmissionConfig::default(),
             health: Health::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -391,6 +405,8 @@ impl Config {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.replica_problems();
         problems.extend(self.policy.problems());
+        problems.extend(self.slo.problems());
+        problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
         if !self.admin.listen.ip().is_loopback() {
             problems.push(format!(
                 "admin.listen: {} is not a loopback address; nothing on the admin port asks who is \
@@ -496,7 +512,7 @@ impl Config {
             },
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
             estimate: self.policy.estimate,
-            admission: policy::admission::AdmissionConfig::off(),
+            admission: self.admission,
         }
     }
 

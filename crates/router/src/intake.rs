@@ -18,7 +18,7 @@ use wire::{
     prompt::PromptHash,
 };
 
-use crate::{app::App, passage::Passage, reject::Refusal};
+use crate::{app::App, config::read_promise, passage::Passage, reject::Refusal};
 
 /// Bodies longer than this are read off the threads that serve: parsing takes milliseconds then.
 const INLINE_BYTES_MAX: usize = 256 << 10;
@@ -63,6 +63,8 @@ pub(crate) async fn read(
     }
     let (body, budget) = receive(app, &headers, body).await?;
     let tenant = tenant(app, &headers)?;
+    let (slo, priority) = read_promise(&app.promises, &app.priorities, &headers, tenant.as_deref());
+    passage.ranked(priority);
     let read = interpret(&app.reader, passage.endpoint(), &headers, tenant, &body).await?;
     passage.describe(&read.model, read.prompt.prompt);
 
@@ -75,6 +77,8 @@ pub(crate) async fn read(
         request: Routed {
             session: read.session,
             tenant: read.tenant,
+            priority,
+            slo,
             output_max: read.output_max,
             streamed: read.streamed,
             ..Routed::new(

@@ -124,6 +124,7 @@ impl Router {
         let _helpers = Helpers([
             tokio::spawn(serve_admin(admin, admin::routes(Arc::clone(&app)))),
             tokio::spawn(upkeep(Arc::clone(&app))),
+            tokio::spawn(tend(Arc::clone(&app))),
         ]);
         let doors = Doors::new(&config, routes::data(Arc::clone(&app)));
         let close = CancellationToken::new();
@@ -142,7 +143,7 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Sta
 }
 
 /// Tasks that end with the router.
-struct Helpers([JoinHandle<()>; 2]);
+struct Helpers([JoinHandle<()>; 3]);
 
 impl Drop for Helpers {
     fn drop(&mut self) {
@@ -189,6 +190,11 @@ fn record(
         .map_err(|source| StartError::Recording { file: file.display().to_string(), source })?;
     tracing::info!(file = %file.display(), "recording decisions");
     Ok(recorder)
+}
+
+/// Looks at the requests that wait for a replica when it is time to.
+async fn tend(app: Arc<App>) {
+    app.fleet.dispatch().tend().await;
 }
 
 /// Ends in order; see the head of this file.
