@@ -34,7 +34,7 @@ const TPOT_FULL_STEPS: f64 = 4.0;
 /// Share of requests that may come later, and of answers that may run slower, than predicted with
 /// the margin.
 const TTFT_MISSES: f64 = 0.05;
-const TPOT_MISSES: f64 = 0.02;
+const TPOT_MISSES: f64 = 0.015;
 
 /// Part by which an observation moves the overhead of a request.
 const REQUEST_WEIGHT: f64 = 0.05;
@@ -320,12 +320,13 @@ impl ReplicaEstimate {
         self.decode.observe(time_s / tokens / step_s);
     }
 
-    /// Learns how fast an answer ran that was promised `tpot_max_s` per token: only near the promise
-    /// does it matter how far off a prediction is.
+    /// Learns how fast an answer ran that was promised `tpot_max_s` per token. Not the prediction counts
+    /// but the promise: what came after a request slows it as well, so that a prediction made on a quiet
+    /// replica is always broken once it is busy. Far from the promise nothing is learned.
     pub fn learn_tpot(&mut self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) {
         let raised_s = self.tpot_margin.value() * forecast.tpot_s;
         if tpot_max_s / 2.0 <= raised_s.max(took_s) {
-            self.tpot_margin.observe(raised_s < took_s);
+            self.tpot_margin.observe(tpot_max_s < took_s);
         }
     }
 }
