@@ -11,8 +11,8 @@
 //! on it, with the time after which coming again makes sense. Nothing that has been sent is ever given
 //! up for another.
 //!
-//! The less urgent, and those who have had more than their share ([`shares`]), meet gates that close
-//! earlier: what is left open is for the others, who then always find room.
+//! The less urgent, those who have had more than their share ([`shares`]) and those who come again meet
+//! gates that close earlier: what is left open is for the others, who then always find room.
 //!
 //! Decision 16 has the options and what each was measured to do.
 
@@ -129,8 +129,11 @@ impl Admission {
         arrived: Timestamp,
     ) -> (f64, bool) {
         let is_over = self.tenants.is_over(now, request.tenant);
-        let share = if is_over { self.config.reserve } else { 1.0 };
-        (share * self.class_reserve(now, request, arrived), is_over)
+        // Who was turned away before has lost of its time what those who come for the first time still
+        // have; were it let in as they are, a storm of retries would crowd them out.
+        let gives_way = is_over || request.came_again > 0;
+        let own = if gives_way { self.config.reserve } else { 1.0 };
+        (own * self.class_reserve(now, request, arrived), is_over)
     }
 
     fn class_reserve(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> f64 {

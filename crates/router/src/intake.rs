@@ -65,6 +65,8 @@ pub(crate) async fn read(
     let tenant = tenant(app, &headers)?;
     let (slo, priority) = read_promise(&app.promises, &app.priorities, &headers, tenant.as_deref());
     passage.ranked(priority);
+    let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
+    let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let read = interpret(&app.reader, passage.endpoint(), &headers, tenant, &body).await?;
     passage.describe(&read.model, read.prompt.prompt);
 
@@ -79,6 +81,7 @@ pub(crate) async fn read(
             tenant: read.tenant,
             priority,
             slo,
+            came_again,
             output_max: read.output_max,
             streamed: read.streamed,
             ..Routed::new(

@@ -7,7 +7,7 @@ mod block;
 #[cfg(test)]
 mod tests;
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use engine::Profile;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::{
@@ -28,7 +28,7 @@ use workload::{Load, Planned, Schedule, Workload, WorkloadError};
 pub use self::block::{Fleet, Overrides, Policy, Prefix, Session, Station};
 use crate::{
     fault::Fault,
-    setup::{Kind, Setup, Signals},
+    setup::{Kind, Rank, Setup, Signals},
 };
 
 /// Most replicas a scenario may start with.
@@ -80,6 +80,10 @@ pub struct Scenario {
     /// Most times that a good request may have been sent again; any number when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries_max: Option<u32>,
+    /// Tenants, by number, whose requests are more or less urgent than others', or were promised
+    /// something else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ranks: BTreeMap<u32, Rank>,
     /// The kind of work, which says what counts as a result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_class: Option<WorkloadClass>,
@@ -303,6 +307,7 @@ impl Scenario {
             signals: self.signals,
             faults: self.faults.clone(),
             terms: self.terms(),
+            ranks: self.ranks.clone(),
         }
     }
 }

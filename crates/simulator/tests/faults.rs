@@ -68,6 +68,7 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         routers,
         dispatcher: DispatcherConfig::new(strategy, 0),
         comes_again: 0,
+        ranks: std::collections::BTreeMap::new(),
         attempts_max: draws.random_range(1..4),
         closed_conversations: draws.random(),
         quoted_answers: draws.random(),

@@ -30,13 +30,15 @@ fn setup(seats: u32) -> Setup {
         spread: Some(Spread::Exponential),
         ..Profile::named("llama-3-8b-h100").unwrap()
     };
-    let slo = Slo { ttft: Some(TTFT_MAX), tpot: Some(ITL_MAX), e2e: None };
+    let slo = Slo { ttft: Some(TTFT_MAX), tpot: Some(ITL_MAX), ..Slo::default() };
     Setup {
         seed: 1,
         replicas: 1,
         kind: Kind::Engine(Box::new(profile)),
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::LeastRequest, 0),
+        comes_again: 0,
+        ranks: std::collections::BTreeMap::new(),
         attempts_max: 1,
         closed_conversations: false,
         quoted_answers: false,

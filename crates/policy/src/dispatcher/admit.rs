@@ -107,7 +107,8 @@ impl Dispatcher {
         let may_wait = self.admission.config.mode.predicts()
             && queue_max > 0
             && ends_well
-            && !full.is_over_share;
+            && !full.is_over_share
+            && (request.came_again == 0 || self.admission.may_retry());
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
             self.admission.sizes.decided(now, full.work_s, false);

@@ -105,7 +105,8 @@ pub(crate) fn read(
     headers: &HeaderMap,
     tenant: Option<&str>,
 ) -> (Slo, Priority) {
-    let text = |name: http::HeaderName| headers.get(name).and_then(|it| it.to_str().ok()).map(str::trim);
+    let text =
+        |name: http::HeaderName| headers.get(name).and_then(|it| it.to_str().ok()).map(str::trim);
     let class = text(headers::SLO_CLASS);
     let named = text(headers::PRIORITY).or(class).and_then(Priority::named);
     let most = tenant.and_then(|it| priorities.tenants.get(it)).copied().unwrap_or(priorities.max);

@@ -4,7 +4,7 @@ use engine::{Answer, Job, Progress};
 use policy::event::{Decision, Event as Learned, Placement, Reject};
 use rand::RngExt as _;
 use report::{
-    RequestRecord,
+    RequestRecord, Terms,
     record::{Ending, Gaps},
 };
 use types::{
@@ -12,6 +12,7 @@ use types::{
     outcome::Outcome,
     quantity::Tokens,
     request::{ModelId, Request, RequestId, SessionKey, TenantId},
+    slo::Slo,
 };
 use workload::Arrival;
 
@@ -20,7 +21,7 @@ use crate::{
     content,
     flight::{Flight, Stage},
     server::Work,
-    setup::Kind,
+    setup::{Kind, Rank},
 };
 
 /// The one model that everything in a run asks for.
@@ -40,7 +41,8 @@ impl World<'_> {
             session: arrival.session.map(|it| SessionKey(it.into())),
             // Zero is nobody's.
             tenant: TenantId(arrival.tenant.map_or(0, |it| u64::from(it).saturating_add(1))),
-            slo: self.setup.terms.slo,
+            priority: self.rank(arrival.tenant).priority,
+            slo: self.promised(arrival.tenant),
             ..Request::new(RequestId(number), MODEL, input, blocks.into())
         };
         let flight = Flight {
@@ -72,6 +74,16 @@ impl World<'_> {
             self.calendar.enter(self.now + patience, Event::GaveUp { number });
         }
         self.tell(router, Learned::Arrived(request));
+    }
+
+    /// How urgent a tenant's requests are.
+    fn rank(&self, tenant: Option<u32>) -> Rank {
+        tenant.and_then(|it| self.setup.ranks.get(&it)).copied().unwrap_or_default()
+    }
+
+    /// What a tenant's requests are promised.
+    fn promised(&self, tenant: Option<u32>) -> Slo {
+        self.rank(tenant).slo.map_or(self.setup.terms.slo, Slo::from)
     }
 
     fn chain_seed(&self) -> ChainSeed {
@@ -139,8 +151,9 @@ impl World<'_> {
     pub(super) fn came_again(&mut self, number: u64) {
         let Some(flight) = self.flight_mut(number) else { return };
         let (router, request) = (flight.router, flight.request.clone());
+        let came_again = flight.came_again;
         if let Some(request) = request {
-            self.tell(router, Learned::Arrived(request));
+            self.tell(router, Learned::Arrived(Request { came_again, ..request }));
         }
     }
 
@@ -330,7 +343,8 @@ impl World<'_> {
             self.send_next_turn(session);
         }
         let mut record = self.record(number, &flight, ending, error);
-        record.slo = self.setup.terms.judge(&record);
+        let terms = Terms { slo: self.promised(flight.tenant), ..self.setup.terms };
+        record.slo = terms.judge(&record);
         if let Some(slot) = usize::try_from(number).ok().and_then(|it| self.records.get_mut(it)) {
             *slot = Some(record);
         }
