@@ -44,8 +44,7 @@ async fn who_finds_the_fleet_full_is_told_why_and_when_to_come_again() {
     assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-saturated");
     assert!(1 <= answer.header("retry-after").parse::<u64>().unwrap(), "{answer:?}");
     assert!(1 <= answer.header("retry-after-ms").parse::<u64>().unwrap(), "{answer:?}");
-    let shed =
-        "sluice_requests_rejected_total{reason=\"rejected-saturated\",priority=\"default\"}";
+    let shed = "sluice_requests_rejected_total{reason=\"rejected-saturated\",priority=\"default\"}";
     assert_eq!(stage.metric(shed).await, 1);
     assert_eq!(stage.metric("sluice_admission_shed_total{gate=\"count\"}").await, 1);
     assert_eq!(stage.metric("sluice_requests_total{outcome=\"client-gone\"}").await, 0);

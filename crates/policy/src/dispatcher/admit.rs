@@ -1,5 +1,8 @@
 //! Letting requests in: where one can go now, who waits, and who is turned away.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use rand::RngExt as _;
