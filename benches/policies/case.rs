@@ -116,6 +116,7 @@ impl Case {
             scheduled_for: load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
             costs: None,
+            workload_class: None,
         };
         Ok(Run::measure(&info, &recording.records, &recording.gaps))
     }

@@ -95,7 +95,8 @@ fn each_seed<T: Send>(
 /// did not, and the run at the former.
 fn bisect(case: &Case, hint: f64, attainment: f64, seed: u64) -> anyhow::Result<(f64, Run)> {
     let share = |run: &Run| run.good_request_fraction.unwrap_or_default();
-    let (mut low, mut high): (Option<(f64, Run)>, Option<(f64, f64)>) = (None, None);
+    let mut low: Option<(f64, Run)> = None;
+    let mut high: Option<(f64, f64)> = None;
     let mut rate = hint;
     loop {
         let run = case.run(rate, seed)?;

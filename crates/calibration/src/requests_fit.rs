@@ -208,46 +208,21 @@ fn pairs<'a>(recording: &'a Recording, served: &Run) -> Result<Vec<Pair<'a>>, Re
     .collect()
 }
 
-/// Over every other request, squared log ratios in units of their spread, those beyond twice the
-/// spread counted by their size, in all as much as [`WEIGHT`] figures of a stage; and the same of the
-/// mean and the 90th percentile, which is what a profile is asked for.
+/// Squared log ratios in units of their spread over every other request, those beyond twice the
+/// spread counted by their size; in all as much as [`WEIGHT`] figures of a stage.
 fn misfit(pairs: &[Pair<'_>]) -> f64 {
-    let seen = || pairs.iter().step_by(2);
-    let count = seen().len().max(1) as f64;
-    let sum: f64 = seen()
+    let seen = pairs.iter().step_by(2);
+    let count = seen.len().max(1) as f64;
+    let sum: f64 = seen
         .flat_map(|pair| LATENCIES.iter().map(move |latency| (pair, latency)))
         .filter_map(|((simulated, measured), latency)| {
             let ratio = (latency.simulated)(simulated)?.max(SHORTEST_S)
                 / (latency.measured)(measured)?.max(SHORTEST_S);
-            Some(soft_square(ratio.ln() / latency.spread))
+            let off = ratio.ln().abs() / latency.spread;
+            Some(if off < 2.0 { off * off } else { 4.0 * off - 4.0 })
         })
         .sum();
-    let figures: f64 = LATENCIES.iter().map(|latency| of_figures(seen(), latency)).sum();
-    WEIGHT * sum / count + figures
-}
-
-/// How far mean and 90th percentile are off, each counted as several figures of a stage.
-fn of_figures<'a>(pairs: impl Iterator<Item = &'a Pair<'a>>, latency: &LatencyOf) -> f64 {
-    let both = pairs.filter_map(|(ours, theirs)| {
-        Some(((latency.simulated)(ours)?, (latency.measured)(theirs)?))
-    });
-    let (ours, theirs): (Vec<f64>, Vec<f64>) = both.unzip();
-    let Some((ours, theirs)) = Stats::of(ours).zip(Stats::of(theirs)) else { return 0.0 };
-    [(ours.mean, theirs.mean), (ours.p90, theirs.p90)]
-        .into_iter()
-        .map(|(ours, theirs)| (ours.max(SHORTEST_S) / theirs.max(SHORTEST_S)).ln())
-        .map(|off| FIGURE_WEIGHT * soft_square(off / FIGURE_SPREAD))
-        .sum()
-}
-
-/// How well a figure over many requests can be expected to come out, and how much it weighs.
-const FIGURE_SPREAD: f64 = 0.02;
-const FIGURE_WEIGHT: f64 = 10.0;
-
-/// The square of what is within twice the spread, the size of what is beyond.
-fn soft_square(off: f64) -> f64 {
-    let off = off.abs();
-    if off < 2.0 { off * off } else { 4.0 * off - 4.0 }
+    WEIGHT * sum / count
 }
 
 /// How much a recording weighs against what the start is trusted.

@@ -152,33 +152,22 @@ struct Group {
     ranks: Vec<Rank>,
     now: Timestamp,
     sampled: usize,
-    /// When the ranks were last looked at for balancing.
-    looked: Timestamp,
 }
 
 /// An engine, and whether a step of it is under way.
 struct Rank {
     engine: Engine,
     stepping: bool,
-    /// How much it has to do, as its balancer believes.
-    weight: u64,
 }
-
-/// How often vLLM's coordinator tells the balancer of data-parallel ranks how much each has to do.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// What a request that waits weighs there; one that runs weighs 1.
-const WAITING_WEIGHT: u64 = 4;
 
 impl Group {
     fn new(profile: &Profile, ranks: usize) -> Result<Self, InvalidProfile> {
         let rank = |_| {
             let engine = Engine::new(profile.clone())?;
-            Ok(Rank { engine, stepping: false, weight: 0 })
+            Ok(Rank { engine, stepping: false })
         };
         let ranks: Result<Vec<Rank>, InvalidProfile> = (0..ranks).map(rank).collect();
-        let (now, looked) = (Timestamp::ZERO, Timestamp::ZERO);
-        Ok(Self { ranks: ranks?, now, sampled: 0, looked })
+        Ok(Self { ranks: ranks?, now: Timestamp::ZERO, sampled: 0 })
     }
 
     fn serve<'a>(
@@ -227,18 +216,13 @@ impl Group {
         longest
     }
 
-    /// Gives a job to the rank with the least to do, as vLLM's balancer of data-parallel ranks knows
-    /// it: from the last time it was told, and what it has sent since counts as waiting.
+    /// Gives a job to the rank with the least to do, as vLLM's balancer of data-parallel ranks
+    /// counts it: a request that waits weighs as much as four that run.
     fn take(&mut self, job: &Job) -> Result<(), RunError> {
-        if self.now.since(self.looked) >= LOOK_EVERY {
-            self.looked = self.now;
-            self.ranks.iter_mut().for_each(Rank::look);
+        match self.ranks.iter_mut().min_by_key(|rank| rank.weight()) {
+            Some(rank) => rank.submit(job.clone()),
+            None => Ok(()),
         }
-        let Some(rank) = self.ranks.iter_mut().min_by_key(|rank| rank.weight) else {
-            return Ok(());
-        };
-        rank.weight = rank.weight.saturating_add(WAITING_WEIGHT);
-        rank.submit(job.clone())
     }
 
     /// Samples the load at each interval that ends before `until`.
@@ -260,10 +244,9 @@ impl Group {
 }
 
 impl Rank {
-    fn look(&mut self) {
+    fn weight(&self) -> u64 {
         let load = self.engine.load();
-        let waiting = u64::from(load.waiting).saturating_mul(WAITING_WEIGHT);
-        self.weight = waiting.saturating_add(u64::from(load.running));
+        u64::from(load.waiting).saturating_mul(4).saturating_add(u64::from(load.running))
     }
 
     fn submit(&mut self, job: Job) -> Result<(), RunError> {

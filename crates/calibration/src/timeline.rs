@@ -95,10 +95,12 @@ pub fn compare(measured: &[Moment], samples: &[Sample]) -> Timeline {
         samples.get(place).copied().unwrap_or_default()
     };
     let moments: Vec<(Moment, Sample)> = measured.iter().map(|it| (*it, at(it.at_s))).collect();
-    let figures: [(&'static str, fn(&Sample) -> f64); 3] =
-        [("running", |it| it.running), ("waiting", |it| it.waiting), ("KV use", |it| it.kv_usage)];
-    let tracks = figures.into_iter().filter_map(|(name, figure)| track(name, figure, &moments));
-    Timeline { tracks: tracks.collect(), moments }
+    let tracks = [
+        track("running", |it| it.running, &moments),
+        track("waiting", |it| it.waiting, &moments),
+        track("KV use", |it| it.kv_usage, &moments),
+    ];
+    Timeline { tracks: tracks.into_iter().flatten().collect(), moments }
 }
 
 fn track(

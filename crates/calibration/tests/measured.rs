@@ -20,8 +20,10 @@ use engine::Profile;
 use flate2::read::GzDecoder;
 use workload::trace::{Trace, mooncake};
 
-/// Seconds of each stage that are simulated; the figures of the whole differ by their noise.
+/// Seconds of each stage that are simulated; the figures of the whole differ by their noise. A queue
+/// that grows without end takes longer to show.
 const HORIZON_S: f64 = 60.0;
+const OVERLOAD_HORIZON_S: f64 = 400.0;
 
 const STAGES: &str = include_str!("data/vllm_h100_stage_percentiles.csv");
 
@@ -51,7 +53,9 @@ fn stages() -> Vec<(Stage, Figures)> {
         let (_, text) = profiles.iter().find(|it| group.model.contains(it.0)).unwrap();
         let profile = profile(text);
         for stage in group.stages {
-            let simulated = stage.simulate_warm(&profile, HORIZON_S).unwrap();
+            let is_overloaded = stage.measured.overloaded();
+            let horizon_s = if is_overloaded { OVERLOAD_HORIZON_S } else { HORIZON_S };
+            let simulated = stage.simulate_warm(&profile, horizon_s).unwrap();
             all.push((stage, simulated));
         }
     }
@@ -79,7 +83,7 @@ fn measured_stages_come_out_within_their_bounds() {
 /// A recorded run, served again by `profile`.
 fn served(packed: &[u8], profile: &Profile) -> RecordingFit {
     let measured = requests::read(&unpacked(packed)).unwrap();
-    let trace = Trace { block_tokens: 16, ..Trace::new("sharegpt".to_owned()) };
+    let trace = Trace { block_tokens: Some(16), ..Trace::new("sharegpt".to_owned()) };
     let text = unpacked(include_bytes!("data/sharegpt_300_hash16.jsonl.gz"));
     let trace = mooncake::read(&trace, &text).unwrap();
     let workload = requests::workload(&measured, &trace, profile.block_size);
@@ -101,7 +105,7 @@ fn within_bounds(fit: &RecordingFit) {
 
 #[test]
 fn a_run_short_of_memory_comes_out_request_by_request_and_over_time() {
-    let profile = profile(include_str!("../../../config/profiles/llama-3.1-8b-rtx4090.yaml"));
+    let profile = profile(include_str!("../../../config/profiles/llama-3.1-8b-rtx4090-tp1.yaml"));
     let fit = served(include_bytes!("data/RTX4090_Llama-3.1-8B.jsonl.gz"), &profile);
     within_bounds(&fit);
     assert!(fit.preemptions > 100, "{} preemptions", fit.preemptions);
@@ -114,6 +118,7 @@ fn a_run_short_of_memory_comes_out_request_by_request_and_over_time() {
 
 #[test]
 fn a_run_short_of_seats_comes_out_request_by_request() {
-    let profile = profile(include_str!("../../../config/profiles/llama-3.1-8b-rtxpro6000.yaml"));
+    let profile =
+        profile(include_str!("../../../config/profiles/llama-3.1-8b-rtxpro6000-tp1.yaml"));
     within_bounds(&served(include_bytes!("data/RTXPRO6000_Llama-3.1-8B.jsonl.gz"), &profile));
 }

@@ -11,6 +11,9 @@ use hyper_util::{
 
 use crate::health::Failure;
 
+/// Most that is read ahead of a slow client, and so the longest head of an answer.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
 /// Sends requests to one replica over kept connections.
 pub type ReplicaClient = Client<HttpConnector, Full<Bytes>>;
 
@@ -46,6 +49,7 @@ pub(crate) fn new(config: &ClientConfig) -> ReplicaClient {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(config.idle_max)
+        .http1_max_buf_size(BUFFER_BYTES_MAX)
         .build(connector)
 }
 

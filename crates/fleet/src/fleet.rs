@@ -9,6 +9,8 @@ use std::{
 };
 
 use dashmap::DashMap;
+use policy::event::Event;
+use rustc_hash::FxBuildHasher;
 use tokio::task::AbortHandle;
 use types::replica::{Health, ReplicaId};
 
@@ -16,13 +18,14 @@ use crate::{
     client::ClientConfig,
     dispatch::Dispatch,
     health::HealthConfig,
+    kv::follow::{BlockNaming, follow},
     probe,
     replica::{Replica, ReplicaSpec, ReplicaStatus},
     scrape,
 };
 
 /// How replicas are watched and reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FleetConfig {
     /// When they are ejected and readmitted.
     pub health: HealthConfig,
@@ -32,6 +35,8 @@ pub struct FleetConfig {
     pub scrape_interval: Duration,
     /// How they are reached.
     pub client: ClientConfig,
+    /// How blocks are named, for replicas whose engines say what they hold.
+    pub naming: BlockNaming,
 }
 
 impl Default for FleetConfig {
@@ -41,6 +46,7 @@ impl Default for FleetConfig {
             health_path: "/health".to_owned(),
             scrape_interval: Duration::from_secs(1),
             client: ClientConfig::default(),
+            naming: BlockNaming::default(),
         }
     }
 }
@@ -50,7 +56,7 @@ impl Default for FleetConfig {
 pub struct Fleet {
     config: FleetConfig,
     dispatch: Arc<Dispatch>,
-    members: DashMap<ReplicaId, Member>,
+    members: DashMap<ReplicaId, Member, FxBuildHasher>,
     next_id: AtomicU32,
 }
 
@@ -58,7 +64,7 @@ pub struct Fleet {
 struct Member {
     replica: Arc<Replica>,
     /// Ended when the member is dropped.
-    watchers: [AbortHandle; 2],
+    watchers: Vec<AbortHandle>,
 }
 
 impl Drop for Member {
@@ -71,7 +77,7 @@ impl Fleet {
     /// A fleet of nobody, among whom `dispatch` chooses.
     #[must_use]
     pub fn new(config: FleetConfig, dispatch: Arc<Dispatch>) -> Self {
-        Self { config, dispatch, members: DashMap::new(), next_id: AtomicU32::new(0) }
+        Self { config, dispatch, members: DashMap::default(), next_id: AtomicU32::new(0) }
     }
 
     /// Adds a replica and starts to watch over it; must be called within a tokio runtime.
@@ -89,9 +95,28 @@ impl Fleet {
             self.config.scrape_interval,
             self.config.health.timeout,
         );
-        let watchers = [tokio::spawn(probe).abort_handle(), tokio::spawn(scrape).abort_handle()];
+        let mut watchers =
+            vec![tokio::spawn(probe).abort_handle(), tokio::spawn(scrape).abort_handle()];
+        if let Some((feed, source)) = replica.feed().zip(replica.kv_source()) {
+            let (feed, source) = (Arc::clone(feed), source.clone());
+            let follow = follow(Arc::clone(&replica), feed, source, self.config.naming);
+            watchers.push(tokio::spawn(follow).abort_handle());
+        }
         self.members.insert(id, Member { replica, watchers });
         id
+    }
+
+    /// Removes a replica; what is on its way there ends as it will.
+    pub fn leave(&self, id: ReplicaId) {
+        if self.members.remove(&id).is_some() {
+            self.dispatch.observe(Event::ReplicaLeft(id));
+        }
+    }
+
+    /// Requests on replica `id` whose last byte has not come.
+    #[must_use]
+    pub fn in_flight(&self, id: ReplicaId) -> u32 {
+        self.dispatch.inspect(|_, it| it.fleet().get(id).map_or(0, |it| it.load.in_flight))
     }
 
     /// The dispatcher that chooses among the replicas.

@@ -4,6 +4,10 @@
 //! connection ejects at once, for nothing listens there; anything else must happen several times in
 //! a row. A refusal by the engine (4xx, or 429 and 503 when it is full) is an answer and never
 //! counts. Nor does a probe that times out while the replica's answers flow: busy is not dead.
+//!
+//! A replica that has requests and gives no sign of life, be it a byte or an answered probe, is
+//! suspect: it is probed at once, and ejected after [`HealthConfig::silence`]. One whose server
+//! answers while every stream behind it stands still is ejected too, after a longer time.
 
 use std::time::Duration;
 
@@ -24,6 +28,11 @@ pub struct HealthConfig {
     pub probe_successes: u32,
     /// Shortest ejection; doubles each time, up to eight times this, until a request succeeds.
     pub ejection: Duration,
+    /// Longest time without a sign of life from a replica that has requests.
+    pub silence: Duration,
+    /// Longest time in which no stream of a replica gets a byte, though each has had its first
+    /// token: an engine that decodes gives every one of them a token at each step.
+    pub standstill: Duration,
 }
 
 impl Default for HealthConfig {
@@ -35,6 +44,8 @@ impl Default for HealthConfig {
             request_failures: 5,
             probe_successes: 2,
             ejection: Duration::from_secs(1),
+            silence: Duration::from_secs(3),
+            standstill: Duration::from_secs(15),
         }
     }
 }
@@ -44,6 +55,27 @@ const DOUBLINGS_MAX: u32 = 3;
 
 /// Probes of a replica that is not ready come this many times as often.
 const RECOVERY_HASTE: u32 = 5;
+
+/// Parts of [`HealthConfig::silence`]: one until a replica is suspect, one until that is noticed, one
+/// between two probes, and two for each of these.
+const SILENCE_PARTS: u32 = 7;
+const PROBE_PARTS: u32 = 2;
+
+/// Probes of a suspect that must fail before it is ejected.
+const SUSPECT_FAILURES: u32 = 2;
+
+/// Streams that must stand still together: one alone may be a tool call that its engine holds back
+/// until it is whole.
+const STREAMS_STANDING_MIN: u32 = 2;
+
+/// Requests on a replica, as the dispatcher counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Requests whose last byte has not come.
+    pub in_flight: u32,
+    /// Whether any of them waits for its first token.
+    pub is_prefilling: bool,
+}
 
 /// What befell a probe or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +99,9 @@ pub struct HealthTracker {
     ejections: u32,
     ejected_until: Timestamp,
     last_byte: Option<Timestamp>,
+    /// When it last gave a sign of life: a byte or an answered probe.
+    last_sign: Timestamp,
+    suspect_failures: u32,
 }
 
 impl HealthTracker {
@@ -82,6 +117,8 @@ impl HealthTracker {
             ejections: 0,
             ejected_until: Timestamp::ZERO,
             last_byte: None,
+            last_sign: Timestamp::ZERO,
+            suspect_failures: 0,
         }
     }
 
@@ -100,10 +137,51 @@ impl HealthTracker {
         }
     }
 
+    /// How often to look whether the replica has become suspect.
+    #[must_use]
+    pub fn look_every(&self) -> Duration {
+        self.config.silence / SILENCE_PARTS
+    }
+
+    /// Longest time that a probe of a suspect may take.
+    #[must_use]
+    pub fn suspect_timeout(&self) -> Duration {
+        self.config.timeout.min(self.config.silence * PROBE_PARTS / SILENCE_PARTS)
+    }
+
+    /// Whether a replica with `work` has been silent for so long that it should be probed at once.
+    #[must_use]
+    pub fn is_suspect(&self, now: Timestamp, work: Work) -> bool {
+        self.health == Health::Ready
+            && work.in_flight > 0
+            && self.look_every() <= now.since(self.last_sign)
+    }
+
+    /// Learns that a probe of a suspect failed; `Some` when the state changed.
+    pub fn suspect_failed(&mut self, now: Timestamp, failure: Failure) -> Option<Health> {
+        self.suspect_failures = self.suspect_failures.saturating_add(1);
+        let enough = SUSPECT_FAILURES <= self.suspect_failures;
+        (failure == Failure::Refused || enough).then(|| self.eject(now)).flatten()
+    }
+
+    /// Looks whether every stream of `work` stands still; `Some` when the state changed.
+    pub fn look(&mut self, now: Timestamp, work: Work) -> Option<Health> {
+        let stands = STREAMS_STANDING_MIN <= work.in_flight
+            && !work.is_prefilling
+            && self.last_byte.is_some_and(|last| self.config.standstill <= now.since(last));
+        (stands && self.health == Health::Ready).then(|| self.eject(now)).flatten()
+    }
+
+    fn sign_of_life(&mut self, now: Timestamp) {
+        self.last_sign = now;
+        self.suspect_failures = 0;
+    }
+
     /// Learns the result of a probe; `Some` when the state changed.
     pub fn probed(&mut self, now: Timestamp, result: Result<(), Failure>) -> Option<Health> {
         match result {
             Ok(()) => {
+                self.sign_of_life(now);
                 self.probe_failures = 0;
                 self.probe_successes = self.probe_successes.saturating_add(1);
                 let needed = match self.health {
@@ -135,12 +213,20 @@ impl HealthTracker {
     pub fn answered(&mut self, now: Timestamp) {
         self.request_failures = 0;
         self.ejections = 0;
-        self.last_byte = Some(now);
+        self.byte(now);
     }
 
     /// Learns that bytes of an answer came.
     pub fn byte(&mut self, now: Timestamp) {
         self.last_byte = Some(now);
+        self.sign_of_life(now);
+    }
+
+    /// Takes the replica out for good: a drain is not undone by a probe.
+    pub fn drain(&mut self) -> Option<Health> {
+        let changes = self.health != Health::Draining;
+        self.health = Health::Draining;
+        changes.then_some(Health::Draining)
     }
 
     fn answers_flow(&self, now: Timestamp) -> bool {
@@ -161,6 +247,7 @@ impl HealthTracker {
                 self.ejections = self.ejections.saturating_add(1);
                 self.ejected_until = now + self.config.ejection * 2_u32.pow(doublings);
                 self.probe_successes = 0;
+                self.suspect_failures = 0;
                 self.health = Health::Ejected;
                 Some(self.health)
             }
@@ -170,83 +257,4 @@ impl HealthTracker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(secs: u64) -> Timestamp {
-        Timestamp::from_elapsed(Duration::from_secs(secs))
-    }
-
-    fn ready() -> HealthTracker {
-        let mut tracker = HealthTracker::new(HealthConfig::default());
-        assert_eq!(tracker.probed(at(0), Ok(())), Some(Health::Ready));
-        tracker
-    }
-
-    #[test]
-    fn a_refused_connection_ejects_at_once() {
-        let ejected = Some(Health::Ejected);
-        assert_eq!(ready().request_failed(at(1), Failure::Refused), ejected);
-        assert_eq!(ready().probed(at(1), Err(Failure::Refused)), ejected);
-    }
-
-    #[test]
-    fn other_failures_eject_when_they_come_in_a_row() {
-        let mut tracker = ready();
-        for _ in 0..4 {
-            assert_eq!(tracker.request_failed(at(1), Failure::Broken), None);
-        }
-        tracker.answered(at(1));
-        for _ in 0..4 {
-            assert_eq!(tracker.request_failed(at(1), Failure::TimedOut), None);
-        }
-        assert_eq!(tracker.request_failed(at(1), Failure::Broken), Some(Health::Ejected));
-    }
-
-    #[test]
-    fn busy_is_not_dead() {
-        let mut tracker = ready();
-        for second in 1..100 {
-            tracker.byte(at(second));
-            assert_eq!(tracker.probed(at(second + 2), Err(Failure::TimedOut)), None);
-        }
-        let silent: Vec<_> =
-            (0..3).map(|it| tracker.probed(at(200 + it), Err(Failure::TimedOut))).collect();
-        assert_eq!(silent, [None, None, Some(Health::Ejected)]);
-    }
-
-    #[test]
-    fn it_returns_after_its_time_and_two_answers() {
-        let mut tracker = ready();
-        tracker.request_failed(at(10), Failure::Refused);
-        assert_eq!(tracker.probed(at(10), Ok(())), None);
-        assert_eq!(tracker.probed(at(10), Ok(())), None, "its time is not over");
-        assert_eq!(tracker.probed(at(11), Ok(())), Some(Health::Ready));
-    }
-
-    #[test]
-    fn one_that_keeps_failing_stays_away_longer_each_time() {
-        let mut tracker = ready();
-        let mut now = at(10);
-        let away: Vec<u64> = (0..5)
-            .map(|_| {
-                tracker.request_failed(now, Failure::Refused);
-                let gone = now;
-                while tracker.health() == Health::Ejected {
-                    now = now + Duration::from_secs(1);
-                    tracker.probed(now, Ok(()));
-                }
-                now.since(gone).as_secs()
-            })
-            .collect();
-        assert_eq!(away, [2, 2, 4, 8, 8]);
-    }
-
-    #[test]
-    fn it_is_probed_more_often_until_it_is_ready() {
-        let mut tracker = HealthTracker::new(HealthConfig::default());
-        assert_eq!(tracker.probe_in(), Duration::from_secs(1));
-        tracker.probed(at(0), Ok(()));
-        assert_eq!(tracker.probe_in(), Duration::from_secs(5));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde::Deserialize;
+use tokio::time::Instant;
 use types::replica::Health;
 
 use crate::{
@@ -38,7 +39,26 @@ pub(crate) async fn watch(replica: Arc<Replica>, path: String, timeout: Duration
             until_models -= 1;
         }
         replica.probed(result);
-        tokio::time::sleep(replica.probe_in()).await;
+        rest(&replica, &path).await;
+    }
+}
+
+/// Waits until the next probe is due, and meanwhile looks whether the replica falls silent.
+async fn rest(replica: &Replica, path: &PathAndQuery) {
+    let due = Instant::now() + replica.probe_in();
+    let (look_every, timeout) = replica.suspicion();
+    loop {
+        let now = Instant::now();
+        if due <= now {
+            return;
+        }
+        tokio::time::sleep_until(due.min(now + look_every)).await;
+        if replica.is_suspect() {
+            match get(replica, path.clone(), timeout).await {
+                Ok(_) => replica.probed(Ok(())),
+                Err(failure) => replica.suspect_failed(failure),
+            }
+        }
     }
 }
 

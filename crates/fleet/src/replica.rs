@@ -11,16 +11,22 @@ use std::{
 use http::{Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
 use policy::event::Event;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use types::{
+    quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
     request::ModelId,
+    time::Timestamp,
 };
 
 use crate::{
     client::{self, ClientConfig, ReplicaClient},
     dispatch::Dispatch,
-    health::{Failure, HealthConfig, HealthTracker},
+    health::{Failure, HealthConfig, HealthTracker, Work},
+    kv::{
+        follow::KvSource,
+        status::{Feed, Following, KvStatus},
+    },
 };
 
 /// A replica as the operator names it.
@@ -30,6 +36,10 @@ pub struct ReplicaSpec {
     pub name: String,
     /// Where it is.
     pub origin: Origin,
+    /// Where its engine publishes what it holds.
+    pub kv: Option<KvSource>,
+    /// Tokens that its cache has room for, where its metrics do not say so.
+    pub cache: Option<Tokens>,
 }
 
 /// Scheme, host and port of a replica: `http://HOST:PORT`.
@@ -81,12 +91,24 @@ impl Origin {
         Uri::from_parts(parts).unwrap_or_else(|_| self.0.clone())
     }
 
+    /// The host without the brackets of an IPv6 address, and the port.
+    #[must_use]
+    pub fn host_and_port(&self) -> (&str, u16) {
+        let host = self.0.host().unwrap_or_default();
+        (host.trim_start_matches('[').trim_end_matches(']'), self.0.port_u16().unwrap_or(80))
+    }
+
     /// What a `host` header to the replica says.
     #[must_use]
     pub fn authority(&self) -> &str {
         self.0.authority().map_or("", http::uri::Authority::as_str)
     }
 }
+
+/// Tokens whose computing fills a block of any engine, so that there must be an event of it.
+const COMPUTED_MIN: Tokens = Tokens(512);
+/// Longest time that a replica is left alone because it said so.
+const COOLING_MAX: Duration = Duration::from_secs(30);
 
 /// One replica.
 #[derive(Debug)]
@@ -97,6 +119,9 @@ pub struct Replica {
     dispatch: Arc<Dispatch>,
     state: Mutex<State>,
     stream: Stream,
+    feed: Option<Arc<Feed>>,
+    /// Told when the replica is found hung.
+    hung: Notify,
 }
 
 /// Tokens that came and of which the dispatcher was not told: counted apart, because there are many
@@ -156,14 +181,19 @@ impl Replica {
         client: &ClientConfig,
     ) -> Arc<Self> {
         dispatch.observe(Event::ReplicaJoined(id));
+        if let Some(tokens) = spec.cache {
+            dispatch.observe(Event::CacheSized { replica: id, tokens });
+        }
         let tracker = HealthTracker::new(health);
         Arc::new(Self {
             id,
-            spec,
+            feed: spec.kv.as_ref().map(|_| Arc::default()),
             client: client::new(client),
             dispatch: Arc::clone(dispatch),
+            spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
             stream: Stream::default(),
+            hung: Notify::new(),
         })
     }
 
@@ -217,6 +247,48 @@ impl Replica {
         }
     }
 
+    /// How the following of its engine's events goes; `None` where it publishes none.
+    #[must_use]
+    pub fn kv_status(&self) -> Option<KvStatus> {
+        self.feed.as_ref().map(|it| it.status())
+    }
+
+    pub(crate) const fn feed(&self) -> Option<&Arc<Feed>> {
+        self.feed.as_ref()
+    }
+
+    pub(crate) const fn kv_source(&self) -> Option<&KvSource> {
+        self.spec.kv.as_ref()
+    }
+
+    pub(crate) fn observe(&self, event: Event) {
+        self.dispatch.observe(event);
+    }
+
+    /// Learns that the replica computed so many tokens of a prompt.
+    pub fn computed(&self, prompt: Tokens) {
+        if let Some(feed) = self.feed.as_ref().filter(|_| prompt > COMPUTED_MIN) {
+            feed.computed();
+        }
+    }
+
+    /// Learns that the replica has no room and wants to be left alone for a while. It is not ill, so
+    /// only the dispatcher is told; the longest wait is [`COOLING_MAX`].
+    pub fn declined(self: &Arc<Self>, retry_after: Option<Duration>) {
+        self.answered();
+        let Some(wait) = retry_after.filter(|it| !it.is_zero()) else { return };
+        let replica = self.id;
+        self.dispatch.observe(Event::HealthChanged { replica, health: Health::Draining });
+        let this = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait.min(COOLING_MAX)).await;
+            if let Some(this) = this.upgrade() {
+                let health = this.health();
+                this.dispatch.observe(Event::HealthChanged { replica, health });
+            }
+        });
+    }
+
     /// Learns that the replica answered a request, be it with a refusal.
     pub fn answered(&self) {
         let now = self.dispatch.now();
@@ -256,6 +328,51 @@ impl Replica {
         self.health_changed(change, failure);
     }
 
+    /// Completes when the replica is found hung: whoever waits there for the head of an answer waits
+    /// in vain.
+    pub fn hangs(&self) -> impl Future<Output = ()> + '_ {
+        self.hung.notified()
+    }
+
+    /// Whether it has requests and has been silent for too long.
+    pub(crate) fn is_suspect(&self) -> bool {
+        let (now, work) = self.work();
+        let change = self.state.lock().tracker.look(now, work);
+        if change.is_some() {
+            self.found_hung(change);
+            return false;
+        }
+        self.state.lock().tracker.is_suspect(now, work)
+    }
+
+    /// Learns that a probe failed which was sent because it was silent.
+    pub(crate) fn suspect_failed(&self, failure: Failure) {
+        let now = self.dispatch.now();
+        let change = self.state.lock().tracker.suspect_failed(now, failure);
+        self.found_hung(change);
+    }
+
+    /// How often to look whether it is suspect, and how long a probe may then take.
+    pub(crate) fn suspicion(&self) -> (Duration, Duration) {
+        let state = self.state.lock();
+        (state.tracker.look_every(), state.tracker.suspect_timeout())
+    }
+
+    fn work(&self) -> (Timestamp, Work) {
+        self.dispatch.inspect(|now, dispatcher| {
+            let load = dispatcher.fleet().get(self.id).map(|it| it.load).unwrap_or_default();
+            let is_prefilling = load.queued_prefill > Tokens::ZERO;
+            (now, Work { in_flight: load.in_flight, is_prefilling })
+        })
+    }
+
+    fn found_hung(&self, change: Option<Health>) {
+        self.health_changed(change, Failure::TimedOut);
+        if change == Some(Health::Ejected) {
+            self.hung.notify_waiters();
+        }
+    }
+
     /// Learns the result of a probe.
     pub(crate) fn probed(&self, result: Result<(), Failure>) {
         let now = self.dispatch.now();
@@ -263,9 +380,32 @@ impl Replica {
         self.health_changed(change, result.err().unwrap_or(Failure::Broken));
     }
 
+    /// Sends it no more requests, for good.
+    pub fn drain(&self) {
+        let change = self.state.lock().tracker.drain();
+        self.health_changed(change, Failure::Broken);
+    }
+
     /// Time until the next probe is due.
     pub(crate) fn probe_in(&self) -> Duration {
         self.state.lock().tracker.probe_in()
+    }
+
+    /// Learns from its metrics that another process counts. What the engine itself publishes says so
+    /// sooner and better.
+    pub(crate) fn restarted(&self) {
+        match &self.feed {
+            Some(feed) if feed.status().following == Following::Followed => feed.lost(),
+            Some(_) | None => self.lost_cache(),
+        }
+    }
+
+    /// Learns that nothing is left in the replica's cache.
+    pub(crate) fn lost_cache(&self) {
+        self.dispatch.observe(Event::CacheLost(self.id));
+        if let Some(feed) = &self.feed {
+            feed.lost();
+        }
     }
 
     /// Learns what the replica says of its load; `None` when it says nothing any more.
@@ -297,7 +437,7 @@ impl Replica {
             Health::Ejected => {
                 if failure == Failure::Refused {
                     // Nothing listens: the process is gone, and its KV cache with it.
-                    self.dispatch.observe(Event::CacheLost(self.id));
+                    self.lost_cache();
                 }
                 tracing::warn!(replica = name, ?failure, "replica ejected");
             }

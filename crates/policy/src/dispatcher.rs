@@ -79,6 +79,8 @@ struct InFlight {
     /// What it keeps with the replica's cache, where that is followed.
     reserved: Option<Reserved>,
     first_token: Option<Timestamp>,
+    /// What of its prompt was believed to be there, and when the last of that was used.
+    believed: (Tokens, Option<u32>),
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -165,8 +167,14 @@ impl Dispatcher {
                     self.prefixes.leave(replica.slot);
                     replica.slot = self.prefixes.join();
                 }
+                self.bound_prefixes(id);
                 self.caches.lost(id);
             }
+            Event::CacheSized { replica, tokens } if self.fleet.get(replica).is_some() => {
+                self.caches.sized(replica, tokens);
+                self.bound_prefixes(replica);
+            }
+            Event::CacheSized { .. } => {}
             Event::CacheFollowed { replica, follows: true } => {
                 if self.fleet.get(replica).is_some() {
                     self.caches.follow(replica);
@@ -181,7 +189,7 @@ impl Dispatcher {
                 if let Some(replica) = self.fleet.leave(id) {
                     self.prefixes.leave(replica.slot);
                 }
-                self.caches.unfollow(id);
+                self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
             Event::RoutingChanged(routing) => {
@@ -310,7 +318,7 @@ impl Dispatcher {
         tried: Tried,
     ) {
         let uncached = request.prompt.saturating_sub(chosen.cached);
-        self.prefixes.insert(chosen.slot, &request.blocks);
+        let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
         let reserved = self.caches.placed(chosen.id, &request);
         let has_forecast = self.forecasts();
         let mut forecast = chosen.forecast;
@@ -335,6 +343,7 @@ impl Dispatcher {
             uncached,
             answering: false,
             reserved,
+            believed: (chosen.cached, last_used),
             first_token: None,
             tried,
             request,
@@ -478,8 +487,8 @@ impl Dispatcher {
         cached: Option<Tokens>,
     ) {
         let Some(it) = self.in_flight.remove(&id) else { return self.stop_waiting(id) };
-        if let Some(cached) = cached {
-            self.caches.found(it.replica, it.reserved, cached);
+        if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
+            self.found(&it, cached);
         }
         self.release(now, &it);
         match (outcome, it.request.session) {
@@ -489,6 +498,26 @@ impl Dispatcher {
         }
         if let (Outcome::Finished, Some(output)) = (outcome, output) {
             self.learn_answer(now, &it, output);
+        }
+    }
+
+    /// Learns how many tokens of its prompt an answer found in its replica's cache.
+    fn found(&mut self, it: &InFlight, cached: Tokens) {
+        self.caches.found(it.replica, it.reserved, cached);
+        // A hit that was not there: what was last used then is gone, and all that is staler.
+        let (believed, last_used) = it.believed;
+        let is_missing = cached + self.block < believed;
+        let slot = self.fleet.get(it.replica).map(|it| it.slot);
+        if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
+            self.prefixes.lacks(slot, last_used);
+        }
+    }
+
+    /// Tells the index how many blocks a replica's cache has room for, where that is known.
+    fn bound_prefixes(&mut self, id: ReplicaId) {
+        let slot = self.fleet.get(id).map(|it| it.slot);
+        if let Some((slot, size)) = slot.zip(self.caches.size(id)) {
+            self.prefixes.bound(slot, size.full_blocks(self.block).0);
         }
     }
 

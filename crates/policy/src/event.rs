@@ -50,6 +50,8 @@ pub enum Event {
     ModelsListed { replica: ReplicaId, models: Box<[ModelId]> },
     /// A replica lost its KV cache, as a restart does.
     CacheLost(ReplicaId),
+    /// A replica says how many tokens its cache has room for.
+    CacheSized { replica: ReplicaId, tokens: Tokens },
     /// From now on a replica's engine tells what it holds, beginning with nothing, or no longer does.
     CacheFollowed { replica: ReplicaId, follows: bool },
     /// A replica's engine stored a chain of blocks that follows `parent`.

@@ -2,12 +2,17 @@
 //!
 //! Open-loop: every request leaves at its scheduled time, whether or not earlier ones were answered,
 //! as users do who know nothing of each other. A client that waits for answers slows down with the
-//! fleet it measures and never sees its queues.
+//! fleet it measures and never sees its queues. Where conversations are closed, only their later
+//! turns wait, as a user does who reads the answer before the next question.
 //!
 //! Read in this order: [`options`], [`run`](crate::run()) (the story), `schedule` (when requests
-//! leave), `send` (one request), `observe` (what its answer says), [`output`] (the results folder).
+//! leave), `sessions` (turns that follow answers), `send` (one request), `observe` (what its answer
+//! says), [`lag`] (whether the generator kept up), [`output`] (the results folder).
 
 mod body;
+mod client;
+pub mod hang_up;
+pub mod lag;
 pub mod models;
 mod observe;
 pub mod options;
@@ -15,6 +20,12 @@ pub mod output;
 mod run;
 mod schedule;
 mod send;
+mod sessions;
+mod target;
 
-pub use options::{Invalid, ReplayOptions, Target};
-pub use run::{Recording, run};
+pub use client::BadTrust;
+pub use hang_up::{HangUpAfter, HangUps};
+pub use lag::Lag;
+pub use options::{Conversations, Invalid, ReplayOptions};
+pub use run::{NotStarted, Recording, run};
+pub use target::{BadTarget, Target};

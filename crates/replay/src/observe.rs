@@ -1,7 +1,5 @@
 //! What an answer says, chunk by chunk, and when.
 
-use std::time::Duration;
-
 use types::{quantity::Tokens, time::Timestamp};
 use wire::{
     openai::Endpoint,
@@ -24,8 +22,9 @@ pub(crate) struct Observation {
     pub(crate) first_token: Option<Timestamp>,
     /// When the last token came.
     pub(crate) last_token: Option<Timestamp>,
-    /// Times between chunks that carry tokens.
-    pub(crate) gaps: Vec<Duration>,
+    /// Times between chunks that carry tokens, in microseconds: of thousands of long answers these
+    /// are most of what a run keeps.
+    pub(crate) gaps_us: Vec<u32>,
     /// Chunks that carry tokens.
     chunks: u32,
     error: Option<String>,
@@ -39,7 +38,7 @@ impl Observation {
             answer: Answer::new(endpoint),
             first_token: None,
             last_token: None,
-            gaps: Vec::new(),
+            gaps_us: Vec::new(),
             chunks: 0,
             error: None,
         }
@@ -47,7 +46,7 @@ impl Observation {
 
     /// Takes in what was read `at` once.
     pub(crate) fn read(&mut self, at: Timestamp, bytes: &[u8]) {
-        let Self { scanner, answer, first_token, last_token, gaps, chunks, error } = self;
+        let Self { scanner, answer, first_token, last_token, gaps_us, chunks, error } = self;
         scanner.push(bytes, |event| {
             answer.event(&event);
             if answer.end() == Some(End::Failed) {
@@ -56,10 +55,26 @@ impl Observation {
                 *chunks = chunks.saturating_add(1);
                 first_token.get_or_insert(at);
                 if let Some(before) = last_token.replace(at) {
-                    gaps.push(at.since(before));
+                    gaps_us.push(u32::try_from(at.since(before).as_micros()).unwrap_or(u32::MAX));
                 }
             }
         });
+    }
+
+    /// Takes in an answer that is not streamed, which came whole `at` once.
+    pub(crate) fn read_whole(&mut self, at: Timestamp, body: &[u8]) {
+        self.answer.body(body);
+        if self.answer.end() == Some(End::Complete) {
+            self.chunks = 1;
+            (self.first_token, self.last_token) = (Some(at), Some(at));
+        } else {
+            self.error.get_or_insert_with(|| excerpt(body));
+        }
+    }
+
+    /// Chunks that carried tokens, so far.
+    pub(crate) const fn chunks(&self) -> u32 {
+        self.chunks
     }
 
     /// Whether the answer has said that it ends.
@@ -82,7 +97,9 @@ impl Observation {
         match self.answer.end() {
             Some(End::Failed) => Some(self.error.clone().unwrap_or_default()),
             Some(End::Aborted) => Some("the engine aborted it".to_owned()),
-            None => Some("the stream ended without [DONE]".to_owned()),
+            None => Some(
+                self.error.clone().unwrap_or("the stream ended without its last event".to_owned()),
+            ),
             Some(End::Complete) if self.chunks == 0 => Some("no token in the answer".to_owned()),
             Some(End::Complete) => None,
         }
@@ -101,6 +118,8 @@ pub(crate) fn excerpt(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const ROLE: &str = r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#;
@@ -124,7 +143,7 @@ mod tests {
     fn the_first_token_is_the_first_text_and_not_the_role() {
         let seen = observe(&[ROLE, TOKEN, TOKEN, TOKEN, USAGE, "[DONE]"]);
         assert_eq!((seen.first_token, seen.last_token), (Some(at(2)), Some(at(4))));
-        assert_eq!(seen.gaps, [Duration::from_millis(1); 2]);
+        assert_eq!(seen.gaps_us, [1_000; 2]);
         assert_eq!((seen.output_tokens(), seen.usage().cached), (Tokens(3), Some(Tokens(8))));
         assert_eq!(seen.fault(), None);
     }
@@ -139,7 +158,7 @@ mod tests {
     fn bad_endings_are_told_apart() {
         let aborted = TOKEN.replace("null", r#""abort""#);
         for (events, fault) in [
-            (vec![TOKEN], "without [DONE]"),
+            (vec![TOKEN], "without its last event"),
             (vec![ROLE, "[DONE]"], "no token"),
             (vec![TOKEN, &aborted, "[DONE]"], "aborted"),
             (vec![TOKEN, r#"{"error":{"message":"core died"}}"#, "[DONE]"], "core died"),
@@ -147,6 +166,18 @@ mod tests {
             let actual = observe(&events).fault().unwrap();
             assert!(actual.contains(fault), "{actual}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_streamed_comes_at_once() {
+        let body = br#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#;
+        let mut seen = Observation::new(Endpoint::ChatCompletions);
+        seen.read_whole(at(5), body);
+        assert_eq!((seen.first_token, seen.last_token), (Some(at(5)), Some(at(5))));
+        assert_eq!((seen.output_tokens(), seen.fault()), (Tokens(3), None));
+        let mut seen = Observation::new(Endpoint::ChatCompletions);
+        seen.read_whole(at(5), b"<html>");
+        assert_eq!(seen.fault().unwrap(), "<html>");
     }
 
     #[test]

@@ -1,50 +1,85 @@
-//! Where a replay sends its requests and how long it waits.
+//! Where a replay sends its requests, how, and how long it waits.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
-use http::{HeaderValue, Uri, uri};
+use http::HeaderValue;
 use report::Terms;
 use wire::openai::Endpoint;
 use workload::Arrival;
+
+use crate::{hang_up::HangUps, target::Target};
 
 /// How a workload is sent.
 #[derive(Clone, Debug)]
 pub struct ReplayOptions {
     /// Servers that take turns.
     pub targets: Vec<Target>,
-    /// Model to ask for.
+    /// Certificate authorities, in PEM, that vouch for https targets; the system's when absent.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Model to ask for; requests that a file gave name their own.
     pub model: String,
-    /// [`Endpoint::ChatCompletions`], or [`Endpoint::Completions`] for prompts of one message, whose
-    /// length no chat template changes.
+    /// [`Endpoint::ChatCompletions`], [`Endpoint::Messages`], or [`Endpoint::Completions`] for
+    /// prompts of one message, whose length no chat template changes.
     pub endpoint: Endpoint,
-    /// Key to send as `authorization: Bearer`.
+    /// Key to send as `authorization: Bearer`, and to Anthropic's endpoint as `x-api-key` too.
     pub api_key: Option<String>,
+    /// Whether engines are asked to go on to the length wanted (`ignore_eos`), which is not in
+    /// OpenAI's API and which strict servers refuse.
+    pub exact_lengths: bool,
     /// Starts every request's and session's name, so that two runs against one router do not meet.
     pub run_id: String,
     /// Whether to send `x-session-id`.
     pub session_header: bool,
+    /// When a conversation's next turn leaves.
+    pub conversations: Conversations,
+    /// How long requests are sent, where turns follow answers: those that come later are left out.
+    pub send_for: Option<Duration>,
+    /// Clients that hang up; none when absent.
+    pub hang_ups: Option<HangUps>,
+    /// What random draws of the sender follow from.
+    pub seed: u64,
     /// Most requests open at once; what is due beyond it is recorded as failed. Each takes a file
     /// descriptor and the memory of its body.
     pub open_requests_max: usize,
     /// Longest time from a request's schedule to its last token.
     pub request_deadline: Duration,
+    /// Start of the run whose requests are sent and do not count.
+    pub warm_up: Duration,
     /// Longest time from the last scheduled send to the last token of any request.
     pub drain_max: Duration,
     /// The terms on which requests are judged.
     pub terms: Terms,
 }
 
+/// When a conversation's next turn leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conversations {
+    /// At its scheduled time, whether or not the answer has come: a slow fleet is offered no less
+    /// than a fast one.
+    #[default]
+    Open,
+    /// When the answer has come and the user has thought. Conversations still begin on schedule.
+    Closed,
+}
+
 impl Default for ReplayOptions {
     fn default() -> Self {
         Self {
             targets: Vec::new(),
+            ca_pem: None,
             model: String::new(),
             endpoint: Endpoint::ChatCompletions,
             api_key: None,
+            exact_lengths: true,
             run_id: "replay".to_owned(),
             session_header: true,
+            conversations: Conversations::Open,
+            send_for: None,
+            hang_ups: None,
+            seed: 1,
             open_requests_max: 5_000,
             request_deadline: Duration::from_secs(120),
+            warm_up: Duration::ZERO,
             drain_max: Duration::from_secs(120),
             terms: Terms::default(),
         }
@@ -64,7 +99,7 @@ impl ReplayOptions {
         if self.targets.is_empty() {
             problems.push("no target; pass --target http://HOST:PORT".to_owned());
         }
-        if self.model.is_empty() {
+        if self.model.is_empty() && arrivals.iter().any(|it| it.prompt.given.is_none()) {
             problems.push("no model; pass --model NAME".to_owned());
         }
         if self.open_requests_max == 0 {
@@ -76,13 +111,14 @@ impl ReplayOptions {
         if self.api_key.as_deref().is_some_and(|key| header(key).is_none()) {
             problems.push("api key: holds characters that no header may".to_owned());
         }
-        if self.endpoint != Endpoint::ChatCompletions && self.endpoint != Endpoint::Completions {
+        if !ENDPOINTS.contains(&self.endpoint) {
             problems.push(format!(
-                "{} cannot be replayed; use chat completions or completions",
+                "{} cannot be replayed; use chat completions, completions or messages",
                 self.endpoint.path()
             ));
         }
-        let dialogues = arrivals.iter().any(|it| it.prompt.messages.len() != 1);
+        let dialogues =
+            arrivals.iter().any(|it| it.prompt.given.is_none() && it.prompt.messages.len() != 1);
         if self.endpoint == Endpoint::Completions && dialogues {
             problems.push(
                 "the workload holds conversations, which /v1/completions cannot carry; use chat \
@@ -90,105 +126,34 @@ impl ReplayOptions {
                     .to_owned(),
             );
         }
+        problems.extend(self.hang_ups.and_then(HangUps::problem));
         problems
     }
 }
+
+/// The endpoints that a replay can send to.
+pub(crate) const ENDPOINTS: [Endpoint; 3] =
+    [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Messages];
 
 fn header(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-/// A server's address: `http://HOST:PORT`, with or without the `/v1` that SDKs append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    authority: uri::Authority,
-    /// What comes before `/v1`.
-    prefix: String,
-}
-
-/// Why an address is no target.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadTarget {
-    /// No address at all.
-    #[error("target '{0}' is no address; write http://HOST:PORT")]
-    Address(String),
-    /// An address of another protocol.
-    #[error("target '{0}' is not http; put a proxy that ends TLS before an https server")]
-    Scheme(String),
-}
-
-impl Target {
-    /// The URI of `path` on the server; none where `path` is not one.
-    pub(crate) fn uri(&self, path: &str) -> Option<Uri> {
-        let path = format!("{}{path}", self.prefix);
-        Uri::builder()
-            .scheme(uri::Scheme::HTTP)
-            .authority(self.authority.clone())
-            .path_and_query(path)
-            .build()
-            .ok()
-    }
-}
-
-impl FromStr for Target {
-    type Err = BadTarget;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let address = || BadTarget::Address(text.to_owned());
-        let uri: Uri = text.parse().map_err(|_| address())?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some(_) => return Err(BadTarget::Scheme(text.to_owned())),
-            None => return Err(address()),
-        }
-        let authority = uri.authority().cloned().ok_or_else(address)?;
-        let path = uri.path().trim_end_matches('/');
-        let prefix = path.strip_suffix("/v1").unwrap_or(path).to_owned();
-        Ok(Self { authority, prefix })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.prefix)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_taken_with_or_without_v1() {
-        for (text, uri) in [
-            ("http://a:1", "http://a:1/v1/models"),
-            ("http://a:1/", "http://a:1/v1/models"),
-            ("http://a:1/v1", "http://a:1/v1/models"),
-            ("http://a/llm/v1/", "http://a/llm/v1/models"),
-        ] {
-            let target: Target = text.parse().unwrap();
-            assert_eq!(target.uri("/v1/models").unwrap(), uri);
-        }
-    }
-
-    #[test]
-    fn other_addresses_are_refused_with_the_cure() {
-        for text in ["", "a:1", "localhost", "http://"] {
-            let error = text.parse::<Target>().unwrap_err();
-            assert_eq!(error, BadTarget::Address(text.to_owned()));
-        }
-        let error = "https://a".parse::<Target>().unwrap_err().to_string();
-        assert!(error.contains("proxy that ends TLS"), "{error}");
-    }
+    use crate::hang_up::HangUpAfter;
 
     #[test]
     fn every_problem_is_reported_at_once() {
         let options = ReplayOptions {
             endpoint: Endpoint::Embeddings,
             api_key: Some("a\nb".to_owned()),
+            run_id: "\u{7f}".to_owned(),
+            hang_ups: Some(HangUps { share: 2.0, after: HangUpAfter::Tokens(1) }),
             open_requests_max: 0,
             ..ReplayOptions::default()
         };
-        assert_eq!(options.problems(&[]).len(), 5, "{:?}", options.problems(&[]));
+        assert_eq!(options.problems(&[]).len(), 6, "{:?}", options.problems(&[]));
     }
 }

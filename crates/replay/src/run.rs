@@ -1,25 +1,43 @@
 //! A replay from its first request to its last record.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use report::{Histogram, RequestRecord, record::Gaps};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use types::time::Timestamp;
 use workload::Arrival;
 
 use crate::{
-    options::{Invalid, ReplayOptions},
+    client::BadTrust,
+    options::{Conversations, Invalid, ReplayOptions},
     schedule::{self, Plan},
     send::{Ended, Sender},
+    sessions::{Followers, Numbered},
 };
 
 /// What a replay saw.
 #[derive(Debug)]
 pub struct Recording {
-    /// One for each arrival, in the order of their schedule.
+    /// One for each request that was due, in the order of their schedule.
     pub records: Vec<RequestRecord>,
     /// Gaps between the chunks of whole answers.
     pub gaps: Histogram,
+    /// Requests that were due and did not leave, because the generator could open no more.
+    pub unsent: u64,
+    /// Turns of closed conversations that would have come after the run's end.
+    pub left_out: u64,
+}
+
+/// Why a replay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NotStarted {
+    /// Options that make no sense.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// No encrypted connection can be made.
+    #[error(transparent)]
+    Trust(#[from] BadTrust),
 }
 
 /// Sends `arrivals`, each at its time, and waits for every answer or its deadline; `on_record` sees
@@ -35,29 +53,65 @@ pub async fn run(
     arrivals: Vec<Arrival>,
     stop: CancellationToken,
     mut on_record: impl FnMut(&RequestRecord),
-) -> Result<Recording, Invalid> {
+) -> Result<Recording, NotStarted> {
     let problems = options.problems(&arrivals);
     if !problems.is_empty() {
-        return Err(Invalid(problems));
+        return Err(Invalid(problems).into());
     }
     let stop = stop.child_token();
     let _stop_when_dropped = stop.clone().drop_guard();
     let (ended, mut endings) = mpsc::channel(options.open_requests_max);
-    let plan = Plan::new(options, &arrivals, stop);
-    let sender = Arc::new(Sender::new(options, plan.clone(), ended));
     let mut records = Vec::with_capacity(arrivals.len());
+    let (timeline, last, mut followers) = schedule_of(options, arrivals);
+    let plan = Plan::new(options, last, stop);
+    let sender = Arc::new(Sender::new(options, plan.clone(), ended)?);
     let mut gaps = Histogram::new();
-    schedule::start(plan, arrivals, sender);
+    let warm = Timestamp::from_elapsed(options.warm_up);
+    let mut unsent = 0_u64;
+    let mut turns = Some(schedule::start(plan, timeline, sender)).filter(|_| !followers.is_empty());
     // The channel closes when the schedule is through and the last request has ended.
-    while let Some(Ended { mut record, gaps: own }) = endings.recv().await {
+    while let Some(Ended { mut record, gaps_us, is_unsent }) = endings.recv().await {
+        if let Some(next) = record.session.and_then(|it| followers.next(it, record.ended))
+            && let Some(turns) = &turns
+        {
+            // The clock's thread is gone only when the run is stopped.
+            let _ = turns.send(next);
+        }
+        if followers.is_empty() {
+            turns = None;
+        }
+        let own: Vec<Duration> =
+            gaps_us.iter().map(|it| Duration::from_micros((*it).into())).collect();
         record.itl = Gaps::of(&own);
         record.slo = options.terms.judge(&record);
-        if record.e2e().is_some() {
+        if record.e2e().is_some() && record.scheduled >= warm {
             own.iter().for_each(|gap| gaps.record(*gap));
         }
+        unsent = unsent.saturating_add(is_unsent.into());
         on_record(&record);
         records.push(record);
     }
     records.sort_by(|a, b| (a.scheduled, &a.request_id).cmp(&(b.scheduled, &b.request_id)));
-    Ok(Recording { records, gaps })
+    Ok(Recording { records, gaps, unsent, left_out: followers.left_out() })
+}
+
+/// What has a time of its own, when the last request may be due, and the turns that follow answers.
+fn schedule_of(
+    options: &ReplayOptions,
+    mut arrivals: Vec<Arrival>,
+) -> (Vec<Numbered>, Timestamp, Followers) {
+    arrivals.sort_by_key(|it| it.at);
+    let last = arrivals.last().map(|it| it.at).unwrap_or_default();
+    let arrivals: Vec<Numbered> = arrivals.into_iter().enumerate().collect();
+    let end = options.send_for.map(Timestamp::from_elapsed);
+    match options.conversations {
+        Conversations::Open => (arrivals, last, Followers::default()),
+        Conversations::Closed => {
+            let (timeline, followers) = Followers::split(arrivals, end);
+            // Without an end, nobody knows when the last answer before the last turn will come.
+            let never = Timestamp::from_elapsed(Duration::MAX);
+            let last = if followers.is_empty() { last } else { end.unwrap_or(never) };
+            (timeline, last, followers)
+        }
+    }
 }

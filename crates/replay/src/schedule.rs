@@ -5,7 +5,11 @@
 //! clock wakes a thread within some 50 µs and costs nothing while it sleeps.
 
 use std::{
-    sync::Arc,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -13,15 +17,21 @@ use std::{
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use types::time::Timestamp;
-use workload::Arrival;
 
-use crate::{options::ReplayOptions, send::Sender};
+use crate::{
+    options::ReplayOptions,
+    send::{Outgoing, Sender},
+    sessions::Numbered,
+};
 
 /// Time from the call to the run's start, for the first request to be made ready in.
 const LEAD: Duration = Duration::from_millis(20);
 
 /// Longest sleep before a look at whether the run was stopped.
 const NAP_MAX: Duration = Duration::from_millis(50);
+
+/// Turns that may wait for the clock's thread, which takes them the moment they come.
+const TURNS_WAITING_MAX: usize = 1_024;
 
 /// A run's clock and its end.
 #[derive(Clone, Debug)]
@@ -33,12 +43,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(
-        options: &ReplayOptions,
-        arrivals: &[Arrival],
-        stop: CancellationToken,
-    ) -> Self {
-        let last = arrivals.iter().map(|it| it.at).max().unwrap_or_default();
+    /// A run that starts in a moment and schedules its last request at `last`.
+    pub(crate) fn new(options: &ReplayOptions, last: Timestamp, stop: CancellationToken) -> Self {
         Self { start: Instant::now() + LEAD, end: last + options.drain_max, stop }
     }
 
@@ -47,68 +53,110 @@ impl Plan {
         Timestamp::from_elapsed(self.start.elapsed())
     }
 
-    /// When the request that was scheduled at `at` must have ended.
-    pub(crate) fn deadline(&self, at: Timestamp, request_deadline: Duration) -> Instant {
-        let end = (at + request_deadline).min(self.end).elapsed();
-        // A deadline beyond what the clock can tell is none; a century is near enough to that.
-        self.start.checked_add(end).unwrap_or(self.start + Duration::from_secs(3_155_760_000))
+    /// The instant of `at`. One beyond what the clock can tell is never; a century is near enough.
+    pub(crate) fn instant(&self, at: Timestamp) -> Instant {
+        let never = Duration::from_secs(3_155_760_000);
+        self.start.checked_add(at.elapsed()).unwrap_or(self.start + never)
     }
 
-    /// Sleeps until `at`; returns whether the run goes on.
-    fn sleep_until(&self, at: Timestamp) -> bool {
-        loop {
-            if self.stop.is_cancelled() {
-                return false;
-            }
-            let wake = self.start + at.elapsed();
-            let left = wake.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            thread::sleep(left.min(NAP_MAX));
-        }
+    /// When the request that was scheduled at `at` must have ended.
+    pub(crate) fn deadline(&self, at: Timestamp, request_deadline: Duration) -> Instant {
+        self.instant((at + request_deadline).min(self.end))
     }
 }
 
-/// Starts to send `arrivals` from a thread of its own.
-pub(crate) fn start(plan: Plan, mut arrivals: Vec<Arrival>, sender: Arc<Sender>) {
+/// What waits to be sent, and the channel on which more may come.
+pub(crate) struct Clock {
+    plan: Plan,
+    sender: Arc<Sender>,
+    /// What has a time of its own, by time.
+    timeline: std::vec::IntoIter<Numbered>,
+    /// What is ready to leave, by time: the next of the timeline, and turns that follow answers.
+    ready: BTreeMap<(Timestamp, usize), Outgoing>,
+    /// Whether the next of the timeline is among what is ready.
+    is_next_ready: Option<(Timestamp, usize)>,
+    /// Turns that follow answers; none where no more will come.
+    turns: Option<Receiver<Numbered>>,
+}
+
+/// Starts to send `timeline`, which is by time, from a thread of its own. Turns that follow answers
+/// are sent there; whoever holds the end that is returned keeps the run going.
+pub(crate) fn start(
+    plan: Plan,
+    timeline: Vec<Numbered>,
+    sender: Arc<Sender>,
+) -> SyncSender<Numbered> {
+    let (turns, coming) = sync_channel(TURNS_WAITING_MAX);
     let runtime = Handle::current();
-    arrivals.sort_by_key(|it| it.at);
-    runtime.clone().spawn_blocking(move || {
-        for (index, arrival) in arrivals.into_iter().enumerate() {
-            // Rendering a long prompt takes a while: it is done before the time comes.
-            let outgoing = sender.prepare(index, &arrival);
-            drop(arrival);
-            if !plan.sleep_until(outgoing.scheduled()) {
-                return;
+    let clock = Clock {
+        plan,
+        sender,
+        timeline: timeline.into_iter(),
+        ready: BTreeMap::new(),
+        is_next_ready: None,
+        turns: Some(coming),
+    };
+    runtime.clone().spawn_blocking(move || clock.run(&runtime));
+    turns
+}
+
+impl Clock {
+    fn run(mut self, runtime: &Handle) {
+        while !self.plan.stop.is_cancelled() {
+            self.make_next_ready();
+            let due = self.ready.first_key_value().map(|(place, _)| place.0);
+            let wait = match due {
+                Some(due) => self.plan.instant(due).saturating_duration_since(Instant::now()),
+                None if self.turns.is_none() => return,
+                None => NAP_MAX,
+            };
+            if !wait.is_zero() {
+                self.wait(wait.min(NAP_MAX));
+                continue;
             }
-            sender.send(&runtime, outgoing);
+            if let Some((place, outgoing)) = self.ready.pop_first() {
+                self.is_next_ready.take_if(|it| *it == place);
+                self.sender.send(runtime, outgoing);
+            }
         }
-    });
+    }
+
+    /// Rendering a long prompt takes a while: it is done before the time comes.
+    fn make_next_ready(&mut self) {
+        if self.is_next_ready.is_none()
+            && let Some((index, arrival)) = self.timeline.next()
+        {
+            self.is_next_ready = Some((arrival.at, index));
+            self.ready.insert((arrival.at, index), self.sender.prepare(index, &arrival));
+        }
+    }
+
+    /// Waits for a while, or for a turn that follows an answer.
+    fn wait(&mut self, time: Duration) {
+        let Some(turns) = &self.turns else { return thread::sleep(time) };
+        match turns.recv_timeout(time) {
+            Ok((index, arrival)) => {
+                let outgoing = self.sender.prepare(index, &arrival);
+                self.ready.insert((arrival.at, index), outgoing);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.turns = None,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn plan(drain_max: Duration) -> Plan {
-        let options = ReplayOptions { drain_max, ..ReplayOptions::default() };
-        Plan::new(&options, &[], CancellationToken::new())
-    }
-
     #[test]
     fn the_drain_cuts_a_longer_deadline() {
-        let plan = plan(Duration::from_secs(5));
+        let options =
+            ReplayOptions { drain_max: Duration::from_secs(5), ..ReplayOptions::default() };
+        let plan = Plan::new(&options, Timestamp::ZERO, CancellationToken::new());
         let deadline =
             |seconds| plan.deadline(Timestamp::ZERO, Duration::from_secs(seconds)) - plan.start;
         assert_eq!(deadline(3), Duration::from_secs(3));
         assert_eq!(deadline(9), Duration::from_secs(5));
-    }
-
-    #[test]
-    fn a_stopped_run_does_not_sleep_on() {
-        let plan = plan(Duration::ZERO);
-        plan.stop.cancel();
-        assert!(!plan.sleep_until(Timestamp::from_elapsed(Duration::from_secs(3_600))));
     }
 }

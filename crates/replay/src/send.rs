@@ -1,73 +1,65 @@
 //! One request: sent, answered, recorded.
 
-use std::{error::Error as _, io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use report::{Ending, RequestRecord};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time,
 };
-use types::time::Timestamp;
 use wire::{headers, openai::Endpoint};
-use workload::Arrival;
+use workload::{Api, Arrival};
 
 use crate::{
-    body,
+    body::Frame,
+    client::{BadTrust, HttpClient, client, is_out_of_files, with_causes},
+    hang_up::{HangUpAfter, HangUps},
     observe::{Observation, excerpt},
-    options::ReplayOptions,
+    options::{ENDPOINTS, ReplayOptions},
     schedule::Plan,
 };
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest wait for the end of a body whose stream has said that it is over; a connection that is
 /// not read to its end cannot be used again.
 const TRAILING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most that is read of an answer which is no stream.
+/// Most that is read of an answer which is no stream and was to be one.
 const ERROR_BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// The system's number for "too many open files".
-const EMFILE: i32 = 24;
+/// Most that is read of an answer which is not to be a stream.
+const WHOLE_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-pub(crate) type HttpClient = Client<HttpConnector, Full<Bytes>>;
+/// The version of Anthropic's API that its endpoint wants to be named.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
 
-/// The client that a replay sends with.
-pub(crate) fn client() -> HttpClient {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    Client::builder(TokioExecutor::new()).build(connector)
-}
-
-/// A request that has ended, and the gaps between the chunks of its answer.
+/// A request that has ended, and the gaps between the chunks of its answer in microseconds.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) record: RequestRecord,
-    pub(crate) gaps: Vec<Duration>,
+    pub(crate) gaps_us: Vec<u32>,
+    /// Whether it did not leave, because the generator could open no more.
+    pub(crate) is_unsent: bool,
 }
 
 /// Sends requests on their own tasks.
 pub(crate) struct Sender {
     plan: Plan,
     client: HttpClient,
-    /// The endpoint on each target.
-    uris: Vec<Uri>,
-    endpoint: Endpoint,
-    /// As a JSON string.
-    model: String,
-    authorization: Option<HeaderValue>,
+    /// Each endpoint on each target.
+    uris: Vec<[Uri; ENDPOINTS.len()]>,
+    frame: Frame,
+    /// What goes into every request's head.
+    common: HeaderMap,
+    api_key: Option<HeaderValue>,
     run_id: String,
     session_header: bool,
+    hang_ups: Option<HangUps>,
+    seed: u64,
     request_deadline: Duration,
     open: Arc<Semaphore>,
     ended: mpsc::Sender<Ended>,
@@ -77,76 +69,132 @@ pub(crate) struct Sender {
 pub(crate) struct Outgoing {
     request: Option<Request<Full<Bytes>>>,
     record: RequestRecord,
-}
-
-impl Outgoing {
-    pub(crate) const fn scheduled(&self) -> Timestamp {
-        self.record.scheduled
-    }
+    endpoint: Endpoint,
+    /// Whether an answer that is no stream may be one that was asked for.
+    may_be_whole: bool,
+    hang_up: Option<HangUpAfter>,
 }
 
 /// How a request that brought no whole answer ended, and why.
 struct Refusal {
     ending: Ending,
     reason: String,
+    /// Whether it did not leave, because the generator could open no more.
+    is_unsent: bool,
 }
 
 impl Refusal {
     fn failed(reason: impl Into<String>) -> Self {
-        Self { ending: Ending::Failed, reason: reason.into() }
+        Self { ending: Ending::Failed, reason: reason.into(), is_unsent: false }
+    }
+
+    fn unsent(reason: &str) -> Self {
+        Self { is_unsent: true, ..Self::failed(format!("generator limit: {reason}")) }
+    }
+
+    fn hung_up(after: HangUpAfter) -> Self {
+        let reason = match after {
+            HangUpAfter::Time(time) => format!("the client hung up after {time:?}"),
+            HangUpAfter::Tokens(count) => format!("the client hung up after {count} tokens"),
+        };
+        Self { ending: Ending::Cancelled, reason, is_unsent: false }
     }
 }
 
 impl Sender {
-    pub(crate) fn new(options: &ReplayOptions, plan: Plan, ended: mpsc::Sender<Ended>) -> Self {
-        let bearer = |key| HeaderValue::from_str(&format!("Bearer {key}"));
-        let mut authorization = options.api_key.as_deref().and_then(|key| bearer(key).ok());
-        authorization.iter_mut().for_each(|it| it.set_sensitive(true));
-        let path = options.endpoint.path();
-        Self {
+    pub(crate) fn new(
+        options: &ReplayOptions,
+        plan: Plan,
+        ended: mpsc::Sender<Ended>,
+    ) -> Result<Self, BadTrust> {
+        let secret = |text: &str| {
+            let mut value = HeaderValue::from_str(text).ok();
+            value.iter_mut().for_each(|it| it.set_sensitive(true));
+            value
+        };
+        let mut common = HeaderMap::new();
+        common.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        common.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let bearer = options.api_key.as_deref().and_then(|it| secret(&format!("Bearer {it}")));
+        bearer.into_iter().for_each(|it| drop(common.insert(header::AUTHORIZATION, it)));
+        let uri = |target: &crate::Target, endpoint: Endpoint| target.uri(endpoint.path());
+        Ok(Self {
             plan,
-            client: client(),
-            uris: options.targets.iter().filter_map(|it| it.uri(path)).collect(),
-            endpoint: options.endpoint,
-            model: serde_json::Value::from(options.model.as_str()).to_string(),
-            authorization,
+            client: client(&options.targets, options.ca_pem.as_deref())?,
+            uris: options
+                .targets
+                .iter()
+                .map(|target| ENDPOINTS.map(|it| uri(target, it).unwrap_or_default()))
+                .collect(),
+            frame: Frame {
+                model: serde_json::Value::from(options.model.as_str()).to_string(),
+                endpoint: options.endpoint,
+                exact_lengths: options.exact_lengths,
+            },
+            common,
+            api_key: options.api_key.as_deref().and_then(secret),
             run_id: options.run_id.clone(),
             session_header: options.session_header,
+            hang_ups: options.hang_ups,
+            seed: options.seed,
             request_deadline: options.request_deadline,
             open: Arc::new(Semaphore::new(options.open_requests_max)),
             ended,
-        }
+        })
     }
 
     /// Makes the `index`-th request ready to leave.
     pub(crate) fn prepare(&self, index: usize, arrival: &Arrival) -> Outgoing {
-        let body = body::write(&self.model, self.endpoint, &arrival.prompt, arrival.output);
+        let given = arrival.prompt.given.as_deref();
+        let endpoint = match given.and_then(|it| it.api) {
+            Some(Api::Chat) => Endpoint::ChatCompletions,
+            Some(Api::Completions) => Endpoint::Completions,
+            Some(Api::Messages) => Endpoint::Messages,
+            None => self.frame.endpoint,
+        };
+        let body = self.frame.body(&arrival.prompt, arrival.output);
         let request_id = format!("{}-{index:06}", self.run_id);
-        let mut request = Request::post(self.uri(index))
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "text/event-stream")
-            .header(headers::REQUEST_ID, &request_id);
-        if let Some(session) = arrival.session.filter(|_| self.session_header) {
-            request = request.header(SESSION_ID, format!("{}-session-{session}", self.run_id));
-        }
-        if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
         let record = RequestRecord {
-            request_id,
             session: arrival.session,
             turn: arrival.turn,
             tenant: arrival.tenant,
             scheduled: arrival.at,
             input_tokens: arrival.prompt.tokens(),
+            request_id,
             ..RequestRecord::default()
         };
-        Outgoing { request: request.body(Full::from(body)).ok(), record }
+        Outgoing {
+            request: self.request(index, endpoint, &record, body),
+            record,
+            endpoint,
+            may_be_whole: given.is_some(),
+            hang_up: self.hang_ups.and_then(|it| it.of(self.seed, index)),
+        }
     }
 
-    fn uri(&self, index: usize) -> Uri {
-        let turn = index.checked_rem(self.uris.len()).and_then(|it| self.uris.get(it));
-        turn.cloned().unwrap_or_default()
+    /// None where it cannot be formed.
+    fn request(
+        &self,
+        index: usize,
+        endpoint: Endpoint,
+        record: &RequestRecord,
+        body: Bytes,
+    ) -> Option<Request<Full<Bytes>>> {
+        let target = index.checked_rem(self.uris.len()).and_then(|it| self.uris.get(it))?;
+        let place = ENDPOINTS.iter().position(|it| *it == endpoint)?;
+        let mut request = Request::post(target.get(place)?.clone()).body(Full::from(body)).ok()?;
+        let headers = request.headers_mut();
+        headers.clone_from(&self.common);
+        headers.insert(headers::REQUEST_ID, HeaderValue::from_str(&record.request_id).ok()?);
+        if let Some(session) = record.session.filter(|_| self.session_header) {
+            let name = format!("{}-session-{session}", self.run_id);
+            headers.insert(SESSION_ID, HeaderValue::from_str(&name).ok()?);
+        }
+        if endpoint == Endpoint::Messages {
+            headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
+            self.api_key.iter().for_each(|it| drop(headers.insert("x-api-key", it.clone())));
+        }
+        Some(request)
     }
 
     /// Sends `outgoing` now, unless too many requests are open; never waits.
@@ -157,71 +205,129 @@ impl Sender {
     }
 
     async fn carry_out(&self, outgoing: Outgoing, permit: Option<OwnedSemaphorePermit>) {
-        let Outgoing { request, mut record } = outgoing;
-        let mut seen = Observation::new(self.endpoint);
+        let Outgoing { request, mut record, endpoint, may_be_whole, hang_up } = outgoing;
+        let mut seen = Observation::new(endpoint);
         let result = match (request, &permit) {
             (Some(request), Some(_)) => {
-                let deadline = self.plan.deadline(record.scheduled, self.request_deadline);
                 record.sent = Some(self.plan.now());
+                let deadline = self.plan.deadline(record.scheduled, self.request_deadline);
+                let patience = match hang_up {
+                    Some(HangUpAfter::Time(time)) => self.plan.instant(record.scheduled + time),
+                    Some(HangUpAfter::Tokens(_)) | None => deadline,
+                };
+                let tokens_max = match hang_up {
+                    Some(HangUpAfter::Tokens(count)) => Some(count),
+                    Some(HangUpAfter::Time(_)) | None => None,
+                };
+                let exchange = Exchange {
+                    sender: self,
+                    record: &mut record,
+                    seen: &mut seen,
+                    may_be_whole,
+                    tokens_max,
+                };
+                let late = match hang_up {
+                    Some(after) if patience < deadline => Refusal::hung_up(after),
+                    Some(_) | None => Refusal::failed("the deadline passed"),
+                };
                 tokio::select! {
                     biased;
-                    result = self.exchange(request, &mut record, &mut seen) => result,
-                    () = time::sleep_until(deadline.into()) => Err(Refusal::failed("the deadline passed")),
+                    result = exchange.run(request) => result,
+                    () = time::sleep_until(patience.min(deadline).into()) => Err(late),
                     () = self.plan.stop.cancelled() => Err(Refusal::failed("the run was stopped")),
                 }
             }
-            (_, None) => Err(Refusal::failed("generator limit: too many requests are open")),
+            (_, None) => Err(Refusal::unsent("too many requests are open")),
             (None, _) => Err(Refusal::failed("the request could not be formed")),
         };
+        let ended = self.record(record, seen, result);
+        // Whoever no longer listens has dropped the run.
+        let _ = self.ended.send(ended).await;
+        drop(permit);
+    }
+
+    fn record(
+        &self,
+        mut record: RequestRecord,
+        seen: Observation,
+        result: Result<(), Refusal>,
+    ) -> Ended {
         record.ended = self.plan.now();
         record.first_token = seen.first_token;
         record.last_token = seen.last_token;
         record.input_tokens = seen.usage().prompt.unwrap_or(record.input_tokens);
         record.output_tokens = seen.output_tokens();
         record.cached_tokens = seen.usage().cached;
+        let mut ended = Ended { record, gaps_us: seen.gaps_us, is_unsent: false };
         match result {
-            Ok(()) => record.ending = Ending::Completed,
-            Err(Refusal { ending, reason }) => {
-                record.ending = ending;
-                record.error = Some(reason);
+            Ok(()) => ended.record.ending = Ending::Completed,
+            Err(Refusal { ending, reason, is_unsent }) => {
+                ended.record.ending = ending;
+                ended.record.error = Some(reason);
+                ended.is_unsent = is_unsent;
             }
         }
-        // Whoever no longer listens has dropped the run.
-        let _ = self.ended.send(Ended { record, gaps: seen.gaps }).await;
-        drop(permit);
+        ended
     }
+}
 
-    async fn exchange(
-        &self,
-        request: Request<Full<Bytes>>,
-        record: &mut RequestRecord,
-        seen: &mut Observation,
-    ) -> Result<(), Refusal> {
-        let response = self.client.request(request).await.map_err(|error| {
+/// One request and what becomes of it.
+struct Exchange<'a> {
+    sender: &'a Sender,
+    record: &'a mut RequestRecord,
+    seen: &'a mut Observation,
+    may_be_whole: bool,
+    /// Tokens after which the client hangs up.
+    tokens_max: Option<u32>,
+}
+
+impl Exchange<'_> {
+    async fn run(mut self, request: Request<Full<Bytes>>) -> Result<(), Refusal> {
+        let response = self.sender.client.request(request).await.map_err(|error| {
             if is_out_of_files(&error) {
-                Refusal::failed("generator limit: too many open files; raise `ulimit -n`")
+                Refusal::unsent("too many open files; raise `ulimit -n`")
             } else {
                 Refusal::failed(with_causes(&error))
             }
         })?;
         let text = |name: HeaderName| header_text(response.headers(), &name);
-        record.status = Some(response.status().as_u16());
-        record.replica = text(headers::REPLICA);
-        record.decision = text(headers::DECISION);
-        record.attempts = text(headers::ATTEMPTS).and_then(|it| it.parse().ok());
-        if response.status() != StatusCode::OK || !is_stream(response.headers()) {
+        self.record.status = Some(response.status().as_u16());
+        self.record.replica = text(headers::REPLICA);
+        self.record.decision = text(headers::DECISION);
+        self.record.attempts = text(headers::ATTEMPTS).and_then(|it| it.parse().ok());
+        let is_stream = is_stream(response.headers());
+        if response.status() != StatusCode::OK || !(is_stream || self.may_be_whole) {
             return Err(refusal(response).await);
         }
-        let mut body = response.into_body();
-        while !seen.has_ended() {
+        let body = response.into_body();
+        if is_stream {
+            self.read_stream(body).await?;
+        } else {
+            self.read_whole(body).await?;
+        }
+        self.seen.fault().map_or(Ok(()), |fault| Err(Refusal::failed(fault)))
+    }
+
+    async fn read_stream(&mut self, mut body: Incoming) -> Result<(), Refusal> {
+        while !self.seen.has_ended() {
             let Some(frame) = body.frame().await else { break };
             let frame = frame.map_err(|error| Refusal::failed(with_causes(&error)))?;
             if let Some(bytes) = frame.data_ref() {
-                seen.read(self.plan.now(), bytes);
+                self.seen.read(self.sender.plan.now(), bytes);
+            }
+            if let Some(max) = self.tokens_max.filter(|max| self.seen.chunks() >= *max) {
+                return Err(Refusal::hung_up(HangUpAfter::Tokens(max)));
             }
         }
-        read_to_end(body, seen, self).await;
-        seen.fault().map_or(Ok(()), |fault| Err(Refusal::failed(fault)))
+        read_to_end(body, self.seen, self.sender).await;
+        Ok(())
+    }
+
+    async fn read_whole(&mut self, body: Incoming) -> Result<(), Refusal> {
+        let body = Limited::new(body, WHOLE_BODY_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| Refusal::failed(error.to_string()))?.to_bytes();
+        self.seen.read_whole(self.sender.plan.now(), &body);
+        Ok(())
     }
 }
 
@@ -255,7 +361,7 @@ async fn refusal(response: Response<Incoming>) -> Refusal {
         None if status == StatusCode::OK => format!("no event stream: {}", excerpt(&body)),
         None => excerpt(&body),
     };
-    Refusal { ending, reason }
+    Refusal { ending, ..Refusal::failed(reason) }
 }
 
 fn is_stream(headers: &HeaderMap) -> bool {
@@ -265,28 +371,4 @@ fn is_stream(headers: &HeaderMap) -> bool {
 
 fn header_text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned)
-}
-
-/// The error and what caused it, the part that tells a refused connection from a broken one.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-fn is_out_of_files(error: &hyper_util::client::legacy::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let system = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if system == Some(EMFILE) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

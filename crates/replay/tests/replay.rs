@@ -1,158 +1,20 @@
 //! Replays against a server in the same process, well-behaved or not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+mod common;
 
-use axum::{
-    Json, Router,
-    body::{Body, Bytes},
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse as _, Response},
-    routing::{get, post},
-};
-use http_body::Frame;
-use replay::{Recording, ReplayOptions, Target};
+use std::{sync::atomic::Ordering, time::Duration};
+
+use common::{Manner, arrivals, options, run, serve};
+use replay::{ReplayOptions, Target};
 use report::Ending;
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use types::{quantity::Tokens, time::Timestamp};
-use workload::{Arrival, Message, Prompt, Role, Segment};
-
-/// How the server answers.
-#[derive(Clone, Copy)]
-enum Manner {
-    /// Tokens at this distance, the first after one.
-    Tokens(Duration),
-    /// Two tokens, then silence with the connection open.
-    Stalled,
-    /// Two tokens, then the end.
-    Truncated,
-    /// Two tokens, an error event and a clean end.
-    ErrorInStream,
-    /// A refusal with this status.
-    Refused(u16),
-    /// 200 and no stream.
-    Unstreamed,
-}
-
-struct Server {
-    manner: Manner,
-    /// Requests that have come.
-    seen: AtomicUsize,
-    /// What the last one's headers and body were.
-    last: Mutex<(HeaderMap, Bytes)>,
-}
-
-const TOKEN: &str = "data: {\"choices\":[{\"delta\":{\"content\":\" cat\"}}]}\n\n";
-const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":120,\"completion_tokens\":5,\
-                     \"prompt_tokens_details\":{\"cached_tokens\":96}}}\n\n";
-const DONE: &str = "data: [DONE]\n\n";
-
-async fn complete(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
-    server.seen.fetch_add(1, Ordering::SeqCst);
-    *server.last.lock().unwrap() = (headers, body);
-    let pieces: &[&str] = match server.manner {
-        Manner::Tokens(_) => &[TOKEN, TOKEN, TOKEN, TOKEN, TOKEN, USAGE, DONE],
-        Manner::Stalled | Manner::Truncated => &[TOKEN, TOKEN],
-        Manner::ErrorInStream => {
-            &[TOKEN, TOKEN, "data: {\"error\":{\"message\":\"dead\"}}\n\n", DONE]
-        }
-        Manner::Refused(status) => {
-            let status = StatusCode::from_u16(status).unwrap();
-            return (status, [("x-sluice-dropped-reason", "rejected-saturated")]).into_response();
-        }
-        Manner::Unstreamed => return Json("{}").into_response(),
-    };
-    let manner = server.manner;
-    let (sender, receiver) = mpsc::channel::<&'static str>(1);
-    tokio::spawn(async move {
-        for piece in pieces.iter().copied() {
-            if let Manner::Tokens(gap) = manner {
-                sleep(gap).await;
-            }
-            if sender.send(piece).await.is_err() {
-                return;
-            }
-        }
-        if matches!(manner, Manner::Stalled) {
-            sender.closed().await;
-        }
-    });
-    let headers = [
-        ("content-type", "text/event-stream"),
-        ("x-sluice-replica", "gpu-3"),
-        ("x-sluice-decision", "prefix"),
-        ("x-sluice-attempts", "2"),
-    ];
-    (headers, Body::new(Pieces(receiver))).into_response()
-}
-
-struct Pieces(mpsc::Receiver<&'static str>);
-
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.0.poll_recv(context);
-        piece.map(|it| it.map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))))
-    }
-}
-
-async fn serve(manner: Manner) -> (Arc<Server>, Target) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let server = Arc::new(Server { manner, seen: AtomicUsize::new(0), last: Mutex::default() });
-    let models = get(async || Json(serde_json::json!({"data": [{"id": "tiny"}, {"id": "b"}]})));
-    let router = Router::new()
-        .route("/v1/chat/completions", post(complete))
-        .route("/v1/completions", post(complete))
-        .route("/v1/models", models)
-        .with_state(Arc::clone(&server));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (server, target)
-}
-
-fn options(target: Target) -> ReplayOptions {
-    ReplayOptions { targets: vec![target], model: "m".to_owned(), ..ReplayOptions::default() }
-}
-
-/// `count` requests at `gap` from each other, the first at once.
-fn arrivals(count: u32, gap: Duration) -> Vec<Arrival> {
-    (0..count)
-        .map(|index| Arrival {
-            at: Timestamp::from_elapsed(gap * index),
-            session: Some(u64::from(index)),
-            turn: 0,
-            tenant: None,
-            prompt: Prompt::from_user(vec![Segment { id: index.into(), tokens: Tokens(120) }]),
-            output: Tokens(5),
-            answer: None,
-            think: Duration::ZERO,
-        })
-        .collect()
-}
-
-async fn run(options: &ReplayOptions, arrivals: Vec<Arrival>) -> Recording {
-    replay::run(options, arrivals, CancellationToken::new(), |_| {}).await.unwrap()
-}
+use types::quantity::Tokens;
+use workload::{Message, Role, Segment};
 
 /// Runs one request and gives how it ended, its status and its error.
 async fn one(manner: Manner) -> (Ending, Option<u16>, String) {
@@ -178,7 +40,7 @@ async fn a_whole_answer_is_timed_and_counted() {
     assert!(record.tpot().unwrap() >= gap * 9 / 10, "{:?}", record.tpot());
     assert_eq!(recording.gaps.len(), 4);
     assert!(record.slo.good);
-    let (headers, body) = server.last.lock().unwrap().clone();
+    let (_, headers, body) = server.last.lock().unwrap().clone();
     assert_eq!(headers["x-request-id"], "replay-000000");
     assert_eq!(headers["x-session-id"], "replay-session-0");
     assert_eq!(headers["authorization"], "Bearer k");
@@ -205,6 +67,18 @@ async fn a_server_that_answers_nobody_is_sent_every_request_on_time() {
 }
 
 #[tokio::test]
+async fn a_stalled_server_shows_in_every_request_that_was_due_meanwhile() {
+    // It answers nobody before the last request has come, which a sender that waits never sends.
+    let (_, target) = serve(Manner::FrozenUntil(100)).await;
+    let records = run(&options(target), arrivals(100, Duration::from_millis(2))).await.records;
+    let last = records.last().unwrap().scheduled;
+    for record in &records {
+        assert_eq!((record.ending, record.error.as_deref()), (Ending::Completed, None));
+        assert!(record.ttft().unwrap() >= last.since(record.scheduled), "{:?}", record.ttft());
+    }
+}
+
+#[tokio::test]
 async fn latencies_count_from_the_schedule_however_late_the_sender_is() {
     let (_, target) = serve(Manner::Tokens(Duration::from_millis(1))).await;
     let plan = arrivals(2, Duration::ZERO);
@@ -225,7 +99,7 @@ async fn latencies_count_from_the_schedule_however_late_the_sender_is() {
 async fn bad_endings_are_told_apart() {
     let (ending, status, error) = one(Manner::Truncated).await;
     assert_eq!((ending, status), (Ending::Failed, Some(200)));
-    assert!(error.contains("without [DONE]"), "{error}");
+    assert!(error.contains("without its last event"), "{error}");
 
     let (ending, status, error) = one(Manner::ErrorInStream).await;
     assert_eq!((ending, status), (Ending::Failed, Some(200)));
@@ -261,7 +135,7 @@ async fn what_exceeds_the_generators_limit_is_recorded() {
     let options = ReplayOptions { open_requests_max: 2, ..options(target) };
     let recording = run(&options, arrivals(5, Duration::from_millis(1))).await;
     let over: Vec<_> = recording.records.iter().filter(|it| it.ending == Ending::Failed).collect();
-    assert_eq!((recording.records.len(), over.len()), (5, 3));
+    assert_eq!((recording.records.len(), over.len(), recording.unsent), (5, 3, 3));
     for record in over {
         assert!(record.error.as_deref().unwrap().starts_with("generator limit"));
         assert_eq!((record.sent, record.status), (None, None));
@@ -311,7 +185,7 @@ async fn conversations_need_the_chat_endpoint() {
     let options = ReplayOptions { endpoint, ..options(target) };
     let recording = run(&options, arrivals(1, Duration::ZERO)).await;
     assert_eq!(recording.records[0].ending, Ending::Completed);
-    let body = server.last.lock().unwrap().1.clone();
+    let body = server.last.lock().unwrap().2.clone();
     assert!(body.windows(9).any(|it| it == b"\"prompt\":"));
 
     let mut dialogue = arrivals(1, Duration::ZERO);
@@ -324,8 +198,8 @@ async fn conversations_need_the_chat_endpoint() {
 #[tokio::test]
 async fn the_first_model_of_a_target_is_found() {
     let (_, target) = serve(Manner::Unstreamed).await;
-    assert_eq!(replay::models::first(&target, None).await.unwrap(), "tiny");
+    assert_eq!(replay::models::first(&target, None, None).await.unwrap(), "tiny");
     let nobody: Target = "http://127.0.0.1:9".parse().unwrap();
-    let error = replay::models::first(&nobody, None).await.unwrap_err().to_string();
+    let error = replay::models::first(&nobody, None, None).await.unwrap_err().to_string();
     assert!(error.contains("pass --model NAME"), "{error}");
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     record::{Ending, RequestRecord},
     stats::{Stats, count, ratio},
-    summary::stats_ms,
+    summary::{judged, stats_ms},
 };
 
 /// The figures of one SLO class.
@@ -58,7 +58,7 @@ fn figures(name: &str, records: &[&RequestRecord], length_s: f64) -> SloClass {
     let of = |ending| records.iter().filter(move |it| it.ending == ending).copied();
     let good = || records.iter().filter(|it| it.slo.good);
     let is_batch = records.iter().any(|it| it.slo.completion.is_some());
-    let fraction = ratio(count(good().count()), count(records.len()));
+    let fraction = ratio(count(good().count()), count(judged(records)));
     let interactive = |stats: Option<Stats>| stats.filter(|_| !is_batch);
     let tokens: f64 = good().map(|it| f64::from(it.output_tokens.0)).sum();
     SloClass {

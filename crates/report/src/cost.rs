@@ -229,7 +229,7 @@ impl Costs {
             let Paid { call, tokens, retries, rework } = Paid::of(prices, record);
             match record.ending {
                 Ending::Rejected => it.refusals += call,
-                Ending::Completed | Ending::Failed => it.calls += call,
+                Ending::Completed | Ending::Failed | Ending::Cancelled => it.calls += call,
             }
             it.tokens += tokens;
             it.retries += retries;

@@ -189,12 +189,13 @@ impl Part {
     fn of(records: &[&RequestRecord], length_s: f64, costs: Option<&Costs>) -> Self {
         let completed = || records.iter().filter(|it| it.ending == Ending::Completed).copied();
         let good = count(records.iter().filter(|it| it.slo.good).count());
+        let asked = records.iter().filter(|it| it.ending != Ending::Cancelled).count();
         let cost = costs.map(|it| it.of(records.iter().copied(), length_s).total);
         Self {
             length_s,
             requests: records.len() as u64,
             request_goodput: ratio(good, length_s).unwrap_or_default(),
-            good_request_fraction: ratio(good, count(records.len())),
+            good_request_fraction: ratio(good, count(asked)),
             cache_hit_rate: cache_hit_rate(completed()),
             ttft_ms: stats_ms(completed().map(RequestRecord::ttft)),
             cost_per_accepted: cost.and_then(|it| ratio(it, good)),

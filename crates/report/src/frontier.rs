@@ -120,8 +120,11 @@ pub struct Point {
     pub runs: u64,
     /// Requests of all runs.
     pub requests: u64,
-    /// Completed requests per second.
+    /// Completed requests per second of the window, whenever they were completed.
     pub request_throughput: f64,
+    /// Completed requests per second of the window and of the time it took to work off what was left:
+    /// what the fleet sustains.
+    pub sustained_rps: f64,
     /// Good requests per second.
     pub request_goodput: f64,
     /// Good requests over all.
@@ -161,6 +164,8 @@ impl Point {
         let stats = |of: fn(&Run) -> Option<Stats>| mean_stats(runs.iter().filter_map(of));
         let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
         let requests = sum(|it| it.requests);
+        // Whose client hung up on purpose was neither served well nor failed.
+        let asked = requests.saturating_sub(sum(|it| it.cancelled));
         let share = |part: u64| ratio(part as f64, requests as f64).unwrap_or_default();
         // Costs over results of all runs: a mean of ratios would be none where one run had no result.
         let good = sum(|it| it.good) as f64;
@@ -172,8 +177,9 @@ impl Point {
             runs: runs.len() as u64,
             requests,
             request_throughput: mean(|it| it.request_throughput),
+            sustained_rps: mean(sustained),
             request_goodput: mean(|it| it.request_goodput),
-            good_request_fraction: ratio(good, requests as f64),
+            good_request_fraction: ratio(good, asked as f64),
             output_token_throughput: mean(|it| it.output_token_throughput),
             output_token_goodput: mean(|it| it.output_token_goodput),
             error_rate: share(sum(|it| it.failed)),
@@ -188,6 +194,10 @@ impl Point {
             generator_lag_ms_p99: some(|it| it.generator_lag_ms.map(|it| it.p99)),
         }
     }
+}
+
+fn sustained(run: &Run) -> f64 {
+    ratio(run.completed as f64, run.window_s + run.drain_s).unwrap_or_default()
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -305,9 +315,6 @@ impl Measured {
             let values = |runs: &[Run]| runs.iter().map(of).collect();
             Curve(rates.iter().map(|(rate, runs)| (*rate, values(runs))).collect())
         };
-        // What was sustained, not what was worked off after the last request had come.
-        let sustained =
-            |it: &Run| ratio(it.completed as f64, it.window_s + it.drain_s).unwrap_or_default();
         let goodput = curve(|it| it.request_goodput);
         let throughput = curve(sustained);
         let of_goodput = |points: &[(f64, f64)]| knee::find(&knee::running_maximum(points));

@@ -146,6 +146,6 @@ mod tests {
     #[test]
     fn nothing_shown_is_not_passed() {
         let gate: Gate = "ttft_ms.p99<=9".parse().unwrap();
-        assert_eq!(gate.check(&run(&[])), Err(Failed::Absent(gate.clone())));
+        assert_eq!(gate.check(&run(&[])), Err(Failed::Absent(gate)));
     }
 }

@@ -22,6 +22,7 @@ pub mod paired;
 pub mod peers;
 pub mod plan;
 pub mod record;
+pub mod rolling;
 pub mod slo;
 pub mod stats;
 pub mod summary;

@@ -38,8 +38,8 @@ pub fn aiperf(record: &RequestRecord, number: u64, start_ns: u64, warm_up: Times
             "worker_id": "sluice",
             "record_processor_id": "sluice",
             "benchmark_phase": phase,
-            "was_cancelled": false,
-            "cancellation_time_ns": null,
+            "was_cancelled": record.ending == Ending::Cancelled,
+            "cancellation_time_ns": (record.ending == Ending::Cancelled).then(|| ns(record.ended)),
         },
         "metrics": metrics(record),
         "error": error(record),
@@ -74,12 +74,14 @@ fn metrics(record: &RequestRecord) -> Value {
 }
 
 fn error(record: &RequestRecord) -> Value {
-    let kind = match record.ending {
+    let (kind, code) = match record.ending {
         Ending::Completed => return Value::Null,
-        Ending::Rejected => "Rejected",
-        Ending::Failed => "Failed",
+        Ending::Rejected => ("Rejected", record.status),
+        // What AIPerf writes of those whose clients hung up.
+        Ending::Cancelled => ("RequestCancellationError", Some(499)),
+        Ending::Failed => ("Failed", record.status),
     };
-    json!({ "code": record.status, "type": kind, "message": record.error.as_deref().unwrap_or_default() })
+    json!({ "code": code, "type": kind, "message": record.error.as_deref().unwrap_or_default() })
 }
 
 /// `summary.json`: each run with vLLM's keys beside its own, and those of a single run at the top,

@@ -80,6 +80,8 @@ pub enum Ending {
     Completed,
     /// It was turned away before any work was done on it.
     Rejected,
+    /// Its client hung up on purpose: neither good nor anybody's failure.
+    Cancelled,
     /// Anything else: an error, a broken or endless stream, a deadline.
     #[default]
     Failed,

@@ -90,6 +90,9 @@ pub struct Run {
     pub rejected: u64,
     /// Requests that ended in any other way.
     pub failed: u64,
+    /// Requests whose clients hung up on purpose; they count as offered and in no fraction.
+    #[serde(default)]
+    pub cancelled: u64,
     /// Times that requests were sent again.
     #[serde(default)]
     pub retries: u64,
@@ -198,13 +201,14 @@ impl Run {
             good: good().count() as u64,
             rejected: count_of(Ending::Rejected) as u64,
             failed: count_of(Ending::Failed) as u64,
+            cancelled: count_of(Ending::Cancelled) as u64,
             retries: records.iter().map(|it| u64::from(it.retries())).sum(),
             input_tokens: tokens(|it| it.input_tokens.0),
             output_tokens: tokens(|it| it.output_tokens.0),
             offered_rps: per_s(count(records.len())),
             request_throughput: per_s(count(completed().count())),
             request_goodput: per_s(goods),
-            good_request_fraction: ratio(goods, count(records.len())),
+            good_request_fraction: ratio(goods, count(judged(&records))),
             good_session_fraction: ratio(good_sessions, sessions),
             session_goodput: per_s(good_sessions),
             output_token_throughput: per_s(output_tokens(completed())),
@@ -276,7 +280,7 @@ pub(crate) fn cache_hit_rate<'a>(
 /// Good sessions and all of them; a session is good when all its turns are.
 fn sessions(records: &[&RequestRecord]) -> (f64, f64) {
     let mut sessions = BTreeMap::new();
-    for record in records {
+    for record in records.iter().filter(|it| it.ending != Ending::Cancelled) {
         if let Some(session) = record.session {
             let good = sessions.entry(session).or_insert(true);
             *good &= record.slo.good;
@@ -284,6 +288,11 @@ fn sessions(records: &[&RequestRecord]) -> (f64, f64) {
     }
     let good = sessions.values().filter(|good| **good).count();
     (count(good), count(sessions.len()))
+}
+
+/// Requests that could have been good: all but those whose clients hung up on purpose.
+pub(crate) fn judged(records: &[&RequestRecord]) -> usize {
+    records.iter().filter(|it| it.ending != Ending::Cancelled).count()
 }
 
 /// The busiest replica's requests over the mean replica's, of the replicas that answered any.

@@ -80,6 +80,7 @@ pub fn slices(records: &[RequestRecord], slice_s: u64) -> Vec<Window> {
             Ending::Completed => ended.completed.push(record),
             Ending::Rejected => ended.window.rejected += 1,
             Ending::Failed => ended.window.failed += 1,
+            Ending::Cancelled => {}
         }
     }
     let seconds = slices.keys().next_back().map_or(0, |last| last.saturating_add(1));

@@ -6,8 +6,9 @@ use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get, post},
 };
 use bytes::Bytes;
 use policy::{
@@ -23,7 +24,10 @@ use types::{
     request::Priority,
 };
 
-use crate::app::App;
+use crate::{app::App, goodput};
+
+mod access;
+mod members;
 
 /// The admin port.
 pub(crate) fn routes(app: Arc<App>) -> Router {
@@ -31,9 +35,15 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/admin/replicas", get(replicas))
+        .route("/admin/replicas", get(replicas).post(members::register))
+        .route("/admin/replicas/{name}", delete(members::remove))
+        .route("/admin/replicas/{name}/drain", post(members::drain))
+        .route("/admin/reload", post(members::reload))
         .route("/admin/policy", get(policy).put(put_policy))
         .route("/admin/admission", get(admission).put(put_admission))
+        .route("/admin/goodput", get(goodput))
+        .route("/admin/events", post(event))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
 }
 
@@ -106,6 +116,25 @@ impl From<Routing> for PolicyView {
 
 async fn policy(State(app): State<Arc<App>>) -> Json<PolicyView> {
     Json(app.fleet.dispatch().inspect(|_, it| it.routing()).into())
+}
+
+async fn goodput(State(app): State<Arc<App>>) -> Response {
+    Json(app.goodput.view()).into_response()
+}
+
+/// Opens a disruption window, or closes it.
+async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    match serde_json::from_slice::<goodput::Event>(&body) {
+        Ok(event) => match app.goodput.event(&event) {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err(problem) => wrong(problem),
+        },
+        Err(error) => {
+            let example = r#"send JSON such as {"kind": "deployment", "lasts_s": 300}"#;
+            wrong(format!("the event is not understood: {error}; {example}"))
+        }
+    }
 }
 
 /// Switches the strategy. Requests in flight, what is known of caches and conversations stay.

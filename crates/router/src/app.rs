@@ -1,19 +1,33 @@
 //! What all requests share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use types::block::HashKey;
 
 use crate::{
-    config::{Config, Limits, Priorities, Promises, Timeouts},
+    config::{Config, Limits, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
+    goodput::Goodput,
     intake::Reader,
+    network::Network,
+    quarantine::Quarantine,
+    registry::Registry,
+    reload::Reloader,
+    retries::Retries,
     telemetry::Telemetry,
+    tenants::Tenants,
+    token_ratio::TokenRatios,
+    tokenize::Tokenizers,
 };
 
 /// Bytes of body that one permit of the budget stands for.
@@ -24,6 +38,25 @@ const BUDGET_UNIT_BYTES: usize = 1_024;
 pub(crate) struct App {
     pub(crate) fleet: Fleet,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) goodput: Arc<Goodput>,
+    /// What a reload changes; a request keeps what it began with.
+    pub(crate) settings: ArcSwap<Settings>,
+    pub(crate) registry: Registry,
+    /// Set where the router was started with a file.
+    pub(crate) reloader: OnceLock<Arc<Reloader>>,
+    pub(crate) body_budget: Arc<Semaphore>,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) retries: Retries,
+    /// Set when the router has begun to end: it still serves, and says that it is not ready.
+    pub(crate) ending: AtomicBool,
+    /// Comes when the time for open answers is over.
+    pub(crate) cut: Cut,
+    request_ids: RequestIds,
+}
+
+/// What a reload changes.
+#[derive(Debug)]
+pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) attempts_max: u32,
@@ -31,12 +64,88 @@ pub(crate) struct App {
     pub(crate) tenant_header: Option<HeaderName>,
     pub(crate) promises: Promises,
     pub(crate) priorities: Priorities,
-    pub(crate) body_budget: Arc<Semaphore>,
-    /// Set when the router has begun to end: it still serves, and says that it is not ready.
-    pub(crate) ending: AtomicBool,
-    /// Cancelled when the time for open answers is over.
-    pub(crate) cut: CancellationToken,
-    request_ids: RequestIds,
+    pub(crate) tenants: Tenants,
+    pub(crate) admin_key: Option<KeyHash>,
+    pub(crate) registrable: Vec<Network>,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Settings {
+    /// What `config` says. Hashes and the cut into blocks stay as they were `before`: what is known
+    /// of caches and conversations is worth as much as they agree.
+    ///
+    /// # Errors
+    ///
+    /// Lists everything that can't be had.
+    pub(crate) fn new(config: &Config, before: &Self) -> Result<Self, Vec<String>> {
+        let reader = Reader {
+            sources: config.policy.sources()?,
+            tokenizers: before.reader.tokenizers.clone(),
+            ratios: before.reader.ratios.clone(),
+            ..*before.reader
+        };
+        Self::build(config, reader, &before.tenants)
+    }
+
+    /// As [`Self::new`], with nothing before.
+    pub(crate) fn first(
+        config: &Config,
+        hash_key: HashKey,
+        tokenizers: Tokenizers,
+    ) -> Result<Self, Vec<String>> {
+        let prefix = &config.policy.prefix;
+        let reader = Reader {
+            hash_key,
+            block: prefix.block.0,
+            sources: config.policy.sources()?,
+            tenants_share: prefix.shared_by_tenants,
+            tokenizers: Arc::new(tokenizers),
+            ratios: TokenRatios::default(),
+        };
+        Self::build(config, reader, &Tenants::default())
+    }
+
+    fn build(config: &Config, reader: Reader, tenants: &Tenants) -> Result<Self, Vec<String>> {
+        let key = config.admin.key.as_ref().map(Secret::hash).transpose();
+        Ok(Self {
+            limits: config.limits,
+            timeouts: config.timeouts,
+            attempts_max: config.attempts_max,
+            reader: Arc::new(reader),
+            tenant_header: config.tenant_header(),
+            promises: config.slo.clone(),
+            priorities: config.priority.clone(),
+            tenants: Tenants::new(&config.tenants, tenants)?,
+            admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
+            registrable: config.admin.networks()?,
+            drain_timeout: config.drain.timeout,
+        })
+    }
+}
+
+/// The moment from which answers that are still open are cut off.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cut {
+    /// Read with every event of every stream, where the token's lock would be contended.
+    has_come: Arc<AtomicBool>,
+    token: CancellationToken,
+}
+
+impl Cut {
+    /// Makes it now.
+    pub(crate) fn now(&self) {
+        self.has_come.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    pub(crate) fn has_come(&self) -> bool {
+        self.has_come.load(Ordering::Acquire)
+    }
+
+    /// Completes when it comes.
+    pub(crate) fn comes(&self) -> WaitForCancellationFutureOwned {
+        self.token.clone().cancelled_owned()
+    }
 }
 
 /// Names requests that come without a name.
@@ -48,21 +157,20 @@ struct RequestIds {
 
 impl App {
     /// Puts together what requests share; `run` tells this run's request ids from another's.
-    pub(crate) fn new(fleet: Fleet, config: &Config, reader: Reader, run: u32) -> Self {
+    pub(crate) fn new(fleet: Fleet, config: &Config, settings: Settings, run: u32) -> Self {
         let permits = config.limits.body_bytes_in_flight_max.0.div_ceil(BUDGET_UNIT_BYTES);
         Self {
             fleet,
             telemetry: Arc::new(Telemetry::new()),
-            limits: config.limits,
-            timeouts: config.timeouts,
-            attempts_max: config.attempts_max,
-            reader: Arc::new(reader),
-            tenant_header: config.tenant_header(),
-            promises: config.slo.clone(),
-            priorities: config.priority.clone(),
+            goodput: Arc::new(Goodput::new()),
+            quarantine: Quarantine::new(settings.reader.hash_key),
+            retries: Retries::default(),
+            settings: ArcSwap::from_pointee(settings),
+            registry: Registry::default(),
+            reloader: OnceLock::new(),
             body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             ending: AtomicBool::new(false),
-            cut: CancellationToken::new(),
+            cut: Cut::default(),
             request_ids: RequestIds { run, next: AtomicU64::new(0) },
         }
     }

@@ -13,7 +13,8 @@
 
 use std::sync::Arc;
 
-use axum::{extract::Request, response::Response};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use wire::openai::Endpoint;
 
 use crate::{
@@ -22,11 +23,16 @@ use crate::{
     passage::Passage,
     reject::{self, Refusal},
     relay,
+    reply::Reply,
     upstream::{self, Answer},
 };
 
 /// Serves one request of the data port.
-pub(crate) async fn complete(app: Arc<App>, endpoint: Endpoint, request: Request) -> Response {
+pub(crate) async fn complete(
+    app: Arc<App>,
+    endpoint: Endpoint,
+    request: Request<Incoming>,
+) -> Response<Reply> {
     let mut passage = Passage::begin(&app, endpoint, request.headers());
     match answer(&app, &mut passage, request).await {
         Ok(answer) => relay::stream(&app, answer, passage),
@@ -34,7 +40,11 @@ pub(crate) async fn complete(app: Arc<App>, endpoint: Endpoint, request: Request
     }
 }
 
-async fn answer(app: &App, passage: &mut Passage, request: Request) -> Result<Answer, Refusal> {
+async fn answer(
+    app: &App,
+    passage: &mut Passage,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
     // Parses what routing needs and names the prompt's blocks.
     let intake = intake::read(app, passage, request).await?;
     // Chooses a replica and reserves the request's place on it, when one has room.

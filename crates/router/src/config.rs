@@ -1,32 +1,40 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
-mod promises;
-
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use fleet::{client::ClientConfig, fleet::FleetConfig, health::HealthConfig, replica::Origin};
+use fleet::{
+    client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
+};
 use policy::{
     admission::AdmissionConfig,
-    config::{
-        CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
-        StrategyName,
-    },
-    estimate::EstimateConfig,
+    config::{DispatcherConfig, PrefixConfig, SessionConfig},
 };
 use serde::{Deserialize, Serialize};
-use wire::headers::session::{SOURCES, Source, Sources};
+
+use types::block::HashKey;
 
 pub(crate) use self::promises::read as read_promise;
-pub use self::promises::{Bounds, Priorities, Promises};
+pub use self::{
+    promises::{Bounds, Priorities, Promises},
+    replica::Replica,
+    secret::Secret,
+    sections::{
+        Admin, Discovery, Drain, Health, Limits, Policy, Prefix, Recording, Session, Tenant,
+        Timeouts,
+    },
+};
 pub use types::units;
-use types::units::{ByteSize, TokenCount};
+
+mod promises;
+mod replica;
+pub(crate) mod secret;
+mod sections;
 
 /// The router's configuration. Every field but `replicas` has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +46,10 @@ pub struct Config {
     pub admin: Admin,
     /// The replicas to route to.
     pub replicas: Vec<Replica>,
+    /// Where more replicas are found. Absent: nowhere.
+    pub discovery: Option<Discovery>,
+    /// Who may send requests, and how many. Absent: everyone, without a key.
+    pub tenants: Vec<Tenant>,
     /// How replicas are chosen.
     pub policy: Policy,
     /// What requests are promised.
@@ -61,176 +73,14 @@ pub struct Config {
     /// Keys every hash; routers that share a fleet must share it. Drawn at random when absent.
     #[serde(skip_serializing)]
     pub hash_seed: Option<u64>,
+    /// Folders of models' tokenizers (`tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`), by
+    /// the names that clients give the models. Without one, text is counted in bytes.
+    pub tokenizers: BTreeMap<String, PathBuf>,
     /// Header that names the tenant, which a trusted proxy in front must set; tenants then never
     /// share a prefix or a session. Absent: everyone is one tenant.
     pub tenant_header: Option<String>,
     /// Threads that serve; one for each core when absent.
     pub worker_threads: Option<NonZeroUsize>,
-}
-
-/// The admin port.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Admin {
-    /// Its address, which must be a loopback one: nothing on it asks who is there.
-    pub listen: SocketAddr,
-}
-
-/// A replica.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Replica {
-    /// Name in headers, logs and metrics; the host and port when absent.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// Where it is: `http://HOST:PORT`.
-    pub url: String,
-}
-
-/// How replicas are chosen.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Policy {
-    /// The rule.
-    pub strategy: StrategyName,
-    /// How prefixes are remembered.
-    pub prefix: Prefix,
-    /// How conversations are remembered.
-    pub session: Session,
-    /// When the rule's choice gives way. Absent: for `sticky` and `prefix-aware` with the
-    /// defaults, for the others never.
-    pub saturation: Option<Saturation>,
-    /// What `least-latency` weighs.
-    pub cost: CostWeights,
-    /// What predictions start from.
-    pub estimate: EstimateConfig,
-}
-
-/// How prefixes are remembered.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Prefix {
-    /// Tokens in one block of the index.
-    pub block: TokenCount,
-    /// Most memory for the index, whatever the number of replicas.
-    pub index_bytes_max: ByteSize,
-    /// Most memory for what engines say they hold; none is claimed where none says anything.
-    pub held_bytes_max: ByteSize,
-    /// Replicas the index has room for at first.
-    pub replicas: NonZeroUsize,
-    /// Share of the prompt a replica must hold for `prefix-aware` to follow it, 0 to 1.
-    pub match_min: f64,
-}
-
-/// How conversations are remembered.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Session {
-    /// How long a conversation stays bound after it was last served.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub ttl: Duration,
-    /// Most conversations remembered.
-    pub sessions_max: NonZeroUsize,
-    /// Where a request's session is looked for, first to last; `x-sluice-session-id` goes before
-    /// all of them.
-    pub keys: Vec<String>,
-}
-
-/// How replicas are watched.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Health {
-    /// Path of the probe.
-    pub path: String,
-    /// Time between two probes of a replica that is well; others are probed five times as often.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub interval: Duration,
-    /// Longest time a probe may take.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub timeout: Duration,
-    /// Failed probes in a row that eject.
-    pub probe_failures: u32,
-    /// Failed requests in a row that eject; a refused connection ejects at once.
-    pub request_failures: u32,
-    /// Answered probes in a row that readmit.
-    pub probe_successes: u32,
-    /// Shortest ejection; doubles with each, up to eight times this.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub ejection: Duration,
-    /// Time between two readings of a replica's metrics.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub scrape_interval: Duration,
-}
-
-/// What clients may send.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Longest body.
-    pub body_bytes_max: ByteSize,
-    /// Most memory for all bodies at once; more is refused with 503.
-    pub body_bytes_in_flight_max: ByteSize,
-    /// Most connections at once; more wait to be accepted.
-    pub connections_max: usize,
-}
-
-/// How long things may take.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// For a connection to a replica to come about.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub connect: Duration,
-    /// From a request's last byte to its answer's head, which comes last when it does not stream.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub answer: Duration,
-    /// Between two pieces of an answer.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub stall: Duration,
-    /// For a client to send its head.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub client_head: Duration,
-    /// For a client to send its body.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub client_body: Duration,
-    /// How long an unused connection to a replica is kept; shorter than the replica keeps it.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub upstream_idle: Duration,
-}
-
-/// How the router ends.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Drain {
-    /// How long it takes requests after it said that it is not ready, so that balancers notice.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub lame_duck: Duration,
-    /// Longest time that open answers get after that.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub timeout: Duration,
-}
-
-/// Where decisions are recorded.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recording {
-    /// Folder, which must exist; each run makes a file of its own in it.
-    pub directory: PathBuf,
-    /// Length at which a recording ends.
-    #[serde(default = "Recording::bytes_max")]
-    pub bytes_max: ByteSize,
-}
-
-impl Recording {
-    /// A recording in `directory` that ends at the default length.
-    #[must_use]
-    pub const fn into_directory(directory: PathBuf) -> Self {
-        Self { directory, bytes_max: Self::bytes_max() }
-    }
-
-    const fn bytes_max() -> ByteSize {
-        ByteSize(1 << 30)
-    }
 }
 
 impl Default for Config {
@@ -239,6 +89,8 @@ impl Default for Config {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
             admin: Admin::default(),
             replicas: Vec::new(),
+            discovery: None,
+            tenants: Vec::new(),
             policy: Policy::default(),
             slo: Promises::default(),
             priority: Priorities::default(),
@@ -250,96 +102,10 @@ impl Default for Config {
             drain: Drain::default(),
             recording: None,
             hash_seed: None,
+            tokenizers: BTreeMap::new(),
             tenant_header: None,
             worker_threads: None,
         }
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into() }
-    }
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            strategy: StrategyName::PrefixAware,
-            prefix: Prefix::default(),
-            session: Session::default(),
-            saturation: None,
-            cost: CostWeights::default(),
-            estimate: EstimateConfig::default(),
-        }
-    }
-}
-
-impl Default for Prefix {
-    fn default() -> Self {
-        let PrefixConfig { block, index_bytes_max, held_bytes_max, replicas } =
-            PrefixConfig::default();
-        Self {
-            block: TokenCount(block),
-            index_bytes_max: ByteSize(index_bytes_max),
-            held_bytes_max: ByteSize(held_bytes_max),
-            replicas,
-            match_min: Routing::MATCH_MIN,
-        }
-    }
-}
-
-impl Default for Session {
-    fn default() -> Self {
-        let SessionConfig { ttl, sessions_max } = SessionConfig::default();
-        Self { ttl, sessions_max, keys: SOURCES.map(str::to_owned).to_vec() }
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        let FleetConfig { health, health_path, scrape_interval, client: _ } =
-            FleetConfig::default();
-        Self {
-            path: health_path,
-            interval: health.interval,
-            timeout: health.timeout,
-            probe_failures: health.probe_failures,
-            request_failures: health.request_failures,
-            probe_successes: health.probe_successes,
-            ejection: health.ejection,
-            scrape_interval,
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            body_bytes_max: ByteSize(32 << 20),
-            body_bytes_in_flight_max: ByteSize(512 << 20),
-            connections_max: 10_000,
-        }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let ClientConfig { connect_timeout, idle_timeout, idle_max: _ } = ClientConfig::default();
-        Self {
-            connect: connect_timeout,
-            answer: Duration::from_secs(600),
-            stall: Duration::from_secs(60),
-            client_head: Duration::from_secs(10),
-            client_body: Duration::from_secs(60),
-            upstream_idle: idle_timeout,
-        }
-    }
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Self { lame_duck: Duration::from_secs(5), timeout: Duration::from_secs(120) }
     }
 }
 
@@ -403,17 +169,12 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = self.replica_problems();
+        let mut problems = replica::problems(self);
         problems.extend(self.policy.problems());
         problems.extend(self.slo.problems());
         problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
-        if !self.admin.listen.ip().is_loopback() {
-            problems.push(format!(
-                "admin.listen: {} is not a loopback address; nothing on the admin port asks who is \
-                 there, so reach it through a tunnel",
-                self.admin.listen
-            ));
-        }
+        problems.extend(self.admin.problems());
+        problems.extend(self.tenant_problems());
         if self.listen == self.admin.listen && self.listen.port() != 0 {
             problems.push(format!("admin.listen: {} is the data port too", self.listen));
         }
@@ -448,6 +209,9 @@ impl Config {
             ("timeouts.stall", timeouts.stall),
             ("timeouts.client_head", timeouts.client_head),
             ("timeouts.client_body", timeouts.client_body),
+            ("timeouts.client_stall", timeouts.client_stall),
+            ("health.silence", health.silence),
+            ("health.standstill", health.standstill),
             ("timeouts.upstream_idle", timeouts.upstream_idle),
         ]
         .map(|(name, value)| (name, value.is_zero()));
@@ -462,31 +226,35 @@ impl Config {
         durations.into_iter().chain(numbers).filter(|it| it.1).map(|it| it.0)
     }
 
-    fn replica_problems(&self) -> Vec<String> {
-        if self.replicas.is_empty() {
-            return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
-        }
+    fn tenant_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
-        for (at, replica) in self.replicas.iter().enumerate() {
-            match replica.url.parse::<Origin>() {
-                Ok(origin) => {
-                    if !urls.insert(origin.to_string()) {
-                        problems.push(format!("replicas[{at}].url: {origin} is there twice"));
-                    }
+        let mut names = BTreeSet::new();
+        for (at, tenant) in self.tenants.iter().enumerate() {
+            let mut wrong =
+                |field, problem| problems.push(format!("tenants[{at}].{field}: {problem}"));
+            if let Some(problem) = name_problem(&tenant.name) {
+                wrong("name", problem);
+            }
+            if !names.insert(&tenant.name) {
+                wrong("name", format!("`{}` is there twice", tenant.name.escape_debug()));
+            }
+            if tenant.keys.is_empty() {
+                wrong("keys", "name at least one".to_owned());
+            }
+            for (field, value) in [
+                ("requests_per_minute", tenant.requests_per_minute),
+                ("tokens_per_minute", tenant.tokens_per_minute),
+                ("concurrency", tenant.concurrency),
+            ] {
+                if value == Some(0) {
+                    wrong(field, "must be more than zero".to_owned());
                 }
-                Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
             }
-            let name = replica.name();
-            if name.is_empty() || 64 < name.len() || !name.bytes().all(|it| it.is_ascii_graphic()) {
-                problems.push(format!(
-                    "replicas[{at}].name: `{}` must be 1 to 64 printable characters without spaces",
-                    name.escape_debug()
-                ));
-            }
-            if !names.insert(name) {
-                problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
-            }
+        }
+        if !self.tenants.is_empty() && self.tenant_header.is_some() {
+            problems.push(
+                "tenant_header: a tenant is known by its key where tenants are listed".to_owned(),
+            );
         }
         problems
     }
@@ -518,7 +286,7 @@ impl Config {
 
     /// What the fleet is told.
     #[must_use]
-    pub fn fleet(&self) -> FleetConfig {
+    pub fn fleet(&self, key: HashKey) -> FleetConfig {
         let health = &self.health;
         FleetConfig {
             health: HealthConfig {
@@ -528,6 +296,8 @@ impl Config {
                 request_failures: health.request_failures,
                 probe_successes: health.probe_successes,
                 ejection: health.ejection,
+                silence: health.silence,
+                standstill: health.standstill,
             },
             health_path: health.path.clone(),
             scrape_interval: health.scrape_interval,
@@ -536,71 +306,19 @@ impl Config {
                 idle_timeout: self.timeouts.upstream_idle,
                 ..ClientConfig::default()
             },
+            naming: BlockNaming { key, block: self.policy.prefix.block.0 },
         }
     }
 }
 
-impl Replica {
-    /// Its name: the one given, or the host and port.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        let address = || self.url.trim_start_matches("http://").trim_end_matches('/');
-        self.name.as_deref().unwrap_or_else(address)
-    }
-}
-
-impl Policy {
-    /// How replicas are chosen.
-    #[must_use]
-    pub fn routing(&self) -> Routing {
-        let default = Routing::new(self.strategy);
-        Routing {
-            saturation: self.saturation.or(default.saturation),
-            match_min: self.prefix.match_min,
-            cost: self.cost,
-            ..default
-        }
-    }
-
-    /// Where sessions are looked for.
-    ///
-    /// # Errors
-    ///
-    /// With a line for each source that is none.
-    pub fn sources(&self) -> Result<Sources, Vec<String>> {
-        let (mut sources, mut problems) = (Vec::new(), Vec::new());
-        for (at, text) in self.session.keys.iter().enumerate() {
-            match text.parse::<Source>() {
-                Ok(source) => sources.push(source),
-                Err(error) => problems.push(format!("policy.session.keys[{at}]: {error}")),
-            }
-        }
-        if problems.is_empty() { Ok(Sources::new(sources)) } else { Err(problems) }
-    }
-
-    fn problems(&self) -> Vec<String> {
-        let mut problems = self.sources().err().unwrap_or_default();
-        let saturation = self.saturation.iter().flat_map(Saturation::problems);
-        problems.extend(saturation.map(|it| format!("policy.saturation.{it}")));
-        if !(0.0..=1.0).contains(&self.prefix.match_min) {
-            problems.push(format!(
-                "policy.prefix.match_min: must be a share from 0 to 1, not {}",
-                self.prefix.match_min
-            ));
-        }
-        problems.extend(self.cost.problems().into_iter().map(|it| format!("policy.cost.{it}")));
-        let estimate = self.estimate.problems().into_iter();
-        problems.extend(estimate.map(|it| format!("policy.estimate.coefficients.{it}")));
-        let block = self.prefix.block.0.0;
-        if !(1..=4_096).contains(&block) {
-            problems.push(format!("policy.prefix.block: must be 1 to 4096 tokens, not {block}"));
-        }
-        let bytes = self.prefix.index_bytes_max;
-        if bytes.0 < 1 << 16 {
-            problems.push(format!("policy.prefix.index_bytes_max: {bytes} is less than 64KiB"));
-        }
-        problems
-    }
+/// What is wrong with a name, if anything.
+pub(crate) fn name_problem(name: &str) -> Option<String> {
+    let fits = (1..=64).contains(&name.len()) && name.bytes().all(|it| it.is_ascii_graphic());
+    let told = || {
+        let name = name.escape_debug();
+        format!("`{name}` must be 1 to 64 printable characters without spaces")
+    };
+    (!fits).then(told)
 }
 
 #[cfg(test)]

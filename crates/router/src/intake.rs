@@ -1,14 +1,14 @@
 //! Reads a request as far as routing needs it, and keeps its bytes as they came.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use axum::{body::Body, extract::Request};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use types::{
-    block::HashKey,
+    block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
     request::{ModelId, Request as Routed, SessionKey, TenantId},
 };
@@ -18,7 +18,14 @@ use wire::{
     prompt::PromptHash,
 };
 
-use crate::{app::App, config::read_promise, passage::Passage, reject::Refusal};
+use crate::{
+    app::{App, Settings},
+    config::read_promise,
+    passage::Passage,
+    reject::Refusal,
+    token_ratio::TokenRatios,
+    tokenize::Tokenizers,
+};
 
 /// Bodies longer than this are read off the threads that serve: parsing takes milliseconds then.
 const INLINE_BYTES_MAX: usize = 256 << 10;
@@ -36,6 +43,8 @@ pub(crate) struct Outbound {
     pub(crate) path: PathAndQuery,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// How long an answer may take to begin: what the router allows, or the client where that is less.
+    pub(crate) answer_within: Duration,
     /// The body's share of the memory for bodies.
     _budget: OwnedSemaphorePermit,
 }
@@ -48,27 +57,46 @@ struct Read {
     tenant: TenantId,
     output_max: Option<Tokens>,
     streamed: bool,
+    /// What the names of its blocks begin from, where its tokens can be told.
+    tokenised_from: Option<ChainSeed>,
 }
 
 /// Reads `request`.
 pub(crate) async fn read(
     app: &App,
     passage: &mut Passage,
-    request: Request,
+    request: Request<Incoming>,
 ) -> Result<Intake, Refusal> {
     let (head, body) = request.into_parts();
     let mut headers = head.headers;
     if headers.get(header::CONTENT_ENCODING).is_some_and(|it| it != "identity") {
         return Err(Refusal::Encoded);
     }
-    let (body, budget) = receive(app, &headers, body).await?;
-    let tenant = tenant(app, &headers)?;
-    let (slo, priority) = read_promise(&app.promises, &app.priorities, &headers, tenant.as_deref());
+    let settings = Arc::clone(passage.settings());
+    // Before the body, which nobody unknown may have us keep.
+    let known = settings.tenants.identify(&mut headers)?;
+    let tenant = match &known {
+        Some(tenant) => Some(tenant.name.clone()),
+        None => named_tenant(&settings, &headers)?,
+    };
+    let (slo, priority) =
+        read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
     passage.ranked(priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
-    let read = interpret(&app.reader, passage.endpoint(), &headers, tenant, &body).await?;
-    passage.describe(&read.model, read.prompt.prompt);
+    let (body, budget) = receive(app, &settings, &headers, body).await?;
+    let endpoint = passage.endpoint();
+    let mut read = interpret(&settings.reader, endpoint, &headers, tenant, &body).await?;
+    if let Some(seed) = read.tokenised_from {
+        let Reader { tokenizers, block, .. } = &*settings.reader;
+        let tokenised =
+            tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block).await;
+        read.prompt = tokenised.unwrap_or(read.prompt);
+    }
+    passage.describe(&read.model, &read.prompt);
+    if let Some(tenant) = known {
+        passage.grant(tenant.admit(read.prompt.prompt)?);
+    }
 
     headers::strip_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
@@ -93,6 +121,7 @@ pub(crate) async fn read(
         },
         outbound: Outbound {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
+            answer_within: answer_within(&settings, &headers),
             headers,
             body,
             _budget: budget,
@@ -103,10 +132,11 @@ pub(crate) async fn read(
 /// Receives the body within the limits of length, memory and time.
 async fn receive(
     app: &App,
+    settings: &Settings,
     headers: &HeaderMap,
-    body: Body,
+    body: Incoming,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
-    let bytes_max = app.limits.body_bytes_max.0;
+    let bytes_max = settings.limits.body_bytes_max.0;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
     if announced.is_some_and(|it| bytes_max < it) {
         return Err(Refusal::TooLarge { bytes_max });
@@ -116,7 +146,7 @@ async fn receive(
     let budget = Arc::clone(&app.body_budget).try_acquire_many_owned(permits);
     let budget = budget.map_err(|_| Refusal::OutOfMemory)?;
     let collected = Limited::new(body, bytes_max).collect();
-    match tokio::time::timeout(app.timeouts.client_body, collected).await {
+    match tokio::time::timeout(settings.timeouts.client_body, collected).await {
         Ok(Ok(body)) => {
             let body = body.to_bytes();
             let budget = keep(budget, body.len());
@@ -124,8 +154,14 @@ async fn receive(
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge { bytes_max }),
         Ok(Err(_)) => Err(Refusal::BodyBroken),
-        Err(_) => Err(Refusal::BodyTimedOut { after: app.timeouts.client_body }),
+        Err(_) => Err(Refusal::BodyTimedOut { after: settings.timeouts.client_body }),
     }
+}
+
+fn answer_within(settings: &Settings, headers: &HeaderMap) -> Duration {
+    let most = settings.timeouts.answer;
+    let asked = headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis);
+    asked.map_or(most, |it| it.min(most))
 }
 
 /// Gives back what of `budget` a body of `bytes` does not take after all.
@@ -138,18 +174,23 @@ fn length(value: &HeaderValue) -> Option<usize> {
     value.to_str().ok()?.parse().ok()
 }
 
-fn tenant(app: &App, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let Some(name) = &app.tenant_header else { return Ok(None) };
+fn named_tenant(settings: &Settings, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(name) = &settings.tenant_header else { return Ok(None) };
     let value = headers.get(name).ok_or(Refusal::NoTenant)?;
     Ok(Some(String::from_utf8_lossy(value.as_bytes()).into_owned()))
 }
 
 /// How bodies are read; the same for all requests.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) hash_key: HashKey,
     pub(crate) block: Tokens,
     pub(crate) sources: Sources,
+    /// Whether tenants find each other's prompts.
+    pub(crate) tenants_share: bool,
+    pub(crate) tokenizers: Arc<Tokenizers>,
+    /// How long tokens are, for models without a tokenizer.
+    pub(crate) ratios: TokenRatios,
 }
 
 impl Reader {
@@ -161,9 +202,25 @@ impl Reader {
         body: &[u8],
     ) -> Result<Read, BadRequest> {
         let view = openai::parse(endpoint, body)?;
-        let session = self.sources.find(headers, &view, self.hash_key, tenant);
+        let key = self.hash_key;
+        let prompt = view.hash_prompt_of(
+            key,
+            tenant.filter(|_| !self.tenants_share),
+            self.block,
+            self.ratios.centibytes(ModelId::from_name(&view.model)),
+        );
+        let session = self.sources.find(headers, &view, key, tenant, prompt.first_turn);
         Ok(Read {
-            prompt: view.hash_prompt(self.hash_key, tenant, self.block),
+            prompt,
+            tokenised_from: self.tokenizers.knows(&view.model).then(|| {
+                let scope = Scope {
+                    model: &view.model,
+                    adapter: view.adapter.as_deref(),
+                    tenant: tenant.filter(|_| !self.tenants_share),
+                    cache_salt: view.cache_salt.as_deref(),
+                };
+                ChainSeed::new(self.hash_key, &scope)
+            }),
             session: session.map(|it| it.key),
             tenant: tenant.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it)),
             output_max: view.output_max,

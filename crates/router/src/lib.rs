@@ -3,18 +3,35 @@
 //! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
 //! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
 //! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
-//! `routes`, `models` and `admin` what is served on them.
+//! `routes`, `models`, `feedback` and `admin` what is served on them; `goodput` what became of requests.
 
 mod admin;
 mod app;
+mod client_io;
 mod completion;
 pub mod config;
+mod discovery;
+mod feedback;
+mod goodput;
 mod intake;
 mod models;
+mod network;
 mod passage;
+mod quarantine;
+mod registry;
 mod reject;
 mod relay;
+pub mod reload;
+mod reply;
+mod retries;
 mod routes;
 pub mod serve;
 pub mod telemetry;
+mod tenants;
+mod token_ratio;
+#[cfg(feature = "tokenizer")]
+mod tokenize;
+#[cfg(not(feature = "tokenizer"))]
+#[path = "tokenize_absent.rs"]
+mod tokenize;
 mod upstream;

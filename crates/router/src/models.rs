@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, response::IntoResponse as _, response::Response};
 use fleet::fleet::Fleet;
+use http::{Response, StatusCode};
 use policy::event::Reject;
 use serde_json::{Value, json};
 use types::replica::Health;
 use wire::openai::Dialect;
 
-use crate::reject::{self, Refusal};
+use crate::{
+    reject::{self, Refusal},
+    reply::{self, Reply},
+};
 
 /// Every model that a ready replica lists, by name; of equal names the first replica's entry.
 fn merged(fleet: &Fleet) -> BTreeMap<String, Value> {
@@ -25,18 +28,18 @@ fn merged(fleet: &Fleet) -> BTreeMap<String, Value> {
 }
 
 /// Lists the models.
-pub(crate) fn list(fleet: &Fleet) -> Response {
+pub(crate) fn list(fleet: &Fleet) -> Response<Reply> {
     if !fleet.is_ready() {
         return reject::error(&Refusal::Dispatcher(Reject::NoReplicas), Dialect::OpenAi);
     }
     let data: Vec<Value> = merged(fleet).into_values().collect();
-    Json(json!({ "object": "list", "data": data })).into_response()
+    reply::json(StatusCode::OK, json!({ "object": "list", "data": data }).to_string())
 }
 
 /// Shows one model.
-pub(crate) fn show(fleet: &Fleet, name: &str) -> Response {
+pub(crate) fn show(fleet: &Fleet, name: &str) -> Response<Reply> {
     match merged(fleet).remove(name) {
-        Some(entry) => Json(entry).into_response(),
+        Some(entry) => reply::json(StatusCode::OK, entry.to_string()),
         None => reject::error(&Refusal::Dispatcher(Reject::UnknownModel), Dialect::OpenAi),
     }
 }

@@ -11,18 +11,22 @@ use policy::{
     admission::Gate,
     event::{Placement, Reject},
 };
+use report::Ending;
 use tokio::time::Instant;
 use types::{
     outcome::Outcome,
     quantity::Tokens,
-    request::{Priority, Request},
+    request::{ModelId, Priority, Request, TenantId},
+    slo::Slo,
 };
-use wire::{headers, openai::Endpoint, usage::Usage};
+use wire::{headers, openai::Endpoint, prompt::PromptHash, usage::Usage};
 
 use crate::{
-    app::App,
+    app::{App, Settings},
+    goodput::{Goodput, Left},
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
+    tenants::Grant,
 };
 
 /// Longest piece of a model's name that is logged; a client may send any.
@@ -66,10 +70,52 @@ impl End {
     }
 }
 
+impl End {
+    /// How the request ended for whoever asked, told the status of an answer that came whole.
+    const fn ending(self, status: StatusCode) -> Ending {
+        match self {
+            Self::Complete if status.as_u16() < 400 => Ending::Completed,
+            Self::Refused => Ending::Rejected,
+            Self::Complete | Self::ClientGone | Self::ReplicaFailed | Self::Cut => Ending::Failed,
+        }
+    }
+}
+
+/// What a request was promised, and to whom.
+#[derive(Debug)]
+struct Promise {
+    class: String,
+    tenant: TenantId,
+    slo: Slo,
+}
+
+impl Promise {
+    fn begin(head: &HeaderMap) -> Self {
+        let class = head.get(headers::SLO_CLASS).and_then(|it| it.to_str().ok());
+        let class = class.unwrap_or_default().to_owned();
+        Self { class, tenant: TenantId::NONE, slo: Slo::default() }
+    }
+
+    /// Learns what the request's place on a replica was asked for with. Of an answer that comes at once
+    /// nobody sees the first token.
+    fn made(&mut self, request: &Request) {
+        self.tenant = request.tenant;
+        self.slo = if request.streamed {
+            request.slo
+        } else {
+            let Slo { e2e, completion, .. } = request.slo;
+            Slo { e2e, completion, ..Slo::default() }
+        };
+    }
+}
+
 /// One request on its way.
 #[derive(Debug)]
 pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,
+    goodput: Arc<Goodput>,
+    settings: Arc<Settings>,
+    grant: Option<Grant>,
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
@@ -80,12 +126,17 @@ pub(crate) struct Passage {
     waited: Duration,
     /// The gate that it found closed everywhere.
     gate: Option<Gate>,
+    /// The model, where the prompt's length is estimated by what was learned of it.
+    estimated: Option<ModelId>,
+    promise: Promise,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
     status: StatusCode,
     dropped: Option<&'static str>,
     error: Option<&'static str>,
     ttft: Option<Duration>,
+    /// The longest gap of the answer, and the shortest.
+    gaps: Option<(Duration, Duration)>,
     bytes: u64,
     usage: Usage,
     /// Pieces in which the answer came.
@@ -98,6 +149,9 @@ impl Passage {
     pub(crate) fn begin(app: &App, endpoint: Endpoint, head: &HeaderMap) -> Self {
         Self {
             telemetry: Arc::clone(&app.telemetry),
+            goodput: Arc::clone(&app.goodput),
+            settings: app.settings.load_full(),
+            grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
             received: Instant::now(),
@@ -106,12 +160,15 @@ impl Passage {
             priority: Priority::default(),
             waited: Duration::ZERO,
             gate: None,
+            estimated: None,
+            promise: Promise::begin(head),
             ticket: None,
             sent: None,
             status: StatusCode::OK,
             dropped: None,
             error: None,
             ttft: None,
+            gaps: None,
             bytes: 0,
             usage: Usage::default(),
             pieces: None,
@@ -123,14 +180,25 @@ impl Passage {
         self.endpoint
     }
 
+    /// The settings that were in force when the request came.
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Keeps what was taken out of a tenant's share until the request is over.
+    pub(crate) fn grant(&mut self, grant: Grant) {
+        self.grant = Some(grant);
+    }
+
     pub(crate) fn request_id(&self) -> &HeaderValue {
         &self.request_id
     }
 
     /// Learns what the body asks for.
-    pub(crate) fn describe(&mut self, model: &str, prompt: Tokens) {
+    pub(crate) fn describe(&mut self, model: &str, prompt: &PromptHash) {
         self.model.push_str(model.get(..MODEL_BYTES_LOGGED).unwrap_or(model));
-        self.prompt = prompt;
+        self.prompt = prompt.prompt;
+        self.estimated = prompt.is_estimated.then(|| ModelId::from_name(model));
     }
 
     /// Learns how urgent the request is.
@@ -140,11 +208,12 @@ impl Passage {
 
     /// Has a replica chosen and the request's place on it reserved, as soon as one has room.
     pub(crate) async fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
+        self.promise.made(&request);
         let started = Instant::now();
         let placed = tokio::select! {
             biased;
             placed = app.fleet.dispatch().place(request) => placed,
-            () = app.cut.cancelled() => return Err(Refusal::ShuttingDown),
+            () = app.cut.comes() => return Err(Refusal::ShuttingDown),
         };
         self.waited = started.elapsed();
         self.telemetry.decided(self.waited, placed.as_ref().ok().map(|it| it.placement()));
@@ -204,7 +273,9 @@ impl Passage {
     }
 
     /// Learns the time between two pieces of the answer.
-    pub(crate) fn gap(&self, gap: Duration) {
+    pub(crate) fn gap(&mut self, gap: Duration) {
+        let (longest, shortest) = self.gaps.unwrap_or((gap, gap));
+        self.gaps = Some((longest.max(gap), shortest.min(gap)));
         if let Some((_, metrics)) = &self.sent {
             metrics.itl.record(gap);
         }
@@ -232,7 +303,13 @@ impl Passage {
     /// Adds what is known of the decision to the answer's head.
     pub(crate) fn write_headers(&self, head: &mut HeaderMap) {
         head.insert(headers::REQUEST_ID, self.request_id.clone());
-        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else { return };
+        if let Some(grant) = &self.grant {
+            grant.tenant().write_headers(head);
+        }
+        let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else {
+            head.insert(headers::ATTEMPTS, HeaderValue::from(0_u32));
+            return;
+        };
         head.insert(headers::POLICY, HeaderValue::from_static(placement.strategy.as_str()));
         head.insert(headers::DECISION, HeaderValue::from_static(placement.reason.as_str()));
         head.insert(headers::ATTEMPTS, HeaderValue::from(placement.attempt));
@@ -247,12 +324,31 @@ impl Passage {
         }
     }
 
+    fn count(&self) {
+        self.goodput.left(&Left {
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            model: &self.model,
+            slo_class: &self.promise.class,
+            tenant: self.promise.tenant,
+            slo: self.promise.slo,
+            received: self.received,
+            ttft: self.ttft,
+            gaps: self.gaps,
+            ending: self.end.ending(self.status),
+            attempts: self.ticket.as_ref().map_or(1, |it| it.placement().attempt),
+            prompt: self.usage.prompt.unwrap_or(self.prompt),
+            output: self.usage.completion,
+            cached: self.usage.cached,
+        });
+    }
+
     fn log(&self) {
         let placement = self.ticket.as_ref().map(Ticket::placement);
         let ms = |it: Duration| it.as_micros() as f64 / 1e3;
         tracing::info!(
             request_id = self.request_id.to_str().unwrap_or_default(),
             endpoint = self.endpoint.path(),
+            tenant = self.grant.as_ref().map(|it| it.tenant().name.as_str()),
             model = self.model,
             status = self.status.as_u16(),
             end = self.end.as_str(),
@@ -278,10 +374,23 @@ impl Drop for Passage {
     fn drop(&mut self) {
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped, self.priority, self.gate);
+        if let (End::Complete, Some((replica, _)), Some(ticket)) =
+            (self.end, &self.sent, &self.ticket)
+        {
+            if let Some((model, prompt)) = self.estimated.zip(self.usage.prompt) {
+                self.settings.reader.ratios.learn(model, self.prompt, prompt);
+            }
+            let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
+            replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
+        }
+        if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
+            grant.produced(produced);
+        }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());
             replica.used(&self.usage);
         }
+        self.count();
         self.log();
     }
 }

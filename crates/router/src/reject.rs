@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use axum::response::Response;
-use bytes::Bytes;
 use fleet::health::Failure;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use policy::event::Reject;
 use wire::{
     error_body::{ErrorBody, ErrorKind},
@@ -14,7 +11,10 @@ use wire::{
     openai::{BadRequest, Dialect},
 };
 
-use crate::passage::{End, Passage};
+use crate::{
+    passage::{End, Passage},
+    reply::{self, Reply},
+};
 
 /// The time in which a probe can find a replica well again, or a body in memory can leave.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -28,6 +28,12 @@ pub(crate) enum Refusal {
     /// No such path.
     #[error("no such path; see GET /v1/models and POST /v1/chat/completions")]
     NoPath,
+    /// Where the request ends is a matter of opinion.
+    #[error("{0}")]
+    Framing(&'static str),
+    /// It expects what nobody here does.
+    #[error("expect: only 100-continue is met")]
+    Expectation,
     /// The path is served with another method.
     #[error("method not allowed here; use {allowed}")]
     Method { allowed: &'static str },
@@ -46,6 +52,12 @@ pub(crate) enum Refusal {
     /// A tenant is required, and none is named.
     #[error("the request names no tenant: the proxy in front must set the tenant header")]
     NoTenant,
+    /// A key is required.
+    #[error("send a valid API key as `authorization: Bearer KEY`")]
+    NoKey,
+    /// The tenant's share is used up.
+    #[error("the limit of {what} is reached; come again in {after:.1?}")]
+    Quota { what: &'static str, after: Duration },
     /// All bodies together take too much memory.
     #[error("too many bytes of requests are being read; come again")]
     OutOfMemory,
@@ -58,6 +70,9 @@ pub(crate) enum Refusal {
     /// The router ends before a replica has answered.
     #[error("the router is shutting down")]
     ShuttingDown,
+    /// Replicas break when they get it.
+    #[error("replicas broke when they were sent this request: it is not sent again for a while")]
+    Poison,
     /// Replicas took it and gave no answer.
     #[error("the replica failed before its answer began ({attempts} tried)")]
     Upstream { failure: Failure, attempts: u32 },
@@ -76,16 +91,20 @@ impl Refusal {
     /// How the request ends.
     const fn end(&self) -> End {
         match self {
-            Self::Upstream { .. } => End::ReplicaFailed,
+            Self::Upstream { .. } | Self::Poison => End::ReplicaFailed,
             Self::ShuttingDown => End::Cut,
             Self::Bad(_)
             | Self::NoPath
+            | Self::Framing(_)
+            | Self::Expectation
             | Self::Method { .. }
             | Self::TooLarge { .. }
             | Self::Encoded
             | Self::BodyBroken
             | Self::BodyTimedOut { .. }
             | Self::NoTenant
+            | Self::NoKey
+            | Self::Quota { .. }
             | Self::OutOfMemory
             | Self::Unreadable
             | Self::Dispatcher(_) => End::Refused,
@@ -96,6 +115,7 @@ impl Refusal {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Dispatcher(reject) => reject.retry_after().unwrap_or(RETRY_AFTER),
+            Self::Quota { after, .. } => *after,
             _ => RETRY_AFTER,
         }
     }
@@ -114,7 +134,12 @@ impl Refusal {
         let unavailable =
             told(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Overloaded, "overloaded");
         match self {
-            Self::Bad(_) | Self::BodyBroken => {
+            Self::Expectation => told(
+                StatusCode::EXPECTATION_FAILED,
+                ErrorKind::InvalidRequest,
+                "expectation_failed",
+            ),
+            Self::Bad(_) | Self::BodyBroken | Self::Framing(_) => {
                 told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "invalid_request")
             }
             Self::NoPath => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "path_not_found"),
@@ -137,6 +162,13 @@ impl Refusal {
             Self::NoTenant => {
                 told(StatusCode::UNAUTHORIZED, ErrorKind::Authentication, "no_tenant")
             }
+            Self::NoKey => {
+                told(StatusCode::UNAUTHORIZED, ErrorKind::Authentication, "invalid_api_key")
+            }
+            Self::Quota { .. } => dropped(
+                "rejected-quota",
+                told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "rate_limit_exceeded"),
+            ),
             Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
             Self::OutOfMemory => dropped("rejected-saturated", unavailable),
             Self::ShuttingDown => dropped(
@@ -172,6 +204,7 @@ impl Refusal {
             | Self::Upstream { failure: Failure::Refused, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
             }
+            Self::Poison => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_crash"),
             Self::Upstream { failure: Failure::Broken, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
             }
@@ -183,7 +216,7 @@ impl Refusal {
 }
 
 /// Answers in the client's dialect, and lets the passage end.
-pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response {
+pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response<Reply> {
     let told = refusal.told();
     passage.refused(refusal.end(), told.status, told.code, told.dropped);
     let mut response = error(refusal, passage.endpoint().dialect());
@@ -199,22 +232,25 @@ fn come_again(headers: &mut HeaderMap, after: Duration) {
 }
 
 /// The answer to a request that belongs to no endpoint.
-pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response {
+pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
     let Told { status, kind, code, dropped } = refusal.told();
     let message = refusal.to_string();
     let param = refusal.param();
     let body = ErrorBody { kind, message: &message, param, code: Some(code) }.body(dialect);
-    let mut response = Response::new(axum::body::Body::new(Full::new(Bytes::from(body))));
-    *response.status_mut() = status;
+    let mut response = reply::json(status, body);
     let mut set = |name: HeaderName, value: &'static str| {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     };
-    set(header::CONTENT_TYPE, "application/json");
     if let Refusal::Method { allowed } = refusal {
         set(header::ALLOW, allowed);
     }
+    if matches!(refusal, Refusal::Framing(_)) {
+        // What follows on this connection can't be told from what was meant by it.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(reason) = dropped {
-        set(headers::DROPPED_REASON, reason);
+        let reason = HeaderValue::from_static(reason);
+        response.headers_mut().insert(headers::DROPPED_REASON, reason);
     }
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         come_again(response.headers_mut(), refusal.retry_after());

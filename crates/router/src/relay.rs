@@ -13,14 +13,13 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use fleet::{health::Failure, replica::Replica};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -35,9 +34,10 @@ use wire::{
 };
 
 use crate::{
-    app::App,
+    app::{App, Cut},
     passage::{End, Passage},
-    upstream::Answer,
+    reply::Reply,
+    upstream::{Answer, Begun},
 };
 
 /// Longest answer, other than a stream, that is kept to read what it cost.
@@ -47,13 +47,14 @@ const WHOLE_BYTES_MAX: usize = 256 << 10;
 const BYTES_TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Sends `answer` on its way to the client.
-pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Response {
-    let Answer { response, replica } = answer;
+pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Response<Reply> {
+    let Answer { begun: Begun { response, first }, replica } = answer;
     let (mut head, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
     passage.answered(head.status);
     passage.write_headers(&mut head.headers);
     let form = Form::of(&head.headers);
+    let stall = passage.settings().timeouts.stall;
     if matches!(form, Form::Events(_)) {
         head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         // Should the stream break, the error that ends it would not fit into a length given before.
@@ -63,6 +64,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
     }
     let now = Instant::now();
     let mut relay = Relay {
+        held: first,
         upstream: body,
         endpoint: passage.endpoint(),
         watch: Watch {
@@ -76,18 +78,21 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
             tokens: 0,
             passage,
         },
-        patience: Patience::new(app, now),
+        patience: Patience { stall, cut: app.cut.clone(), waiting: None },
         is_over: false,
     };
     // An answer without a body is never asked for one.
-    if relay.upstream.is_end_stream() && !relay.watch.is_broken() {
+    if relay.held.is_none() && relay.upstream.is_end_stream() && !relay.watch.is_broken() {
         relay.finish();
     }
-    Response::from_parts(head, Body::new(relay))
+    Response::from_parts(head, Reply::Relayed(Box::new(relay)))
 }
 
 /// An answer on its way.
-struct Relay {
+#[derive(Debug)]
+pub(crate) struct Relay {
+    /// The first piece, where it has come already.
+    held: Option<Bytes>,
     upstream: Incoming,
     endpoint: Endpoint,
     watch: Watch,
@@ -96,6 +101,7 @@ struct Relay {
 }
 
 /// What is seen of the answer.
+#[derive(Debug)]
 struct Watch {
     form: Form,
     status: StatusCode,
@@ -110,6 +116,7 @@ struct Watch {
 }
 
 /// How the answer is written.
+#[derive(Debug)]
 enum Form {
     /// Server-sent events.
     Events(Scanner),
@@ -132,18 +139,25 @@ enum Break {
 
 impl Form {
     fn of(head: &HeaderMap) -> Self {
-        let content_type = head.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let is = |prefix: &[u8]| content_type.is_some_and(|it| it.starts_with(prefix));
-        if head.contains_key(header::CONTENT_ENCODING) {
-            Self::Opaque
-        } else if is(b"text/event-stream") {
+        if is_stream(head) {
             Self::Events(Scanner::new())
-        } else if is(b"application/json") {
+        } else if says(head, b"application/json") {
             Self::Document(Vec::new())
         } else {
             Self::Opaque
         }
     }
+}
+
+/// Whether the answer with `head` is a stream of events that can be read.
+pub(crate) fn is_stream(head: &HeaderMap) -> bool {
+    says(head, b"text/event-stream")
+}
+
+fn says(head: &HeaderMap, media_type: &[u8]) -> bool {
+    let content_type = head.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.is_some_and(|it| it.starts_with(media_type))
+        && !head.contains_key(header::CONTENT_ENCODING)
 }
 
 impl http_body::Body for Relay {
@@ -158,7 +172,11 @@ impl http_body::Body for Relay {
         if this.is_over {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut this.upstream).poll_frame(cx) {
+        let next = match this.held.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => Pin::new(&mut this.upstream).poll_frame(cx),
+        };
+        match next {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(bytes) = frame.data_ref() {
                     this.watch.see(bytes);
@@ -322,35 +340,49 @@ impl Watch {
 }
 
 /// How long a silent replica is waited for, and until when the router serves at all.
+#[derive(Debug)]
 struct Patience {
     stall: Duration,
+    cut: Cut,
+    /// What is set up once there is something to wait for; most short answers need none of it.
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
     silence: Pin<Box<Sleep>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Who is woken when either comes.
+    waker: Waker,
 }
 
 impl Patience {
-    fn new(app: &App, now: Instant) -> Self {
-        let stall = app.timeouts.stall;
-        Self {
-            stall,
-            silence: Box::pin(tokio::time::sleep_until(now + stall)),
-            cut: Box::pin(app.cut.clone().cancelled_owned()),
-        }
-    }
-
-    /// Ready when patience is over. The timer is not set anew with every byte, which would cost
-    /// more than relaying it: when it fires, it is set to what is left since the last byte.
+    /// Ready when patience is over. Looking at the timer and the cut costs as much as relaying an
+    /// event, so nothing is done while both stand as they were left; and the timer is not set anew
+    /// with every byte: when it fires, it is set to what is left since the last byte.
     fn poll(&mut self, cx: &mut Context<'_>, last_byte: Instant) -> Poll<Break> {
-        if self.cut.as_mut().poll(cx).is_ready() {
+        let Self { stall, cut, waiting } = self;
+        let waiting = waiting.get_or_insert_with(|| {
+            Box::new(Waiting {
+                silence: Box::pin(tokio::time::sleep_until(last_byte + *stall)),
+                cut: Box::pin(cut.comes()),
+                waker: Waker::noop().clone(),
+            })
+        });
+        if waiting.waker.will_wake(cx.waker()) && !waiting.silence.is_elapsed() && !cut.has_come() {
+            return Poll::Pending;
+        }
+        waiting.waker.clone_from(cx.waker());
+        if waiting.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Break::Cut);
         }
         loop {
-            ready!(self.silence.as_mut().poll(cx));
-            let deadline = last_byte + self.stall;
+            ready!(waiting.silence.as_mut().poll(cx));
+            let deadline = last_byte + *stall;
             if deadline <= Instant::now() {
                 return Poll::Ready(Break::Silence);
             }
-            self.silence.as_mut().reset(deadline);
+            waiting.silence.as_mut().reset(deadline);
         }
     }
 }

@@ -4,13 +4,13 @@
 //! still taken for the lame-duck time, until balancers have noticed; then the port closes and open
 //! answers get until the deadline; what is left is cut off with an error that says so.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder, replica::ReplicaSpec};
+use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
+use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
 };
 use policy::config::DispatcherConfig;
 use rand::TryRng as _;
@@ -20,14 +20,28 @@ use types::{block::HashKey, replica::Health};
 
 use crate::{
     admin,
-    app::App,
+    app::{App, Settings},
+    client_io::ClientIo,
     config::{Config, ConfigError, Drain, Problems, Recording},
-    intake::Reader,
+    discovery, registry,
+    reload::{self, Reloader},
     routes, telemetry,
+    tokenize::Tokenizers,
 };
 
+pub use crate::tokenize::TokenizerError;
+
 /// Longest head of a request, in bytes, and so what one idle connection may hold.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+const HEAD_BYTES_MAX: u32 = 32 << 10;
+
+/// Most requests at once over one HTTP/2 connection.
+const H2_STREAMS_MAX: u32 = 100;
+
+/// Most bytes of an answer that wait for an HTTP/2 client.
+const H2_SEND_BYTES_MAX: usize = 64 << 10;
+
+/// How often an HTTP/2 client that says nothing is asked whether it is there.
+const H2_PING_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a refused `accept` (no file descriptors left, say) is waited out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -52,6 +66,9 @@ pub enum StartError {
         "cannot make the recording {file} (`recording.directory`): {source}; name a folder that can be written"
     )]
     Recording { file: String, source: io::Error },
+    /// A model's tokenizer can't be used.
+    #[error("cannot use a tokenizer (`tokenizers`): {0}")]
+    Tokenizer(#[from] TokenizerError),
     /// The system gives no random numbers.
     #[error("cannot draw a random seed: {0}")]
     Random(String),
@@ -87,7 +104,7 @@ impl Router {
     pub async fn open_on(config: Config, data: TcpListener) -> Result<Self, StartError> {
         let config = config.checked("given")?;
         let admin = bind(config.admin.listen, "admin.listen").await?;
-        let app = Arc::new(assemble(&config)?);
+        let app = assemble(&config)?;
         Ok(Self { app, config, data, admin })
     }
 
@@ -109,6 +126,15 @@ impl Router {
         self.admin.local_addr()
     }
 
+    /// Has the configuration read again from `source`: when its file has changed, when
+    /// [`Self::run_reloading`]'s hint comes, and at the admin port's bidding.
+    #[must_use]
+    pub fn reloading(self, source: reload::Source) -> Self {
+        let reloader = Reloader::new(source, self.config.clone());
+        let _ = self.app.reloader.set(Arc::new(reloader));
+        self
+    }
+
     /// Waits until every replica takes requests; pending for ever while one does not.
     pub async fn all_ready(&self) {
         let all = || self.app.fleet.status().iter().all(|it| it.health == Health::Ready);
@@ -120,13 +146,38 @@ impl Router {
     /// Serves until `shutdown` completes, and then until all open answers have ended or run out of
     /// time.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        self.run_reloading(shutdown, std::future::pending).await;
+    }
+
+    /// As [`Self::run`]; reads the configuration again whenever `hint` completes.
+    pub async fn run_reloading<H>(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+        hint: impl Fn() -> H + Send + 'static,
+    ) where
+        H: Future<Output = ()> + Send,
+    {
         let Self { app, config, data, admin } = self;
-        let _helpers = Helpers([
+        let mut helpers = vec![
             tokio::spawn(serve_admin(admin, admin::routes(Arc::clone(&app)))),
             tokio::spawn(upkeep(Arc::clone(&app))),
             tokio::spawn(tend(Arc::clone(&app))),
-        ]);
-        let doors = Doors::new(&config, routes::data(Arc::clone(&app)));
+        ];
+        if let Some(reloader) = app.reloader.get() {
+            let (reloader, app) = (Arc::clone(reloader), Arc::clone(&app));
+            helpers.push(tokio::spawn(Arc::clone(&reloader).watch(Arc::clone(&app))));
+            helpers.push(tokio::spawn(async move {
+                loop {
+                    hint().await;
+                    let _ = reloader.reload(&app);
+                }
+            }));
+        }
+        if let Some(discovery) = &config.discovery {
+            helpers.push(tokio::spawn(discovery::watch(Arc::clone(&app), discovery.clone())));
+        }
+        let _helpers = Helpers(helpers);
+        let doors = Doors::new(&config, Arc::clone(&app));
         let close = CancellationToken::new();
         let open = doors.serve(data, close.clone());
         tokio::pin!(open);
@@ -143,7 +194,7 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Sta
 }
 
 /// Tasks that end with the router.
-struct Helpers([JoinHandle<()>; 3]);
+struct Helpers(Vec<JoinHandle<()>>);
 
 impl Drop for Helpers {
     fn drop(&mut self) {
@@ -151,30 +202,25 @@ impl Drop for Helpers {
     }
 }
 
-fn assemble(config: &Config) -> Result<App, StartError> {
+fn assemble(config: &Config) -> Result<Arc<App>, StartError> {
     let mut random = rand::rngs::SysRng;
     let mut draw = || random.try_next_u64().map_err(|it| StartError::Random(it.to_string()));
     let hash_key = HashKey(match config.hash_seed {
         Some(seed) => seed,
         None => draw()?,
     });
-    let origin = "given".to_owned();
-    let sources = config
-        .policy
-        .sources()
-        .map_err(|problems| ConfigError::Invalid { origin, problems: Problems(problems) })?;
+    let tokenizers = Tokenizers::load(&config.tokenizers, hash_key)?;
+    let settings = Settings::first(config, hash_key, tokenizers).map_err(|problems| {
+        ConfigError::Invalid { origin: "given".to_owned(), problems: Problems(problems) }
+    })?;
     let run = u32::try_from(draw()? >> 32).unwrap_or_default();
     let dispatcher = config.dispatcher(draw()?);
     let recording = config.recording.as_ref();
     let recorder = recording.map(|it| record(it, run, dispatcher)).transpose()?;
-    let fleet = Fleet::new(config.fleet(), Dispatch::recorded(dispatcher, recorder));
-    for replica in &config.replicas {
-        if let Ok(origin) = replica.url.parse() {
-            fleet.join(ReplicaSpec { name: replica.name().to_owned(), origin });
-        }
-    }
-    let reader = Reader { hash_key, block: config.policy.prefix.block.0, sources };
-    Ok(App::new(fleet, config, reader, run))
+    let fleet = Fleet::new(config.fleet(hash_key), Dispatch::recorded(dispatcher, recorder));
+    let app = Arc::new(App::new(fleet, config, settings, run));
+    registry::sync(&app, registry::Source::Configuration, &reload::replicas(config));
+    Ok(app)
 }
 
 /// Begins this run's recording, in a file that is named for when it began.
@@ -206,7 +252,7 @@ async fn end(app: &App, drain: Drain, close: CancellationToken, open: impl Futur
     close.cancel();
     if tokio::time::timeout(drain.timeout, &mut open).await.is_err() {
         tracing::warn!("cutting off the answers that are still open");
-        app.cut.cancel();
+        app.cut.now();
         let _ = tokio::time::timeout(CUT_FLUSH, open).await;
     }
 }
@@ -227,22 +273,30 @@ async fn upkeep(app: Arc<App>) {
 
 /// Takes connections of the data port and serves each.
 struct Doors {
-    routes: axum::Router,
+    app: Arc<App>,
     connections: Arc<Semaphore>,
+    client_stall: Duration,
     builder: auto::Builder<TokioExecutor>,
 }
 
 impl Doors {
-    fn new(config: &Config, routes: axum::Router) -> Self {
+    fn new(config: &Config, app: Arc<App>) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(config.timeouts.client_head)
-            .max_buf_size(HEAD_BYTES_MAX);
-        builder.http2().timer(TokioTimer::new());
+            .max_buf_size(HEAD_BYTES_MAX as usize);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .max_send_buf_size(H2_SEND_BYTES_MAX)
+            .keep_alive_interval(H2_PING_EVERY);
         let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
-        Self { routes, connections: Arc::new(Semaphore::new(connections_max)), builder }
+        let client_stall = config.timeouts.client_stall;
+        Self { app, connections: Arc::new(Semaphore::new(connections_max)), client_stall, builder }
     }
 
     /// Serves until `close` is cancelled, then until every connection has finished what it has.
@@ -268,8 +322,15 @@ impl Doors {
                 }
             };
             let _ = socket.set_nodelay(true);
-            let service = TowerToHyperService::new(self.routes.clone());
-            let serving = self.builder.serve_connection(TokioIo::new(socket), service).into_owned();
+            let app = Arc::clone(&self.app);
+            // Boxed for each request, so that what a request needs before its answer begins is
+            // given back then: a connection lives on, and so may its stream.
+            let service = service_fn(move |request| {
+                let answer = routes::route(Arc::clone(&app), request);
+                Box::pin(async { Ok::<_, Infallible>(answer.await) })
+            });
+            let io = ClientIo::new(socket, self.client_stall);
+            let serving = self.builder.serve_connection(io, service).into_owned();
             let serving = graceful.watch(serving);
             tokio::spawn(async move {
                 // What goes wrong here is the client's doing: it hung up, or it does not speak HTTP.

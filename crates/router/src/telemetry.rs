@@ -16,6 +16,7 @@ use policy::{
     admission::Gate,
     event::{Placement, Reason},
 };
+use rustc_hash::FxBuildHasher;
 use types::{
     replica::{Health, ReplicaId},
     request::Priority,
@@ -23,6 +24,8 @@ use types::{
 use wire::usage::Usage;
 
 use crate::passage::End;
+
+mod caches;
 
 /// A metric that the router exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +72,17 @@ const REPORTED_RUNNING: &str = "sluice_replica_reported_running";
 const REPORTED_WAITING: &str = "sluice_replica_reported_waiting";
 const INDEX_BYTES: &str = "sluice_prefix_index_bytes";
 const INDEX_BLOCKS: &str = "sluice_prefix_index_blocks";
+const HELD_BYTES: &str = "sluice_held_index_bytes";
+const HELD_BLOCKS: &str = "sluice_held_index_blocks";
+const HELD_REFUSED: &str = "sluice_held_index_refused_total";
+const CACHE_MODE: &str = "sluice_cache_mode";
+const KV_FOLLOWING: &str = "sluice_kv_following";
+const KV_EVENTS: &str = "sluice_kv_events_total";
+const KV_LAG: &str = "sluice_kv_event_lag_seconds";
+const KV_GAPS: &str = "sluice_kv_event_gaps_total";
+const KV_REPLAYS: &str = "sluice_kv_event_replays_total";
+const KV_RESTARTS: &str = "sluice_kv_restarts_total";
+const KV_ORPHANS: &str = "sluice_kv_orphan_blocks_total";
 const SESSIONS: &str = "sluice_sessions";
 const WAIT_SECONDS: &str = "sluice_admission_wait_seconds";
 const WAITING: &str = "sluice_requests_waiting";
@@ -80,10 +94,11 @@ const MARGIN: &str = "sluice_admission_margin";
 const LIMIT: &str = "sluice_admission_limit_requests";
 const PREDICTED: &str = "sluice_admission_predicted_seconds";
 const OBSERVED: &str = "sluice_admission_observed_seconds";
+const RELOADS: &str = "sluice_config_reloads_total";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 31] = [
+pub const METRICS: [Metric; 43] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -103,6 +118,25 @@ pub const METRICS: [Metric; 31] = [
     metric(REPORTED_WAITING, Kind::Gauge, "Requests that a replica says are waiting"),
     metric(INDEX_BYTES, Kind::Gauge, "Memory claimed by the prefix index, in bytes"),
     metric(INDEX_BLOCKS, Kind::Gauge, "Blocks in the prefix index"),
+    metric(HELD_BYTES, Kind::Gauge, "Memory claimed for what engines say they hold, in bytes"),
+    metric(HELD_BLOCKS, Kind::Gauge, "Blocks that engines say they hold"),
+    metric(HELD_REFUSED, Kind::Counter, "Blocks that engines told of and there was no room for"),
+    metric(CACHE_MODE, Kind::Gauge, "By what a replica's cache is judged (1), by replica and mode"),
+    metric(
+        KV_FOLLOWING,
+        Kind::Gauge,
+        "How its engine's events are followed (1), by replica and state",
+    ),
+    metric(KV_EVENTS, Kind::Counter, "KV-cache events received, by replica"),
+    metric(KV_LAG, Kind::Gauge, "Time from the newest KV-cache event to its arrival, by replica"),
+    metric(KV_GAPS, Kind::Counter, "Times that KV-cache events were missed, by replica"),
+    metric(
+        KV_REPLAYS,
+        Kind::Counter,
+        "Times that KV-cache events were asked for again, by replica",
+    ),
+    metric(KV_RESTARTS, Kind::Counter, "Restarts that KV-cache events gave away, by replica"),
+    metric(KV_ORPHANS, Kind::Counter, "Blocks told of that follow one never told of, by replica"),
     metric(SESSIONS, Kind::Gauge, "Conversations remembered"),
     metric(WAIT_SECONDS, Kind::Histogram, "Time that requests waited for a replica to have room"),
     metric(WAITING, Kind::Gauge, "Requests that wait for a replica to have room, by priority"),
@@ -122,6 +156,7 @@ pub const METRICS: [Metric; 31] = [
     metric(LIMIT, Kind::Gauge, "Requests that a replica serves as promised, whatever they cost"),
     metric(PREDICTED, Kind::Gauge, "Mean TTFT and TPOT that were predicted of late, by replica"),
     metric(OBSERVED, Kind::Gauge, "Mean TTFT and TPOT of the same requests, by replica"),
+    metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
 
@@ -145,7 +180,7 @@ pub(crate) struct Telemetry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     declared: Declared,
-    replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>>,
+    replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>, FxBuildHasher>,
 }
 
 /// The metrics that every router has from the start.
@@ -212,7 +247,7 @@ impl Telemetry {
                 expected_tokens: counter!(EXPECTED_TOKENS),
             }
         });
-        Self { recorder, handle, declared, replicas: DashMap::new() }
+        Self { recorder, handle, declared, replicas: DashMap::default() }
     }
 
     /// Counts a decision. One that took so long that the request must have waited says nothing of how
@@ -261,6 +296,19 @@ impl Telemetry {
                 }
             });
         }
+    }
+
+    /// Counts a reload.
+    pub(crate) fn reloaded(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        metrics::with_local_recorder(&self.recorder, || {
+            counter!(RELOADS, "result" => result).increment(1);
+        });
+    }
+
+    /// Lets go of the metrics of a replica that has left.
+    pub(crate) fn forget(&self, replica: ReplicaId) {
+        self.replicas.remove(&replica);
     }
 
     /// The metrics of `replica`.
@@ -344,6 +392,7 @@ fn read_admission(fleet: &Fleet) {
 
 /// Sets every gauge from what the dispatcher and the replicas say now.
 fn read_gauges(fleet: &Fleet) {
+    caches::read_gauges(fleet);
     for status in fleet.status() {
         let ready = if status.health == Health::Ready { 1.0 } else { 0.0 };
         gauge!(READY, "replica" => status.name.clone()).set(ready);

@@ -1,34 +1,45 @@
 //! Sends a request to its replica, and to another one as long as no byte of an answer has come.
 //!
-//! A request is sent again when the replica said no (429, 503) or when the connection failed before
-//! the answer's head, or did not come about. It is never sent to more replicas than `attempts_max`:
-//! were it the request that kills them, it would go through the whole fleet. A replica that is
-//! merely slow is not given up for another, for its work would be done twice.
+//! A request is sent again when the replica said no (429, 503, a server error, or an error in place
+//! of a stream's first token), when the connection failed before the answer began, or when the
+//! replica was found hung. It is never sent to more replicas than `attempts_max`, and one that broke
+//! two of them is not sent again at all: were it the request that kills them, it would go through
+//! the whole fleet. A replica that is merely slow is not given up for another, for its work would be
+//! done twice.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fleet::{client::failure_of, health::Failure, replica::Replica};
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use policy::event::Reject;
+use wire::{headers, openai::Endpoint, sse::Scanner, usage::Answer as Account};
 
-use crate::{app::App, intake::Outbound, passage::Passage, reject::Refusal};
+use crate::{app::App, intake::Outbound, passage::Passage, reject::Refusal, relay};
 
-/// The answer of a replica, its head received.
+/// The answer of a replica, its head received, and of a stream the first piece.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) begun: Begun,
     pub(crate) replica: Arc<Replica>,
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) response: Response<Incoming>,
+    /// The first piece of a stream, which was looked at before the client is told anything.
+    pub(crate) first: Option<Bytes>,
 }
 
 /// What came of one attempt.
 enum Attempt {
     /// An answer to be relayed.
-    Answered(Response<Incoming>),
+    Answered(Begun),
     /// The replica said no, in an answer that is relayed if nobody else takes the request.
-    Declined(Response<Incoming>),
+    Declined(Begun),
     /// No answer came.
     Failed(Failure),
     /// The replica has the request and stayed silent for as long as an answer may take.
@@ -43,6 +54,10 @@ pub(crate) async fn send(
     passage: &mut Passage,
     outbound: Outbound,
 ) -> Result<Answer, Refusal> {
+    if app.quarantine.holds(&outbound.body) {
+        return Err(Refusal::Poison);
+    }
+    app.retries.earn();
     loop {
         let placement = passage.placement()?;
         // A replica can leave between the decision and here; the request then goes elsewhere.
@@ -51,16 +66,23 @@ pub(crate) async fn send(
             continue;
         };
         passage.sent_to(&replica);
-        let attempt = attempt(app, &replica, &outbound).await;
-        let may_retry = placement.attempt < app.attempts_max;
+        let attempt = attempt(app, passage.endpoint(), &replica, &outbound).await;
+        let may_retry = placement.attempt < passage.settings().attempts_max;
         match attempt {
-            Attempt::Answered(response) => return Ok(Answer { response, replica }),
-            Attempt::Declined(response) => {
-                if !may_retry || passage.retry().is_err() {
-                    return Ok(Answer { response, replica });
+            Attempt::Answered(begun) => {
+                app.quarantine.absolve(&outbound.body);
+                return Ok(Answer { begun, replica });
+            }
+            Attempt::Declined(begun) => {
+                if !may_retry || !app.retries.spend() || passage.retry().is_err() {
+                    return Ok(Answer { begun, replica });
                 }
             }
             Attempt::Failed(failure) => {
+                if failure == Failure::Broken && app.quarantine.strike(&outbound.body, replica.id())
+                {
+                    return Err(Refusal::Poison);
+                }
                 let refusal = Refusal::Upstream { failure, attempts: placement.attempt };
                 if !may_retry {
                     return Err(refusal);
@@ -86,39 +108,51 @@ pub(crate) async fn send(
     }
 }
 
-async fn attempt(app: &App, replica: &Replica, outbound: &Outbound) -> Attempt {
+async fn attempt(
+    app: &App,
+    endpoint: Endpoint,
+    replica: &Arc<Replica>,
+    outbound: &Outbound,
+) -> Attempt {
     let mut request = Request::new(Full::<Bytes>::new(outbound.body.clone()));
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = replica.origin().uri(outbound.path.clone());
     request.headers_mut().clone_from(&outbound.headers);
-    let answer = tokio::time::timeout(app.timeouts.answer, replica.client().request(request));
-    let answer = tokio::select! {
-        biased;
-        answer = answer => answer,
-        () = app.cut.cancelled() => return Attempt::Cut,
-    };
-    match answer {
-        Ok(Ok(response)) => judge(replica, response),
-        Ok(Err(error)) => {
-            // A connection that did not come about in time is among these: nothing was sent.
-            let failure = failure_of(&error);
-            replica.request_failed(failure);
-            Attempt::Failed(failure)
+    let answer = async {
+        match replica.client().request(request).await {
+            Ok(response) => begin(endpoint, replica, response).await,
+            Err(error) => {
+                // A connection that did not come about in time is among these: nothing was sent.
+                let failure = failure_of(&error);
+                replica.request_failed(failure);
+                Attempt::Failed(failure)
+            }
         }
-        Err(_) => {
+    };
+    let answer = tokio::time::timeout(outbound.answer_within, answer);
+    tokio::select! {
+        biased;
+        answer = answer => answer.unwrap_or_else(|_| {
             replica.request_failed(Failure::TimedOut);
             Attempt::Silent
-        }
+        }),
+        () = replica.hangs() => Attempt::Failed(Failure::TimedOut),
+        () = app.cut.comes() => Attempt::Cut,
     }
 }
 
-/// Says whether an answer is one, and what its head says of the replica's health: a refusal is no
-/// illness, a server error may be one, and an answer that has only begun may yet break off.
-fn judge(replica: &Replica, response: Response<Incoming>) -> Attempt {
+/// Says whether an answer is one, and what its beginning says of the replica's health: a refusal is
+/// no illness, a server error may be one, and an answer that has only begun may yet break off.
+async fn begin(
+    endpoint: Endpoint,
+    replica: &Arc<Replica>,
+    response: Response<Incoming>,
+) -> Attempt {
+    let begun = |response| Begun { response, first: None };
     match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            replica.answered();
-            Attempt::Declined(response)
+            replica.declined(headers::retry_after(response.headers()));
+            Attempt::Declined(begun(response))
         }
         // Nobody asked for another protocol.
         status if status.is_informational() => {
@@ -127,11 +161,39 @@ fn judge(replica: &Replica, response: Response<Incoming>) -> Attempt {
         }
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
             replica.request_failed(Failure::Broken);
-            Attempt::Answered(response)
+            Attempt::Declined(begun(response))
+        }
+        status if status.is_success() && relay::is_stream(response.headers()) => {
+            replica.byte();
+            begin_stream(endpoint, replica, response).await
         }
         _ => {
             replica.byte();
-            Attempt::Answered(response)
+            Attempt::Answered(begun(response))
         }
+    }
+}
+
+/// Waits for the first piece of a stream: engines that are dead behind their server, or full, say
+/// 200 and then an error. As long as the client has been told nothing, another replica can serve it.
+async fn begin_stream(
+    endpoint: Endpoint,
+    replica: &Replica,
+    mut response: Response<Incoming>,
+) -> Attempt {
+    let frame = response.body_mut().frame().await;
+    let Some(first) = frame.and_then(Result::ok).and_then(|it| it.into_data().ok()) else {
+        replica.request_failed(Failure::Broken);
+        return Attempt::Failed(Failure::Broken);
+    };
+    let mut account = Account::new(endpoint);
+    Scanner::new().push(&first, |event| account.event(&event));
+    let has_failed = account.has_failed();
+    let begun = Begun { response, first: Some(first) };
+    if has_failed {
+        replica.request_failed(Failure::Broken);
+        Attempt::Declined(begun)
+    } else {
+        Attempt::Answered(begun)
     }
 }

@@ -4,18 +4,17 @@
 //! [`Scenario::problems`] says everything that is wrong with the values.
 
 mod block;
+mod load;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, io, time::Duration};
 
 use engine::Profile;
-use jiff::fmt::serde::unsigned_duration::friendly::compact::{
-    optional as friendly_optional, required as friendly,
-};
+use jiff::fmt::serde::unsigned_duration::friendly::compact::optional as friendly_optional;
 use policy::{
     admission::{AdmissionConfig, AdmissionMode},
-    config::{DispatcherConfig, StrategyName},
+    config::StrategyName,
 };
 use report::{
     Terms,
@@ -23,9 +22,12 @@ use report::{
 };
 use serde::{Deserialize, Serialize};
 use types::slo::Slo;
-use workload::{Load, Planned, Schedule, Workload, WorkloadError};
+use workload::{Load, Planned, Workload, WorkloadError};
 
-pub use self::block::{Fleet, Overrides, Policy, Prefix, Session, Station};
+pub use self::{
+    block::{Fleet, Overrides, Policy, Prefix, Session, Station},
+    load::{Arrivals, LoadBlock, Ramp},
+};
 use crate::{
     fault::Fault,
     setup::{Kind, Rank, Setup, Signals},
@@ -98,49 +100,6 @@ pub struct Scenario {
     pub faults: Vec<Fault>,
 }
 
-/// When requests come.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoadBlock {
-    /// Requests per second, each rate a run of its own; a trace keeps its times where there is none.
-    #[serde(default)]
-    pub rates_per_s: Vec<f64>,
-    /// Whether a rate means random or equal distances.
-    #[serde(default)]
-    pub arrivals: Arrivals,
-    /// How many times faster than recorded a trace is sent.
-    #[serde(default = "unit")]
-    pub speedup: f64,
-    /// How long requests come; a trace otherwise goes to its end.
-    #[serde(default, with = "friendly_optional")]
-    pub duration: Option<Duration>,
-    /// Start of the run that does not count.
-    #[serde(default, with = "friendly")]
-    pub warm_up: Duration,
-}
-
-/// What a rate means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Arrivals {
-    /// Random, independent of each other.
-    #[default]
-    Poisson,
-    /// At equal distances.
-    Constant,
-}
-
-impl Arrivals {
-    /// The schedule of a rate, in requests per second.
-    #[must_use]
-    pub const fn at(self, rate_per_s: f64) -> Schedule {
-        match self {
-            Self::Poisson => Schedule::Poisson { rate_per_s },
-            Self::Constant => Schedule::Constant { rate_per_s },
-        }
-    }
-}
-
 /// When a conversation's next turn leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -189,10 +148,6 @@ const fn yes() -> bool {
     true
 }
 
-const fn unit() -> f64 {
-    1.0
-}
-
 impl Scenario {
     /// Everything wrong with the values, the profile's and the trace's apart.
     #[must_use]
@@ -214,7 +169,10 @@ impl Scenario {
         problems.extend(within("policy", self.policy.problems()));
         problems.extend(within("admission", self.admission.problems()));
         problems.extend(within("workload", self.workload.problems()));
-        problems.extend(within("load", self.load_problems()));
+        problems.extend(within(
+            "load",
+            self.load.problems(matches!(self.workload, Workload::Trace(_))),
+        ));
         problems.extend(within("signals", self.signals.problems()));
         problems.extend(within("costs", self.costs.iter().flat_map(Prices::problems).collect()));
         for (index, fault) in self.faults.iter().enumerate() {
@@ -224,35 +182,11 @@ impl Scenario {
         problems
     }
 
-    fn load_problems(&self) -> Vec<String> {
-        let load = &self.load;
-        let is_trace = matches!(self.workload, Workload::Trace(_));
-        let mut problems: Vec<String> =
-            self.loads(0).iter().flat_map(|(_, load)| load.problems()).collect();
-        if !is_trace && load.rates_per_s.is_empty() {
-            problems.push(
-                "rates_per_s: needs at least one rate; only a trace has its own times".to_owned(),
-            );
-        }
-        if !is_trace && load.duration.is_none() {
-            problems.push("duration: needs a time; only a trace has an end of its own".to_owned());
-        }
-        if load.duration.is_some_and(|it| it <= load.warm_up) {
-            problems.push("warm_up: is not shorter than the duration".to_owned());
-        }
-        problems
-    }
-
-    /// The rates to run at, each with its load; none stands for a trace's own times.
+    /// The rates to run at, each with its load; none stands for times that are not one rate's: a
+    /// series', or a trace's own.
     #[must_use]
     pub fn loads(&self, seed: u64) -> Vec<(Option<f64>, Load)> {
-        let LoadBlock { arrivals, speedup, duration, .. } = self.load;
-        let load = |schedule| Load { schedule, duration, seed };
-        if self.load.rates_per_s.is_empty() {
-            return vec![(None, load(Schedule::Trace { speedup }))];
-        }
-        let rates = self.load.rates_per_s.iter();
-        rates.map(|rate| (Some(*rate), load(arrivals.at(*rate)))).collect()
+        self.load.loads(seed)
     }
 
     /// The requests of a run; `read` fetches the text of a trace that is a file.
@@ -289,16 +223,19 @@ impl Scenario {
             }
             None => Kind::Engine(Box::new(self.fleet.overrides.applied_to(profile))),
         };
+        let mut dispatcher = self.policy.dispatcher(strategy);
+        dispatcher.admission = AdmissionConfig { mode: admission, ..self.admission };
+        // What an engine publishes can be followed in blocks of its own size.
+        if let (Some(_), Kind::Engine(profile)) = (self.signals.event_lag, &kind) {
+            dispatcher.prefix.block = profile.block_size;
+        }
         Setup {
             seed,
             replicas: self.fleet.replicas,
             kind,
             routers: self.routers,
-            dispatcher: DispatcherConfig {
-                admission: AdmissionConfig { mode: admission, ..self.admission },
-                ..self.policy.dispatcher(strategy)
-            },
             comes_again: self.comes_again,
+            dispatcher,
             attempts_max: self.attempts_max,
             closed_conversations: self.conversations == Conversations::Closed,
             quoted_answers: self.quoted_answers,

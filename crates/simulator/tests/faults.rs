@@ -61,12 +61,17 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
     };
     let faults = (0..draws.random_range(0..6)).map(|_| fault(&mut draws, replicas, routers));
     let faults: Vec<Fault> = faults.collect();
+    let mut dispatcher = DispatcherConfig::new(strategy, 0);
+    if draws.random() {
+        // Engines whose blocks are as long can be followed.
+        dispatcher.prefix.block = profile.block_size;
+    }
     let setup = Setup {
         seed,
         replicas,
         kind: Kind::Engine(Box::new(profile)),
         routers,
-        dispatcher: DispatcherConfig::new(strategy, 0),
+        dispatcher,
         comes_again: 0,
         ranks: std::collections::BTreeMap::new(),
         attempts_max: draws.random_range(1..4),
@@ -77,6 +82,10 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         signals: Signals {
             scrape_delay: millis(&mut draws, 2_000),
             scrape_loss: draws.random(),
+            event_lag: draws
+                .random_bool(0.5)
+                .then(|| Duration::from_millis(draws.random_range(0..500))),
+            event_loss: draws.random_range(0.0..0.5),
             health_delay: millis(&mut draws, 2_000),
             ..Signals::default()
         },
@@ -117,7 +126,7 @@ fn a_thousand_seeds_of_faults_break_no_invariant() {
             let ending = match record.ending {
                 Ending::Completed => 0,
                 Ending::Rejected => 1,
-                Ending::Failed => 2,
+                Ending::Failed | Ending::Cancelled => 2,
             };
             if let Some(count) = endings.get_mut(ending) {
                 *count += 1;

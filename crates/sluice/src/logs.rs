@@ -20,6 +20,8 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::args::LogFormat;
 
+mod line;
+
 /// Bytes that may wait to be written; beyond it lines are lost rather than requests delayed.
 const WAITING_BYTES_MAX: usize = 8 << 20;
 
@@ -108,12 +110,12 @@ pub(crate) fn start(format: LogFormat, default_filter: &str) -> LogGuard {
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(default_filter));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(LineWriter(Arc::clone(&lines)))
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        .with_writer(LineWriter(Arc::clone(&lines)));
+    // People get colours.
+    if format == LogFormat::Text && io::stderr().is_terminal() {
+        logs.with_target(false).init();
+    } else {
+        logs.event_format(line::Lines(format)).init();
     }
     let writing = Arc::clone(&lines);
     let thread = thread::Builder::new().name("logs".to_owned()).spawn(move || write_on(&writing));

@@ -1,26 +1,29 @@
 //! `sluice replay`: sends a workload to an endpoint and reports what its clients saw.
 
-use std::{path::PathBuf, time::Duration};
+mod progress;
+mod sending;
+mod traffic;
+
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use replay::{
-    ReplayOptions, Target, models,
+    Lag, Recording, ReplayOptions,
+    lag::LAG_MAX,
     output::{self, Host, Manifest},
 };
 use report::{Run, RunInfo, Summary, Terms, cost::Costs, judged::Judged, table};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use types::slo::Slo;
-use wire::openai::Endpoint;
-use workload::{
-    Load, Schedule, Workload, bundled,
-    trace::{Skipped, Trace},
-};
+use types::{slo::Slo, time::Timestamp};
+use workload::{Workload, bundled, trace::Skipped};
 
+use self::{progress::Progress, sending::Sending, traffic::Traffic};
 use crate::{
     limits,
     results::{Gates, Paid},
     shutdown,
+    simulate::load,
 };
 
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
@@ -29,59 +32,25 @@ use crate::{
   sluice replay --target http://127.0.0.1:8080 --speedup 2
   sluice replay --target http://127.0.0.1:8080 --workload config/workloads/support-chat.yaml \\
       --rate 20 --duration 60s --out results/support-chat
-  sluice replay --target http://127.0.0.1:8080 --trace trace.jsonl --rate 5 \\
+  sluice replay --target https://llm.example.com --trace AzureLLMInferenceTrace_conv.csv \\
+      --rate 5 --arrivals gamma --burstiness 0.5 --duration 10m --warm-up 1m
+  sluice replay --target http://127.0.0.1:8080 --trace ShareGPT.json --rate 2 --closed \\
       --goodput 'time_to_first_token:1500 time_per_output_token:60'")]
 pub(crate) struct Replay {
-    /// Server to send to; when repeated, the servers take turns.
-    #[arg(long, value_name = "URL", required = true)]
-    target: Vec<Target>,
-    /// Trace in Mooncake's format; the bundled slice when neither this nor a workload is given.
-    #[arg(long, value_name = "FILE", conflicts_with = "workload")]
-    trace: Option<String>,
-    /// Description of the traffic, in YAML.
-    #[arg(long, value_name = "FILE")]
-    workload: Option<PathBuf>,
-    /// Requests per second; without it a trace keeps its own timestamps.
-    #[arg(long, value_name = "R", conflicts_with = "speedup")]
-    rate: Option<f64>,
-    /// Whether a rate means random (poisson) or equal distances (constant).
-    #[arg(long, value_name = "KIND", default_value = "poisson")]
-    #[arg(value_parser = ["poisson", "constant"])]
-    arrivals: String,
-    /// How many times faster than recorded a trace is sent.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    speedup: f64,
-    /// How long requests are sent; a trace otherwise goes to its end.
-    #[arg(long, value_name = "TIME")]
-    duration: Option<jiff::SignedDuration>,
-    /// What every random draw follows from.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-    /// Model to ask for; the first that the target lists when absent.
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
-    /// Sends prompts to /v1/completions, where no chat template changes their length.
-    #[arg(long)]
-    completions: bool,
-    /// Key to send as `authorization: Bearer`.
-    #[arg(long, value_name = "KEY", env = "SLUICE_API_KEY", hide_env_values = true)]
-    api_key: Option<String>,
-    /// Leaves `x-session-id` out, so that the router has to find conversations by itself.
-    #[arg(long)]
-    no_session_header: bool,
-    /// Tokens in a block of the trace; the format's own when absent.
-    #[arg(long, value_name = "N")]
-    block_tokens: Option<u32>,
-    /// Leaves out lines of the trace that can't be read, and counts them.
-    #[arg(long)]
-    skip_bad_lines: bool,
+    #[command(flatten)]
+    sending: Sending,
+    #[command(flatten)]
+    traffic: Traffic,
     /// The promises, in milliseconds, in AIPerf's notation.
     #[arg(long, value_name = "SLOS", value_parser = report::slo::parse)]
     #[arg(default_value = "time_to_first_token:1500 time_per_output_token:60")]
     goodput: Slo,
-    /// Most requests open at once.
-    #[arg(long, value_name = "N", default_value_t = 5_000)]
-    open_requests_max: usize,
+    /// Accepts a run whose generator fell behind its own schedule, which otherwise ends with 1.
+    #[arg(long)]
+    allow_lag: bool,
+    /// The p99 of requests' lateness from which the generator counts as fallen behind.
+    #[arg(long, value_name = "TIME", value_parser = traffic::time)]
+    lag_max: Option<Duration>,
     /// Folder for the results: report.html, summary.json, summary.csv, windows.csv, run.json,
     /// requests.jsonl and profile_export.jsonl.
     #[arg(long, value_name = "DIR")]
@@ -107,15 +76,17 @@ pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
     runtime.block_on(send(replay))
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
+#[expect(clippy::print_stderr, reason = "what a person should know before the run")]
 async fn send(replay: &Replay) -> anyhow::Result<()> {
-    let workload = replay.workload()?;
-    let load = replay.load()?;
-    let planned = workload.plan(&load, |file| std::fs::read_to_string(file))?;
+    let workload = replay.traffic.workload()?;
+    let load = replay.traffic.load()?;
+    let planned = workload.plan(&load, load::trace)?;
     if planned.skipped != Skipped::default() {
         eprintln!("left out of the trace: {}", planned.skipped);
     }
-    let options = replay.options().await?;
+    let (sending, seed) = (&replay.sending, load.seed);
+    let terms = Terms { slo: replay.goodput, retries_max: replay.retries_max };
+    let options = sending.options(&planned.arrivals, load.duration, seed, terms).await?;
     let started = output::utc_now();
     let stop = CancellationToken::new();
     let stopping = stop.clone();
@@ -124,15 +95,20 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         stopping.cancel();
     });
     let count = planned.arrivals.len();
-    let recording = replay::run(&options, planned.arrivals, stop, |_| {}).await?;
+    let mut progress = Progress::new(count);
+    let recording =
+        replay::run(&options, planned.arrivals, stop.clone(), |it| progress.ended(it)).await?;
+    drop(progress);
+    // A trace may end before the time is over, and then its last request ends the schedule; so may
+    // conversations that wait for answers.
+    let has_end = !matches!(workload, Workload::Trace(_)) && !sending.is_closed();
     let info = RunInfo {
         workload: workload.name().to_owned(),
         policy: "unknown".to_owned(),
         admission: "unknown".to_owned(),
-        seed: load.seed,
-        // A trace may end before the time is over, and then its last request ends the schedule.
-        scheduled_for: if matches!(workload, Workload::Trace(_)) { None } else { load.duration },
-        warm_up: Duration::ZERO,
+        seed,
+        scheduled_for: load.duration.filter(|_| has_end),
+        warm_up: sending.warm_up,
         costs: replay.paid.costs.clone().map(|prices| Costs { prices, replicas: replay.replicas }),
         workload_class: replay.paid.workload_class,
     };
@@ -142,63 +118,36 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         let manifest = replay.manifest(&info, &workload, &options, started)?;
         output::write(folder, &manifest, &recording.records, &summary)?;
     }
-    if replay.json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
-    } else {
-        summary.runs.iter().for_each(|run| print!("{}", table::single(run)));
-    }
-    if recording.records.len() < count {
+    if stop.is_cancelled() && recording.records.len() < count {
+        replay.tell(&summary, &recording)?;
         bail!("stopped after {} of {count} requests", recording.records.len());
     }
+    replay.tell(&summary, &recording)?;
     replay.gates.check(summary.runs.iter().map(|run| (String::new(), run)))
 }
 
 impl Replay {
-    fn workload(&self) -> anyhow::Result<Workload> {
-        let Some(path) = &self.workload else {
-            let file = self.trace.clone();
-            let file = file.unwrap_or_else(|| bundled::MOONCAKE_SLICE_NAME.to_owned());
-            let trace = Trace::new(file);
-            let (block_tokens, skip_bad_lines) = (self.block_tokens, self.skip_bad_lines);
-            return Ok(Workload::Trace(Trace { block_tokens, skip_bad_lines, ..trace }));
-        };
-        let name = path.display();
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the workload {name}; pass a file that exists"))?;
-        serde_yaml::from_str(&text).with_context(|| format!("cannot parse the workload {name}"))
-    }
-
-    fn load(&self) -> anyhow::Result<Load> {
-        let schedule = match self.rate {
-            None => Schedule::Trace { speedup: self.speedup },
-            Some(rate_per_s) if self.arrivals == "constant" => Schedule::Constant { rate_per_s },
-            Some(rate_per_s) => Schedule::Poisson { rate_per_s },
-        };
-        let duration = self.duration.map(Duration::try_from).transpose();
-        let duration = duration.context("--duration: a length of time can't be negative")?;
-        Ok(Load { schedule, duration, seed: self.seed })
-    }
-
-    async fn options(&self) -> anyhow::Result<ReplayOptions> {
-        let api_key = self.api_key.clone();
-        let model = match (&self.model, self.target.first()) {
-            (Some(model), _) => model.clone(),
-            (None, Some(target)) => models::first(target, api_key.as_deref()).await?,
-            (None, None) => String::new(),
-        };
-        let endpoint =
-            if self.completions { Endpoint::Completions } else { Endpoint::ChatCompletions };
-        Ok(ReplayOptions {
-            targets: self.target.clone(),
-            model,
-            endpoint,
-            api_key,
-            run_id: format!("replay-{}", self.seed),
-            session_header: !self.no_session_header,
-            open_requests_max: self.open_requests_max,
-            terms: Terms { slo: self.goodput, retries_max: self.retries_max },
-            ..ReplayOptions::default()
-        })
+    /// Prints the result, what it is worth first.
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
+    fn tell(&self, summary: &Summary, recording: &Recording) -> anyhow::Result<()> {
+        let warm = Timestamp::from_elapsed(self.sending.warm_up);
+        let lag = Lag::of(&recording.records, warm, recording.unsent);
+        let behind = lag.verdict(self.lag_max.unwrap_or(LAG_MAX));
+        if let Some(behind) = behind {
+            eprintln!("{behind}\n");
+        }
+        if recording.left_out > 0 {
+            eprintln!("{} turns were not due before the end of the run", recording.left_out);
+        }
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(summary)?);
+        } else {
+            summary.runs.iter().for_each(|run| print!("{}", table::single(run)));
+        }
+        if behind.is_some() && !self.allow_lag {
+            bail!("the load generator fell behind; its figures are not its target's");
+        }
+        Ok(())
     }
 
     fn manifest(
@@ -212,7 +161,7 @@ impl Replay {
             Workload::Trace(trace) if trace.file == bundled::MOONCAKE_SLICE_NAME => {
                 Some(bundled::MOONCAKE_SLICE.as_bytes().to_vec())
             }
-            Workload::Trace(trace) => Some(std::fs::read(&trace.file)?),
+            Workload::Trace(trace) => Some(fs::read(&trace.file)?),
             Workload::SupportChat(_)
             | Workload::Independent(_)
             | Workload::Documents(_)

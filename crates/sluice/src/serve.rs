@@ -1,11 +1,12 @@
 //! `sluice serve`: the router.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use policy::config::StrategyName;
 use router::{
-    config::{self, Config},
+    config::{self, Config, ConfigError},
+    reload::Source,
     serve::Router,
 };
 
@@ -23,7 +24,8 @@ pub(crate) struct Serve {
     /// A replica, in addition to those of the configuration; may be repeated.
     #[arg(long, value_name = "URL")]
     replica: Vec<String>,
-    /// The strategy: round-robin, random, least-request, power-of-two, sticky or prefix-aware.
+    /// The strategy: round-robin, random, least-request, power-of-two, sticky, prefix-aware or
+    /// kv-aware.
     #[arg(long, value_name = "NAME")]
     policy: Option<StrategyName>,
     /// Address of the data port.
@@ -41,7 +43,13 @@ pub(crate) struct Serve {
 }
 
 pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
-    let config = configuration(serve)?;
+    let serve = Arc::new(serve);
+    // Before the file is read, so that no change of it is missed.
+    let source = serve.config.clone().map(|file| {
+        let serve = Arc::clone(&serve);
+        Source::new(file, move || configuration(&serve))
+    });
+    let config = configuration(&serve)?;
     limits::raise();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.worker_threads {
@@ -49,28 +57,31 @@ pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
     }
     let runtime = runtime.enable_all().build().context("cannot start the threads that serve")?;
     runtime.block_on(async {
-        let router = Router::open(config).await?;
+        let mut router = Router::open(config).await?;
+        if let Some(source) = source {
+            router = router.reloading(source);
+        }
         tracing::info!(listen = %router.data()?, admin = %router.admin()?, "serving");
-        router.run(shutdown::requested()).await;
+        router.run_reloading(shutdown::requested(), shutdown::hang_up).await;
         tracing::info!("ended");
         Ok(())
     })
 }
 
 /// The configuration file with what was typed laid over it.
-fn configuration(serve: Serve) -> anyhow::Result<Config> {
+fn configuration(serve: &Serve) -> Result<Config, ConfigError> {
     let mut config = match &serve.config {
         Some(path) => config::read(path)?,
         None => Config::default(),
     };
-    config
-        .replicas
-        .extend(serve.replica.into_iter().map(|url| config::Replica { name: None, url }));
+    config.replicas.extend(serve.replica.iter().cloned().map(config::Replica::at));
     config.policy.strategy = serve.policy.unwrap_or(config.policy.strategy);
     config.listen = serve.listen.unwrap_or(config.listen);
     config.admin.listen = serve.admin_listen.unwrap_or(config.admin.listen);
     config.worker_threads = serve.worker_threads.or(config.worker_threads);
-    config.recording = serve.record.map(config::Recording::into_directory).or(config.recording);
-    let origin = serve.config.map_or_else(|| "given".to_owned(), |it| it.display().to_string());
-    Ok(config.checked(&origin)?)
+    let recording = serve.record.clone().map(config::Recording::into_directory);
+    config.recording = recording.or(config.recording);
+    let file = serve.config.as_ref();
+    let origin = file.map_or_else(|| "given".to_owned(), |it| it.display().to_string());
+    config.checked(&origin)
 }

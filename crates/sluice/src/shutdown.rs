@@ -26,3 +26,16 @@ async fn either(term: &mut Signal, int: &mut Signal) {
         _ = int.recv() => {}
     }
 }
+
+/// Completes when the process is told to read its configuration again (SIGHUP).
+pub(crate) async fn hang_up() {
+    match signal(SignalKind::hangup()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for SIGHUP");
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -3,8 +3,10 @@
 //! [`session`] finds which conversation a request belongs to. Header names that Sluice answers
 //! with are constants here, so that the router, the tests and the documentation share one list.
 
+use std::time::Duration;
+
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderValue, Version,
     header::{self, HeaderName},
 };
 
@@ -71,34 +73,72 @@ pub const EMITTED: [HeaderName; 11] = [
     RETRY_AFTER_MS,
 ];
 
-/// Headers that concern one connection and end there (RFC 9110, section 7.6.1).
-pub const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// Whether a header concerns one connection and ends there (RFC 9110, section 7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Longest request id that is taken over, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Takes off what concerns one connection: the fixed list and what `connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+    let named = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|token| token.trim().parse().ok())
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
+        .map(str::trim)
+        // What most connections say names no header that would not come off anyway.
+        .filter(|token| !token.eq_ignore_ascii_case("keep-alive") && !token.is_empty())
+        .filter_map(|token| token.parse().ok());
+    let listed = headers.keys().filter(|it| is_hop_by_hop(it)).cloned();
+    let doomed: Vec<HeaderName> = named.chain(listed).collect();
+    for name in doomed {
         headers.remove(name);
     }
+}
+
+/// What is ambiguous about how a request is framed or addressed, if anything. Whoever reads it after
+/// us might take its end for another place, and the rest for a request of its own.
+#[must_use]
+pub fn framing_problem(version: Version, headers: &HeaderMap) -> Option<&'static str> {
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        if lengths > 0 {
+            return Some("both content-length and transfer-encoding are there: send one");
+        }
+        if version < Version::HTTP_11 {
+            return Some("transfer-encoding needs HTTP/1.1");
+        }
+        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Some("transfer-encoding must be `chunked` and nothing else");
+        }
+    }
+    if lengths > 1 || headers.get(header::CONTENT_LENGTH).is_some_and(|it| !is_length(it)) {
+        return Some("content-length must be one whole number");
+    }
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
+        return Some("host must be there once");
+    }
+    None
+}
+
+fn is_length(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
 /// The client's request id, when it is fit to be logged and passed on: 1 to 128 of
@@ -109,6 +149,13 @@ pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
         && value.as_bytes().iter().all(|it| it.is_ascii_alphanumeric() || b"._:-".contains(it));
     fits.then_some(value)
+}
+
+/// How long the sender of an answer wants to be left alone, when it says so in seconds.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let names = [header::RETRY_AFTER];
+    whole_number(headers, &names).map(Duration::from_secs)
 }
 
 /// The first of `names` that holds a whole number, such as [`SLO_TTFT_MS`].
@@ -145,6 +192,37 @@ mod tests {
         expected.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_is_framed_ambiguously_is_told() {
+        let problem = |version, pairs: &[(&'static str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in pairs {
+                map.append(HeaderName::from_static(name), value.parse().unwrap());
+            }
+            framing_problem(version, &map)
+        };
+        let host = ("host", "a");
+        let (length, chunked) = (("content-length", "5"), ("transfer-encoding", "Chunked"));
+        for good in [&[host][..], &[host, length], &[host, chunked]] {
+            assert_eq!(problem(Version::HTTP_11, good), None, "{good:?}");
+        }
+        assert_eq!(problem(Version::HTTP_10, &[length]), None);
+        assert_eq!(problem(Version::HTTP_2, &[length]), None);
+        for bad in [
+            &[][..],
+            &[host, host],
+            &[host, length, chunked],
+            &[host, length, length],
+            &[host, ("content-length", "5, 5")],
+            &[host, ("content-length", "+5")],
+            &[host, ("transfer-encoding", "gzip, chunked")],
+            &[host, chunked, chunked],
+        ] {
+            assert!(problem(Version::HTTP_11, bad).is_some(), "{bad:?}");
+        }
+        assert!(problem(Version::HTTP_10, &[host, chunked]).is_some());
     }
 
     #[test]

@@ -12,13 +12,13 @@ use serde::{
 use serde_json::value::RawValue;
 
 /// The text between the quotes of a JSON string, escapes as received; `None` for other values.
-pub(crate) fn quoted(raw: &RawValue) -> Option<&str> {
-    raw.get().strip_prefix('"')?.strip_suffix('"')
+pub(crate) fn quoted(text: &str) -> Option<&str> {
+    text.strip_prefix('"')?.strip_suffix('"')
 }
 
 /// The value of a JSON string; `None` for other values and for lone surrogates.
 pub(crate) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let text = quoted(raw)?;
+    let text = quoted(raw.get())?;
     if memchr::memchr(b'\\', text.as_bytes()).is_none() {
         return Some(Cow::Borrowed(text));
     }
@@ -33,7 +33,7 @@ pub(crate) fn starts_with(raw: &RawValue, first: u8) -> bool {
 /// Calls `visit` with each item of an array until it breaks off; returns whether every item was of
 /// type `T` and visited.
 pub(crate) fn for_each_item<'a, T: Deserialize<'a>>(
-    raw: &'a RawValue,
+    array: &'a str,
     visit: impl FnMut(T) -> ControlFlow<()>,
 ) -> bool {
     struct Items<T, F>(F, PhantomData<T>);
@@ -59,7 +59,7 @@ pub(crate) fn for_each_item<'a, T: Deserialize<'a>>(
         }
     }
 
-    let mut json = serde_json::Deserializer::from_str(raw.get());
+    let mut json = serde_json::Deserializer::from_str(array);
     json.deserialize_seq(Items(visit, PhantomData)).is_ok()
 }
 
@@ -141,8 +141,8 @@ impl<'de> Deserialize<'de> for Key<'de> {
 }
 
 /// Passes on the value's text in pieces, without the white space between its tokens.
-pub(crate) fn compact(raw: &RawValue, emit: &mut dyn FnMut(&[u8])) {
-    let mut rest = raw.get().as_bytes();
+pub(crate) fn compact(value: &str, emit: &mut dyn FnMut(&[u8])) {
+    let mut rest = value.as_bytes();
     let mut at = 0;
     while let Some(&byte) = rest.get(at) {
         if byte == b'"' {
@@ -159,9 +159,20 @@ pub(crate) fn compact(raw: &RawValue, emit: &mut dyn FnMut(&[u8])) {
     emit(rest);
 }
 
+/// Length up to which a string's end is looked for byte by byte.
+const SHORT_STRING_BYTES: usize = 16;
+
 /// Where the string whose content starts at `from` has ended.
-fn end_of_string(text: &[u8], from: usize) -> usize {
+pub(crate) fn end_of_string(text: &[u8], from: usize) -> usize {
     let mut at = from;
+    // Most strings are keys and words, for which setting up a search costs more than looking.
+    for byte in text.get(from..).unwrap_or_default().iter().take(SHORT_STRING_BYTES) {
+        match byte {
+            b'"' => return at.saturating_add(1),
+            b'\\' => break,
+            _ => at = at.saturating_add(1),
+        }
+    }
     while let Some(found) = text
         .get(at..)
         .and_then(|it| memchr::memchr2(b'"', b'\\', it))
@@ -187,7 +198,7 @@ mod tests {
 
     fn compacted(text: &str) -> String {
         let mut out = Vec::new();
-        compact(raw(text), &mut |piece| out.extend_from_slice(piece));
+        compact(text, &mut |piece| out.extend_from_slice(piece));
         String::from_utf8(out).unwrap()
     }
 
@@ -231,7 +242,7 @@ mod tests {
     fn a_walk_says_whether_it_saw_every_item() {
         let mut sum = 0;
         let mut walk = |text: &str| {
-            for_each_item(raw(text), |item: u32| {
+            for_each_item(text, |item: u32| {
                 sum += item;
                 if item == 9 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })

@@ -16,3 +16,4 @@ pub mod prometheus;
 pub mod prompt;
 pub mod sse;
 pub mod usage;
+mod walk;

@@ -15,9 +15,8 @@
 //! and unescaping would cost more than the hash. Separators are control characters, which JSON
 //! text cannot hold unescaped, so that no content can pose as another turn.
 
-use std::ops::ControlFlow;
+use std::{cell::Cell, ops::ControlFlow};
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use types::{
     block::{BlockHash, BlockHasher, ChainSeed, HashKey, Scope},
@@ -25,10 +24,7 @@ use types::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{
-    json::{self, Entries},
-    openai::View,
-};
+use crate::{json, openai::View, walk};
 
 #[cfg(test)]
 mod tests;
@@ -63,6 +59,40 @@ pub(crate) enum Content<'a> {
     Pairs(Option<&'a RawValue>, Option<&'a RawValue>),
 }
 
+impl Content<'_> {
+    /// Whether it is text, and not token ids.
+    fn is_text(&self) -> bool {
+        match self {
+            Content::None => false,
+            Content::Conversation { .. } | Content::Pairs(..) => true,
+            Content::Prompts(prompts) => {
+                let mut is_text = true;
+                for_each_prompt(*prompts, |prompt| is_text &= json::quoted(prompt).is_some());
+                is_text
+            }
+        }
+    }
+}
+
+/// Hundredths of a byte to a token.
+#[derive(Clone, Copy)]
+struct TokenBytes(u32);
+
+impl TokenBytes {
+    /// Of token ids, each laid out as four bytes.
+    const EXACT: Self = Self(400);
+
+    fn of(self, tokens: Tokens) -> usize {
+        let bytes = u64::from(tokens.0).saturating_mul(self.0.into()) / 100;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    fn tokens_in(self, bytes: usize) -> Tokens {
+        let tokens = (bytes as u64).saturating_mul(100).div_ceil(u64::from(self.0.max(1)));
+        Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))
+    }
+}
+
 /// A prompt as the dispatcher sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptHash {
@@ -70,30 +100,48 @@ pub struct PromptHash {
     pub blocks: Vec<BlockHash>,
     /// Length of the prompt, of all prompts in a batch: exact for token ids, else estimated.
     pub prompt: Tokens,
+    /// Whether it is one text whose length is estimated.
+    pub is_estimated: bool,
+    /// Names a conversation by what all its requests share: the system's turns and the user's
+    /// first. `None` where there is no such turn.
+    pub first_turn: Option<u128>,
 }
 
 impl View<'_> {
     /// Names the prompt's blocks of `block` tokens each, within the request's scope.
     #[must_use]
     pub fn hash_prompt(&self, key: HashKey, tenant: Option<&str>, block: Tokens) -> PromptHash {
+        let centibytes = u32::try_from(BYTES_PER_TOKEN.saturating_mul(100)).unwrap_or(u32::MAX);
+        self.hash_prompt_of(key, tenant, block, centibytes)
+    }
+
+    /// As [`Self::hash_prompt`], where a token of text is taken to be `centibytes` hundredths of a byte
+    /// long instead of four bytes.
+    #[must_use]
+    pub fn hash_prompt_of(
+        &self,
+        key: HashKey,
+        tenant: Option<&str>,
+        block: Tokens,
+        centibytes: u32,
+    ) -> PromptHash {
         let scope = Scope {
             model: &self.model,
             adapter: self.adapter.as_deref(),
             tenant,
             cache_salt: self.cache_salt.as_deref(),
         };
-        let block_bytes = usize::try_from(block.0).unwrap_or(usize::MAX);
-        let block_bytes = block_bytes.saturating_mul(BYTES_PER_TOKEN);
+        let is_text = self.content.is_text();
+        let token_bytes = if is_text { TokenBytes(centibytes.max(1)) } else { TokenBytes::EXACT };
+        let block_bytes = token_bytes.of(block);
         let mut hasher = BlockHasher::new(ChainSeed::new(key, &scope), block_bytes);
         let mut bytes_beside = 0_usize;
+        let mut first_turn = None;
         match self.content {
             Content::None => {}
             Content::Conversation { tools, system, turns } => {
-                let mut emit = |piece: &[u8]| hasher.update(piece);
-                let mut layout = Layout::new(&mut emit);
-                layout.tools(tools);
-                layout.system(system);
-                layout.turns(turns);
+                let conversation = [tools, system, turns].map(|it| it.map(RawValue::get));
+                first_turn = hash_conversation(&mut hasher, key, conversation);
             }
             Content::Prompts(prompts) => {
                 let mut first = true;
@@ -115,57 +163,64 @@ impl View<'_> {
                 bytes_beside = others.map_or(0, |raw| raw.get().len());
             }
         }
-        let prompt = Tokens::estimated_from_bytes(hasher.bytes().saturating_add(bytes_beside));
-        PromptHash { blocks: hasher.finish(), prompt }
-    }
-
-    /// Names a conversation by what all its requests share: the system's turns and the user's
-    /// first. `None` where there is no such turn.
-    #[must_use]
-    pub fn first_turn_hash(&self, key: HashKey) -> Option<u128> {
-        let Content::Conversation { system, turns, .. } = self.content else {
-            return None;
-        };
-        let turns = turns?;
-        let mut hasher = Xxh3::with_seed(key.0);
-        let mut emit = |piece: &[u8]| hasher.update(piece);
-        let mut layout = Layout::new(&mut emit);
-        layout.system(system);
-        let mut found = json::quoted(turns).is_some();
-        if found {
-            layout.turns(Some(turns));
-        }
-        json::for_each_item(turns, |turn: Turn<'_>| {
-            let role = turn.role.and_then(json::quoted);
-            if matches!(role, Some("system" | "developer" | "user")) {
-                layout.turn(&turn);
-                found = role == Some("user");
-            }
-            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        found.then(|| hasher.digest128())
+        let is_estimated = is_text && bytes_beside == 0;
+        let prompt = token_bytes.tokens_in(hasher.bytes().saturating_add(bytes_beside));
+        PromptHash { blocks: hasher.finish(), prompt, is_estimated, first_turn }
     }
 }
 
-/// A message of a chat, or an item of a Responses input.
-#[derive(Deserialize)]
+/// Lays out tools, system and turns in one walk, and names the conversation on the way.
+fn hash_conversation(
+    hasher: &mut BlockHasher,
+    key: HashKey,
+    [tools, system, turns]: [Option<&str>; 3],
+) -> Option<u128> {
+    let is_opening = Cell::new(false);
+    let mut opening = Xxh3::with_seed(key.0);
+    let mut emit = |piece: &[u8]| {
+        if is_opening.get() {
+            opening.update(piece);
+        }
+        hasher.update(piece);
+    };
+    let mut layout = Layout::new(&mut emit);
+    layout.tools(tools);
+    is_opening.set(true);
+    layout.system(system);
+    let has_user = turns.is_some_and(|turns| layout.turns(turns, &is_opening));
+    has_user.then(|| opening.digest128())
+}
+
+/// A message of a chat, or an item of a Responses input: its entries that are part of the prompt.
+#[derive(Default)]
 struct Turn<'a> {
-    #[serde(borrow)]
-    role: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tool_calls: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tool_call_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
-    #[serde(borrow)]
-    call_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    output: Option<&'a RawValue>,
+    role: &'a str,
+    content: Option<&'a str>,
+    /// In the order of [`Turn::OTHERS`].
+    others: [Option<&'a str>; Turn::OTHERS.len()],
+}
+
+impl<'a> Turn<'a> {
+    const OTHERS: [&'static str; 6] =
+        ["name", "tool_calls", "tool_call_id", "arguments", "call_id", "output"];
+
+    /// Reads an object; of entries called alike the last counts, `null` is as good as absent.
+    fn read(item: &'a str) -> Option<Self> {
+        let mut turn = Self::default();
+        for (key, value) in walk::entries(item)? {
+            let present = Some(value).filter(|it| *it != "null");
+            if key == "role" {
+                turn.role = json::quoted(value).unwrap_or_default();
+            } else if key == "content" {
+                turn.content = present;
+            } else if let Some((_, slot)) =
+                Self::OTHERS.iter().zip(&mut turn.others).find(|(name, _)| **name == key)
+            {
+                *slot = present;
+            }
+        }
+        Some(turn)
+    }
 }
 
 /// Lays a prompt out as a stream of bytes.
@@ -191,51 +246,55 @@ impl<'e> Layout<'e> {
         (self.emit)(PART);
     }
 
-    fn tools(&mut self, tools: Option<&RawValue>) {
+    fn tools(&mut self, tools: Option<&str>) {
         if let Some(tools) = tools {
             self.open("tools");
             json::compact(tools, self.emit);
         }
     }
 
-    fn system(&mut self, system: Option<&RawValue>) {
+    fn system(&mut self, system: Option<&str>) {
         if let Some(system) = system {
             self.open("system");
             self.content(system, DEPTH_MAX);
         }
     }
 
-    /// Lays out an array of turns, or a text that stands for one turn of the user's.
-    fn turns(&mut self, turns: Option<&RawValue>) {
-        let Some(turns) = turns else { return };
+    /// Lays out an array of turns, or a text that stands for one turn of the user's. Sets
+    /// `is_opening` while a turn is laid out that opens the conversation: all of the system's and
+    /// the user's up to the user's first. Returns whether the user has a turn.
+    fn turns(&mut self, turns: &str, is_opening: &Cell<bool>) -> bool {
         if let Some(text) = json::quoted(turns) {
             self.open("user");
             (self.emit)(text.as_bytes());
-            return;
+            return true;
         }
-        let regular = json::for_each_item(turns, |turn: Turn<'_>| {
-            self.turn(&turn);
-            ControlFlow::Continue(())
-        });
-        if !regular {
+        let Some(items) = walk::items(turns) else {
             json::compact(turns, self.emit);
+            return false;
+        };
+        let mut has_user = false;
+        for item in items {
+            let Some(turn) = Turn::read(item) else {
+                is_opening.set(false);
+                self.open("");
+                json::compact(item, self.emit);
+                continue;
+            };
+            let opens = matches!(turn.role, "system" | "developer" | "user");
+            is_opening.set(!has_user && opens);
+            self.turn(&turn);
+            has_user |= turn.role == "user";
         }
+        has_user
     }
 
     fn turn(&mut self, turn: &Turn<'_>) {
-        self.open(turn.role.and_then(json::quoted).unwrap_or_default());
+        self.open(turn.role);
         if let Some(content) = turn.content {
             self.content(content, DEPTH_MAX);
         }
-        let rest = [
-            ("name", turn.name),
-            ("tool_calls", turn.tool_calls),
-            ("tool_call_id", turn.tool_call_id),
-            ("arguments", turn.arguments),
-            ("call_id", turn.call_id),
-            ("output", turn.output),
-        ];
-        for (name, value) in rest {
+        for (name, value) in Turn::OTHERS.iter().zip(turn.others) {
             if let Some(value) = value {
                 self.name(name);
                 self.content(value, DEPTH_MAX);
@@ -244,28 +303,36 @@ impl<'e> Layout<'e> {
     }
 
     /// Lays out a text or an array of parts; anything else as it stands.
-    fn content(&mut self, content: &RawValue, depth: u32) {
+    fn content(&mut self, content: &str, depth: u32) {
         if let Some(text) = json::quoted(content) {
             (self.emit)(text.as_bytes());
             return;
         }
-        let mut first = true;
-        let regular = depth > 0
-            && json::for_each_item(content, |part: Entries<'_>| {
-                if !std::mem::take(&mut first) {
-                    (self.emit)(PART);
-                }
-                self.part(&part, depth.saturating_sub(1));
-                ControlFlow::Continue(())
-            });
-        if !regular {
+        let parts = if depth == 0 { None } else { walk::items(content) };
+        let Some(parts) = parts else {
             json::compact(content, self.emit);
+            return;
+        };
+        for (at, part) in parts.enumerate() {
+            if at > 0 {
+                (self.emit)(PART);
+            }
+            match walk::entries(part) {
+                Some(entries) => self.part(entries, depth.saturating_sub(1)),
+                None => json::compact(part, self.emit),
+            }
         }
     }
 
-    fn part(&mut self, part: &Entries<'_>, depth: u32) {
-        let text = part.get("text").and_then(json::quoted);
-        let kind = part.get("type").and_then(json::quoted).unwrap_or_default();
+    fn part(&mut self, part: walk::Entries<'_>, depth: u32) {
+        let (mut text, mut kind) = (None, "");
+        for (key, value) in part.clone() {
+            match key {
+                "text" => text = json::quoted(value),
+                "type" => kind = json::quoted(value).unwrap_or_default(),
+                _ => {}
+            }
+        }
         if let Some(text) = text {
             (self.emit)(text.as_bytes());
         } else if ["image", "audio", "video"].iter().any(|it| kind.contains(it)) {
@@ -276,7 +343,7 @@ impl<'e> Layout<'e> {
     }
 
     /// Lays out a digest, repeated to the length that the engine's own tokens would have.
-    fn media(&mut self, part: &Entries<'_>, depth: u32) {
+    fn media(&mut self, part: walk::Entries<'_>, depth: u32) {
         let mut hasher = Xxh3::new();
         let mut emit = |piece: &[u8]| hasher.update(piece);
         // What lies within a medium is part of its digest and has no length of its own.
@@ -291,8 +358,8 @@ impl<'e> Layout<'e> {
     }
 
     /// Lays out an object's entries as they stand, but for the marks that clients move about.
-    fn entries(&mut self, part: &Entries<'_>, depth: u32) {
-        for (key, value) in part.iter().filter(|(key, _)| *key != "cache_control") {
+    fn entries(&mut self, part: walk::Entries<'_>, depth: u32) {
+        for (key, value) in part.filter(|(key, _)| *key != "cache_control") {
             self.name(key);
             if key == "content" {
                 self.content(value, depth);
@@ -303,7 +370,7 @@ impl<'e> Layout<'e> {
     }
 
     /// Lays out a text, or token ids as four little-endian bytes each; anything else as it stands.
-    fn prompt(&mut self, prompt: &RawValue) {
+    fn prompt(&mut self, prompt: &str) {
         if let Some(text) = json::quoted(prompt) {
             (self.emit)(text.as_bytes());
             return;
@@ -319,17 +386,12 @@ impl<'e> Layout<'e> {
 }
 
 /// Calls `visit` with each prompt of a batch, or with the one that stands alone.
-fn for_each_prompt<'a>(prompts: Option<&'a RawValue>, mut visit: impl FnMut(&'a RawValue)) {
-    let Some(prompts) = prompts else { return };
-    let first = prompts.get().as_bytes().get(1..).map(<[u8]>::trim_ascii_start);
-    let is_batch = json::starts_with(prompts, b'[')
-        && matches!(first.and_then(<[u8]>::first), Some(b'[' | b'"' | b'{'));
-    if is_batch {
-        json::for_each_item(prompts, |prompt| {
-            visit(prompt);
-            ControlFlow::Continue(())
-        });
-    } else {
-        visit(prompts);
+fn for_each_prompt<'a>(prompts: Option<&'a RawValue>, mut visit: impl FnMut(&'a str)) {
+    let Some(prompts) = prompts.map(RawValue::get) else { return };
+    let first = prompts.as_bytes().get(1..).map(<[u8]>::trim_ascii_start);
+    let is_batch = matches!(first.and_then(<[u8]>::first), Some(b'[' | b'"' | b'{'));
+    match walk::items(prompts) {
+        Some(batch) if is_batch => batch.for_each(visit),
+        Some(_) | None => visit(prompts),
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use types::quantity::Tokens;
 
-use crate::{json, openai::Endpoint, sse::Event};
+use crate::{json, openai::Endpoint, sse::Event, walk};
 
 #[cfg(test)]
 mod tests;
@@ -81,9 +81,25 @@ impl Answer {
 
     /// Learns from the whole body of an answer that is not streamed.
     pub fn body(&mut self, body: &[u8]) {
-        if self.learn(body) {
+        let understood = if may_have_failed(body) { self.learn(body) } else { self.figures(body) };
+        if understood {
             self.ends(End::Complete);
         }
+    }
+
+    /// Reads the figures of an answer that mentions no failure, and nothing else of it. Returns
+    /// whether `body` looks like an object; whether it is one, its client will see.
+    fn figures(&mut self, body: &[u8]) -> bool {
+        let Ok(text) = std::str::from_utf8(body.trim_ascii()) else { return false };
+        let Some(entries) = walk::entries(text).filter(|_| text.ends_with('}')) else {
+            return false;
+        };
+        for (_, value) in entries.filter(|(key, _)| *key == "usage") {
+            if let Ok(figures) = serde_json::from_str::<Figures>(value) {
+                self.usage.update(&figures.usage());
+            }
+        }
+        true
     }
 
     /// What the answer cost, as far as it has said.
@@ -96,6 +112,12 @@ impl Answer {
     #[must_use]
     pub const fn end(&self) -> Option<End> {
         self.end
+    }
+
+    /// Whether the answer has said that it failed, be it without calling that an error.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        matches!(self.end, Some(End::Failed | End::Aborted))
     }
 
     fn ends(&mut self, end: End) {
@@ -114,7 +136,7 @@ impl Answer {
             self.ends(End::Failed);
         }
         let reasons = envelope.choices.iter().flatten().filter_map(|it| it.finish_reason);
-        if reasons.into_iter().any(|reason| json::quoted(reason) == Some("abort")) {
+        if reasons.into_iter().any(|reason| json::quoted(reason.get()) == Some("abort")) {
             self.ends(End::Aborted);
         }
         for figures in [inner.and_then(|it| it.usage), envelope.usage].into_iter().flatten() {
@@ -162,11 +184,16 @@ static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
 /// Whether the data may hold figures, an error or an abort. A quotation mark within a text is
 /// escaped, so what a model says never looks like one of these.
 fn is_worth_reading(data: &[u8]) -> bool {
-    let Finders { usage, error, abort } = &*FINDERS;
+    let usage = &FINDERS.usage;
     let has_figures = usage
         .find_iter(data)
         .any(|at| value_at(data, at.saturating_add(usage.needle().len())).starts_with(b"{"));
-    has_figures || error.find(data).is_some() || abort.find(data).is_some()
+    has_figures || may_have_failed(data)
+}
+
+/// Whether the data mention an error or an abort.
+fn may_have_failed(data: &[u8]) -> bool {
+    FINDERS.error.find(data).is_some() || FINDERS.abort.find(data).is_some()
 }
 
 /// The text of the value whose key has ended before `at`.

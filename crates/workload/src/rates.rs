@@ -56,14 +56,16 @@ impl Rates {
     }
 
     /// Reads a series: comma-separated values whose first two columns are seconds and requests per
-    /// second, with or without a header, or a JSON list of such pairs.
+    /// second, with or without a header, or a JSON list of such pairs or of AIPerf's objects
+    /// (`time_s` and `qps`).
     ///
     /// # Errors
     /// The first line that is neither; a header may only be the first.
     pub fn parse(text: &str) -> Result<Self, BadSeries> {
         let pairs = if text.trim_start().starts_with('[') {
-            serde_json::from_str::<Vec<(f64, f64)>>(text)
-                .map_err(|error| BadSeries { line: error.line(), reason: error.to_string() })?
+            let items: Vec<Item> = serde_json::from_str(text)
+                .map_err(|error| BadSeries { line: error.line(), reason: error.to_string() })?;
+            items.into_iter().map(Item::pair).collect()
         } else {
             parse_lines(text)?
         };
@@ -153,6 +155,23 @@ impl Rates {
     }
 }
 
+/// A point in JSON: a pair, or an object as AIPerf has it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Pair(f64, f64),
+    Object { time_s: f64, qps: f64 },
+}
+
+impl Item {
+    const fn pair(self) -> (f64, f64) {
+        match self {
+            Self::Pair(seconds, rate_per_s) => (seconds, rate_per_s),
+            Self::Object { time_s, qps } => (time_s, qps),
+        }
+    }
+}
+
 fn parse_lines(text: &str) -> Result<Vec<(f64, f64)>, BadSeries> {
     let mut pairs = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|it| !it.1.trim().is_empty()) {
@@ -217,6 +236,8 @@ mod tests {
         assert_eq!(rates.0[1].at, Duration::from_secs(600));
         assert!((rates.peak_per_s() - 212.78).abs() < 1e-9);
         assert_eq!(Rates::parse("[[0, 212.78], [600, 179.6983]]").unwrap(), rates);
+        let objects = r#"[{"time_s": 0, "qps": 212.78}, {"time_s": 600, "qps": 179.6983}]"#;
+        assert_eq!(Rates::parse(objects).unwrap(), rates);
     }
 
     #[test]

@@ -248,6 +248,9 @@ impl Row {
 }
 
 #[cfg(test)]
+mod real_lines;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

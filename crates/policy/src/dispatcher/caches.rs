@@ -36,6 +36,8 @@ pub(super) struct Caches {
     depths: Depths,
     coming: Coming,
     followed: FxHashMap<ReplicaId, Followed>,
+    /// Tokens that caches have room for.
+    sizes: FxHashMap<ReplicaId, Tokens>,
 }
 
 /// A replica whose engine tells.
@@ -67,6 +69,21 @@ pub enum CacheMode {
     Disagreeing,
 }
 
+impl CacheMode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Approximate, Self::Precise, Self::Disagreeing];
+
+    /// The mode as metrics spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Approximate => "approximate",
+            Self::Precise => "precise",
+            Self::Disagreeing => "disagreeing",
+        }
+    }
+}
+
 impl Caches {
     pub(super) fn new(config: &PrefixConfig) -> Self {
         Self {
@@ -75,7 +92,24 @@ impl Caches {
             depths: Depths::default(),
             coming: Coming::default(),
             followed: FxHashMap::default(),
+            sizes: FxHashMap::default(),
         }
+    }
+
+    /// Learns how many tokens a replica's cache has room for.
+    pub(super) fn sized(&mut self, replica: ReplicaId, tokens: Tokens) {
+        self.sizes.insert(replica, tokens);
+    }
+
+    /// How many tokens a replica's cache has room for, where that is known.
+    pub(super) fn size(&self, replica: ReplicaId) -> Option<Tokens> {
+        self.sizes.get(&replica).copied()
+    }
+
+    /// Forgets a replica that has left.
+    pub(super) fn leave(&mut self, replica: ReplicaId) {
+        self.unfollow(replica);
+        self.sizes.remove(&replica);
     }
 
     /// Begins to follow a replica, of which nothing is known yet.

@@ -185,10 +185,10 @@ fn event() -> impl Strategy<Value = Event> {
             let blocks = Box::from(&*request(0, family, blocks).blocks);
             Event::BlocksStored { replica, parent: None, blocks }
         }),
-        1 => (replica(), 0..5_u64, 1..20_u64).prop_map(|(replica, family, blocks)| {
+        1 => (replica(), 0..5_u64, 1..20_usize).prop_map(|(replica, family, blocks)| {
             let all = request(0, family, 20).blocks;
-            let blocks = all.iter().rev().take(blocks as usize).copied();
-            Event::BlocksRemoved { replica, blocks: blocks.collect() }
+            let blocks = all.iter().rev().take(blocks).copied().collect();
+            Event::BlocksRemoved { replica, blocks }
         }),
         1 => strategy.prop_map(|it| Event::RoutingChanged(Routing::new(it))),
     ]

@@ -9,15 +9,16 @@ pub(crate) fn runs_at(rate: f64) -> Vec<Run> {
         it if it <= 480.0 => it,
         it => (480.0 - 6.0 * (it - 480.0)).max(20.0),
     };
+    let in_window = |rate: f64| -> u64 { format!("{:.0}", rate * 20.0).parse().unwrap() };
     let run = |seed: u64| {
         let scatter = 1.0 + (seed as f64 - 2.0) / 200.0;
         Run {
             seed,
             window_s: 20.0,
             drain_s: ((rate - 500.0) / 500.0 * 20.0).max(0.0),
-            requests: (rate * 20.0) as u64,
-            completed: (rate * 20.0) as u64,
-            good: (goodput * 20.0) as u64,
+            requests: in_window(rate),
+            completed: in_window(rate),
+            good: in_window(goodput),
             offered_rps: rate,
             request_throughput: rate,
             request_goodput: goodput * scatter,

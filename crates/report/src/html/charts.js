@@ -56,6 +56,8 @@ function marks(chart) {
       const { ctx, bbox } = plot, ratio = devicePixelRatio || 1;
       ctx.save();
       ctx.font = 11 * ratio + "px system-ui, sans-serif";
+      ctx.textAlign = "left";
+      ctx.textBaseline = "alphabetic";
       ctx.lineWidth = 1.25 * ratio;
       ctx.beginPath(); ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height); ctx.clip();
       let row = 0;
@@ -75,24 +77,26 @@ function marks(chart) {
           const y = bbox.top + (14 + 14 * (row++ % 6)) * ratio;
           const fits = at + width + 6 * ratio < bbox.left + bbox.width;
           ctx.fillText(line.label, fits ? at + 4 * ratio : at - width - 4 * ratio, y);
-        } else ctx.fillText(line.label, bbox.left + 4 * ratio, at - 4 * ratio);
+        } else ctx.fillText(line.label, bbox.left + bbox.width - width - 6 * ratio, at - 4 * ratio);
       }
       ctx.restore();
     }],
   };
 }
 
+/** Of a logarithmic axis, only 1, 2 and 5 of each decade have room for lines and labels. */
+function round(value) {
+  const digit = Math.round(value / Math.pow(10, Math.floor(Math.log10(value) + 1e-9)));
+  return digit === 1 || digit === 2 || digit === 5;
+}
+
 function axis(label, log) {
+  const filter = (plot, splits) => log ? splits.map((it) => it !== null && round(it) ? it : null) : splits;
   return {
-    stroke: () => colour("soft"), grid: { stroke: () => colour("line"), width: 1 },
-    ticks: { stroke: () => colour("line"), width: 1 }, font: "11px system-ui, sans-serif",
+    filter, stroke: () => colour("soft"), grid: { stroke: () => colour("line"), width: 1, filter },
+    ticks: { stroke: () => colour("line"), width: 1, filter }, font: "11px system-ui, sans-serif",
     label, labelFont: "12px system-ui, sans-serif", labelSize: 18, size: log === undefined ? 30 : 52,
-    values: (plot, splits) => splits.map((it) => {
-      if (!log || it === null) return it === null ? "" : tick(it);
-      // Of a logarithmic axis only 1, 2 and 5 of each decade have room for their labels.
-      const digit = Math.round(it / Math.pow(10, Math.floor(Math.log10(it) + 1e-9)));
-      return digit === 1 || digit === 2 || digit === 5 ? tick(it) : "";
-    }),
+    values: (plot, splits) => splits.map((it) => it === null ? "" : tick(it)),
   };
 }
 
@@ -107,9 +111,9 @@ function chart(into, spec) {
     const width = Math.max(240, box.clientWidth - 20);
     const series = spec.series.map((it, place) => ({
       label: it.label, stroke: () => colour(it.colour || "c" + (place % 7)), width: 2, dash: it.dash, spanGaps: true,
-      points: { show: spec.points === true && !it.bars, size: 6 },
+      points: { show: spec.points === true && it.bars === undefined, size: 6 },
       value: (plot, value) => (it.format || spec.format || number)(value),
-      ...(it.bars ? { fill: () => colour(it.colour || "c" + (place % 7)), paths: uPlot.paths.bars({ size: [0.7, 60], align: it.bars }) } : {}),
+      ...(it.bars !== undefined ? { fill: () => colour(it.colour || "c" + (place % 7)), paths: uPlot.paths.bars({ size: [0.7, 60], align: it.bars }) } : {}),
     }));
     const most = spec.most, least = spec.least;
     const options = {

@@ -93,9 +93,9 @@ function frontiers() {
   });
   const rates = byRate((it, place) => [
     { label: name(it, "goodput"), value: (point) => point.request_goodput, colour: "c" + (single ? 0 : place % 7) },
-    { label: name(it, "throughput"), value: (point) => point.request_throughput, colour: "c" + (single ? 1 : place % 7), dash: [6, 4] },
+    { label: name(it, "throughput"), value: (point) => point.sustained_rps, colour: "c" + (single ? 1 : place % 7), dash: [6, 4] },
   ]);
-  rates.series.push({ label: "all good", values: rates.x, colour: "c6", dash: [2, 4] });
+  rates.series.push({ label: "all that is offered", values: rates.x, colour: "c6", dash: [2, 4] });
   chart(box, { ...rates, title: "Good and answered requests per second", xLabel: "offered, requests/s", yLabel: "requests/s", xName: "offered", points: true, lines: knees, wide: true, height: 320 });
   for (const [key, title] of [["ttft", "Time to first token"], ["tpot", "Time per output token"], ["e2e", "Time to the last token"]]) {
     const percentiles = single ? ["p50", "p95", "p99"] : ["p50", "p99"];
@@ -121,7 +121,7 @@ function points(frontier, single) {
   page.append(element("h3", { style: "margin-top:18px" }, (single ? "" : frontier.policy + ": ") + "every rate; " + frontier.points[0].runs + " runs each"));
   const share = (value) => value > 0 ? percent(value) : "–";
   figures(page, ["offered/s", "load", "answered/s", "goodput/s", "good", "good tokens/s", "failed", "refused", "retried", "hits", "TTFT p50", "p95", "p99", "TPOT p50", "p95", "p99", "E2E p99", "cost / 1,000"],
-    frontier.points.map((it) => ({ mark: it === nearest, cells: [number(it.rate_per_s), it.band, number(it.request_throughput), number(it.request_goodput), percent(it.good_request_fraction), number(it.output_token_goodput), share(it.error_rate), share(it.refusal_rate), share(it.retry_rate), percent(it.cache_hit_rate),
+    frontier.points.map((it) => ({ mark: it === nearest, cells: [number(it.rate_per_s), it.band, number(it.sustained_rps), number(it.request_goodput), percent(it.good_request_fraction), number(it.output_token_goodput), share(it.error_rate), share(it.refusal_rate), share(it.retry_rate), percent(it.cache_hit_rate),
       ...["p50", "p95", "p99"].map((part) => millis(it.ttft_ms && it.ttft_ms[part])), ...["p50", "p95", "p99"].map((part) => millis(it.tpot_ms && it.tpot_ms[part])), millis(it.e2e_ms && it.e2e_ms.p99), money(it.cost_per_accepted, frontier.currency)] })));
 }
 
@@ -246,6 +246,7 @@ function details() {
     if (it.slices.some((slice) => slice.hits !== null)) chart(box, { ...time, title: "Cache hit rate", most: 1, format: percent, series: [{ label: "hits", values: of("hits"), colour: "c2" }] });
     chart(box, { ...time, title: "Requests in flight", series: [{ label: "in flight", values: of("in_flight"), colour: "c4" }] });
     if (it.replicas.length > 1) balance(box, it);
+    redraw(false);
   };
   choice.addEventListener("change", show);
   show();
@@ -274,3 +275,5 @@ comparison();
 runs();
 details();
 manifest();
+// A chart that was drawn while it stood alone in its row has less room since another came.
+redraw(false);

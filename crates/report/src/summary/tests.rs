@@ -109,6 +109,17 @@ fn every_definition_of_the_contract_holds() {
 }
 
 #[test]
+fn a_client_that_hangs_up_on_purpose_makes_nothing_worse() {
+    let records = [answered(0, 100, None), answered(1_000, 100, None)];
+    let cancelled = RequestRecord { session: Some(0), ..ended(2_000, Ending::Cancelled) };
+    let with = run(&[records[0].clone(), records[1].clone(), cancelled]);
+    let without = run(&records);
+    assert_eq!((with.cancelled, with.failed, with.requests), (1, 0, 3));
+    assert_eq!(with.good_request_fraction, without.good_request_fraction);
+    assert_eq!(with.good_session_fraction, without.good_session_fraction);
+}
+
+#[test]
 fn a_straggler_moves_the_drain_and_nothing_else() {
     let (mut straggling, run_before) = (records(), run(&records()));
     straggling[1].last_token = Some(at(90_000));

@@ -102,7 +102,7 @@ fn rates(frontier: &Frontier) -> String {
         table.add_row([
             rate(it.rate_per_s),
             it.band.as_str().to_owned(),
-            rate(it.request_throughput),
+            rate(it.sustained_rps),
             rate(it.request_goodput),
             percent(it.good_request_fraction),
             format!("{:.0}", it.output_token_goodput),
@@ -308,7 +308,7 @@ mod tests {
     fn the_widest_figures_fit() {
         let mut it = measured();
         for point in &mut it.points {
-            (point.rate_per_s, point.request_throughput) = (123_456.0, 123_456.0);
+            (point.rate_per_s, point.sustained_rps) = (123_456.0, 123_456.0);
             (point.request_goodput, point.output_token_goodput) = (123_456.0, 98_765_432.0);
             (point.error_rate, point.refusal_rate, point.retry_rate) = (0.123, 0.234, 0.345);
             (point.cost_per_accepted, point.cache_hit_rate) = (Some(0.001_234), Some(0.999));

@@ -31,7 +31,7 @@ fn setup(strategy: StrategyName, seed: u64) -> Setup {
         comes_again: 0,
         ranks: std::collections::BTreeMap::new(),
         attempts_max: 2,
-        closed_conversations: seed % 2 == 0,
+        closed_conversations: seed.is_multiple_of(2),
         quoted_answers: true,
         patience: None,
         warm_up: millis(5_000),

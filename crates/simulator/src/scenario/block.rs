@@ -16,7 +16,9 @@ use types::{
     units::{ByteSize, TokenCount},
 };
 
-use super::{REPLICAS_MAX, friendly};
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
+
+use super::REPLICAS_MAX;
 use crate::setup::ServiceTime;
 
 /// The replicas.

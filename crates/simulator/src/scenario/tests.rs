@@ -45,6 +45,34 @@ signals: { scrape_interval: null, scrape_loss: 0.1 }
 }
 
 #[test]
+fn loads_burst_rise_and_follow_a_series() {
+    use workload::{Pacing, Schedule};
+    let with = |load: &str| {
+        let text = SMALL.replace("{ rates_per_s: [5], duration: 10s }", load);
+        let scenario = parse(&text).unwrap();
+        assert_eq!(scenario.problems(), Vec::<String>::new(), "{load}");
+        assert_eq!(parse(&serde_yaml::to_string(&scenario).unwrap()).unwrap(), scenario);
+        scenario.loads(1)
+    };
+    let bursts = with("{ rates_per_s: [5], arrivals: gamma, burstiness: 0.5, duration: 10s }");
+    assert_eq!(bursts[0].1.schedule, Schedule::Gamma { rate_per_s: 5.0, burstiness: 0.5 });
+    let ramp = with("{ rates_per_s: [5, 9], ramp: { from_per_s: 1, over: 5s }, duration: 10s }");
+    let Schedule::Varying { pacing: Pacing::Poisson, rates } = &ramp[1].1.schedule else {
+        panic!("{ramp:?}")
+    };
+    assert_eq!((rates.0[0].rate_per_s, rates.0[1].rate_per_s), (1.0, 9.0));
+    let points = "[{ at: 0s, rate_per_s: 1 }, { at: 5s, rate_per_s: 4 }]";
+    let series = with(&format!("{{ series: {points}, duration: 10s }}"));
+    assert_eq!(series[0].0, None);
+    let scaled = with(&format!("{{ rates_per_s: [8], series: {points}, duration: 10s }}"));
+    let Schedule::Varying { rates, .. } = &scaled[0].1.schedule else { panic!("{scaled:?}") };
+    assert_eq!((rates.0[0].rate_per_s, rates.0[1].rate_per_s), (2.0, 8.0));
+    let lonely = SMALL.replace("rates_per_s: [5]", "ramp: { from_per_s: 1, over: 5s }");
+    let problems = parse(&lonely).unwrap().problems().join("; ");
+    assert!(problems.contains("load.ramp: needs rates_per_s"), "{problems}");
+}
+
+#[test]
 fn a_misspelt_key_is_named() {
     for (from, to) in [
         ("replicas: 4", "replica: 4"),

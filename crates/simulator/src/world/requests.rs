@@ -60,6 +60,7 @@ impl World<'_> {
             decided: None,
             reason: None,
             replica: None,
+            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -178,6 +179,7 @@ impl World<'_> {
         flight.attempts = flight.attempts.saturating_add(1);
         flight.reason = Some(placement.reason);
         flight.replica = Some(replica);
+        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
@@ -388,7 +390,7 @@ impl World<'_> {
             // The head of an answer is out before the answer breaks.
             Ending::Completed => Some(200),
             Ending::Failed if was_broken => Some(200),
-            Ending::Failed => None,
+            Ending::Failed | Ending::Cancelled => None,
             Ending::Rejected => Some(503),
         };
         RequestRecord {

@@ -43,7 +43,7 @@ pub(super) fn fit(calibrate: &Calibrate, target: &Target) -> anyhow::Result<()> 
 async fn measure(calibrate: &Calibrate, target: &Target, extent: &Extent) -> anyhow::Result<()> {
     let model = match &calibrate.model {
         Some(model) => model.clone(),
-        None => models::first(target, calibrate.api_key.as_deref()).await?,
+        None => models::first(target, calibrate.api_key.as_deref(), None).await?,
     };
     let base = match calibrate.start(Some(&model))? {
         Some(base) => base,

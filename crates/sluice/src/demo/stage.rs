@@ -79,11 +79,11 @@ impl Stage {
         }
         let named = |(at, it): (usize, &Handle)| Replica {
             name: Some(format!("replica-{at}")),
-            url: it.url(),
+            ..Replica::at(it.url())
         };
         let mut config = Config {
             listen: port.local_addr()?,
-            admin: Admin { listen: (Ipv4Addr::LOCALHOST, 0).into() },
+            admin: Admin { listen: (Ipv4Addr::LOCALHOST, 0).into(), ..Admin::default() },
             replicas: replicas.iter().enumerate().map(named).collect(),
             drain: Drain { lame_duck: Duration::ZERO, timeout: Duration::from_secs(5) },
             ..Config::default()

@@ -167,7 +167,7 @@ impl<'a> Bench<'a> {
     async fn new(live: &'a Live, paid: &'a Paid, warm_up: Duration) -> anyhow::Result<Self> {
         let model = match (&live.model, live.target.first()) {
             (Some(model), _) => model.clone(),
-            (None, Some(target)) => models::first(target, live.api_key.as_deref()).await?,
+            (None, Some(target)) => models::first(target, live.api_key.as_deref(), None).await?,
             (None, None) => bail!("nothing to measure; pass -s SCENARIO or --target URL"),
         };
         let terms = Terms { slo: live.goodput, retries_max: live.retries_max };

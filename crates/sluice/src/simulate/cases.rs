@@ -17,10 +17,7 @@ use policy::{admission::AdmissionMode, config::StrategyName};
 use replay::output::{self, Host, Manifest};
 use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs, judged::Judged};
 use serde_json::json;
-use simulator::{
-    Recording, Scenario, Setup,
-    scenario::{Conversations, LoadBlock},
-};
+use simulator::{Recording, Scenario, Setup, scenario::Conversations};
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
@@ -144,14 +141,14 @@ impl Cases {
 
     /// The run of `strategy` at `rate` with `seed`.
     pub(crate) fn case(&self, strategy: StrategyName, rate: f64, seed: u64) -> Case {
-        let LoadBlock { arrivals, duration, .. } = self.scenario.load;
+        let block = &self.scenario.load;
         Case {
             strategy,
             admission: self.scenario.admission.mode,
             rate: Some(rate),
             load_number: 0,
             seed,
-            load: Load { schedule: arrivals.at(rate), duration, seed },
+            load: Load { schedule: block.at(rate), duration: block.duration, seed },
         }
     }
 

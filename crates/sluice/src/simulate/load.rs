@@ -65,14 +65,37 @@ pub(crate) fn profile(name: &str) -> anyhow::Result<Profile> {
     Ok(profile)
 }
 
-/// The text of a trace; one whose name ends in `.zst` is unpacked.
+/// The text of a trace; one whose name ends in `.zst` or `.gz` is unpacked.
 pub(crate) fn trace(file: &str) -> io::Result<String> {
-    if !file.ends_with(".zst") {
-        return fs::read_to_string(file);
-    }
-    let packed = io::BufReader::new(fs::File::open(file)?);
-    let mut unpacked = ruzstd::decoding::StreamingDecoder::new(packed).map_err(io::Error::other)?;
+    let packed = || Ok::<_, io::Error>(io::BufReader::new(fs::File::open(file)?));
     let mut text = String::new();
-    io::Read::read_to_string(&mut unpacked, &mut text)?;
+    if file.ends_with(".zst") {
+        let unpacked = ruzstd::decoding::StreamingDecoder::new(packed()?);
+        io::Read::read_to_string(&mut unpacked.map_err(io::Error::other)?, &mut text)?;
+    } else if file.ends_with(".gz") {
+        let mut unpacked = flate2::bufread::MultiGzDecoder::new(packed()?);
+        io::Read::read_to_string(&mut unpacked, &mut text)?;
+    } else {
+        text = fs::read_to_string(file)?;
+    }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_packed_trace_is_unpacked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.csv.gz");
+        let file = fs::File::create(&path).unwrap();
+        let mut packing = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        packing.write_all(b"TIMESTAMP,").unwrap();
+        packing.finish().unwrap();
+        assert_eq!(trace(path.to_str().unwrap()).unwrap(), "TIMESTAMP,");
+        assert!(trace("gone.gz").is_err());
+    }
 }

@@ -150,6 +150,8 @@ impl fmt::Display for Source {
 pub struct Sources {
     explicit: Source,
     others: Vec<Source>,
+    /// The headers among the others.
+    header_names: Vec<HeaderName>,
 }
 
 /// A session and where it was named.
@@ -171,15 +173,20 @@ impl Default for Sources {
 impl Sources {
     /// Looks in the order of `others`, after [`SESSION_ID`].
     #[must_use]
-    pub const fn new(others: Vec<Source>) -> Self {
-        Self { explicit: Source::Header(SESSION_ID), others }
+    pub fn new(others: Vec<Source>) -> Self {
+        let header = |source: &Source| match source {
+            Source::Header(name) => Some(name.clone()),
+            Source::Body(_) | Source::FirstTurn => None,
+        };
+        let header_names = others.iter().filter_map(header).collect();
+        Self { explicit: Source::Header(SESSION_ID), others, header_names }
     }
 
     /// The session of a request, `None` where it names none or wants none.
     ///
     /// A [`SESSION_ID`] that is malformed means no session: its sender asked for one in
     /// particular, and any other would be a wrong guess. Elsewhere, a name that is empty or too
-    /// long counts as absent.
+    /// long counts as absent. `first_turn` is what [`View::hash_prompt`] says of it.
     #[must_use]
     pub fn find(
         &self,
@@ -187,6 +194,7 @@ impl Sources {
         view: &View<'_>,
         key: HashKey,
         tenant: Option<&str>,
+        first_turn: Option<u128>,
     ) -> Option<Session<'_>> {
         if headers
             .get(SESSION_AFFINITY)
@@ -199,11 +207,15 @@ impl Sources {
             let name = header_name(headers, &SESSION_ID)?;
             return Some(Session { key: named(name), source: &self.explicit });
         }
+        // Few requests name a session in a header: one walk over theirs is cheaper than a search for
+        // each of the many names.
+        let has_any = headers.keys().any(|name| self.header_names.contains(name));
         self.others.iter().find_map(|source| {
             let key = match source {
+                Source::Header(_) if !has_any => return None,
                 Source::Header(name) => named(header_name(headers, name)?),
                 Source::Body(field) => named(fit(field.of(view)?.as_bytes())?),
-                Source::FirstTurn => named(&view.first_turn_hash(key)?.to_le_bytes()),
+                Source::FirstTurn => named(&first_turn?.to_le_bytes()),
             };
             Some(Session { key, source })
         })
@@ -226,6 +238,8 @@ fn fit(name: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use types::quantity::Tokens;
+
     use super::*;
     use crate::openai::{Endpoint, parse};
 
@@ -241,7 +255,8 @@ mod tests {
             .collect();
         let view = parse(Endpoint::ChatCompletions, body.as_bytes()).unwrap();
         let sources = Sources::default();
-        let session = sources.find(&headers, &view, KEY, Some("tenant"))?;
+        let first_turn = view.hash_prompt(KEY, Some("tenant"), Tokens(16)).first_turn;
+        let session = sources.find(&headers, &view, KEY, Some("tenant"), first_turn)?;
         Some((session.source.to_string(), session.key))
     }
 
@@ -296,7 +311,7 @@ mod tests {
             "a".parse().unwrap(),
         )]);
         let view = parse(Endpoint::ChatCompletions, body.as_bytes()).unwrap();
-        assert!(sources.find(&headers, &view, KEY, None).is_some());
+        assert!(sources.find(&headers, &view, KEY, None, None).is_some());
     }
 
     #[test]

@@ -138,8 +138,9 @@ fn nesting_of_any_depth_costs_no_stack() {
         let body = format!(r#"{{"model":"m","{field}":{open}{close}}}"#);
         let view = chat(&body).unwrap();
         let read = field == "messages" || field == "tools";
-        assert_eq!(view.hash_prompt(HashKey(1), None, Tokens(16)).blocks.len() > 6_000, read);
-        assert_eq!(view.first_turn_hash(HashKey(1)), None);
+        let hashed = view.hash_prompt(HashKey(1), None, Tokens(16));
+        assert_eq!(hashed.blocks.len() > 6_000, read);
+        assert_eq!(hashed.first_turn, None);
         let body = format!(r#"{{"model":"m","{field}":{}"#, "{\"a\":".repeat(200_000));
         assert!(matches!(chat(&body), Err(BadRequest::NotJson { .. })));
     }

@@ -167,14 +167,14 @@ fn what_is_deep_or_of_an_odd_shape_is_taken_as_it_stands() {
 fn the_first_turn_needs_a_user() {
     let first = |messages: &str| {
         let body = format!(r#"{{"model":"m","messages":{messages}}}"#);
-        parse(Endpoint::ChatCompletions, body.as_bytes()).unwrap().first_turn_hash(KEY)
+        hash(Endpoint::ChatCompletions, &body).first_turn
     };
     assert_eq!(first(r#"[{"role":"system","content":"a"}]"#), None);
     assert!(first(r#"[{"role":"user","content":"a"}]"#).is_some());
-    let input = parse(Endpoint::Responses, br#"{"model":"m","input":"a"}"#).unwrap();
-    assert_eq!(input.first_turn_hash(KEY), first(r#"[{"role":"user","content":"a"}]"#));
-    let prompt = parse(Endpoint::Completions, br#"{"model":"m","prompt":"a"}"#).unwrap();
-    assert_eq!(prompt.first_turn_hash(KEY), None);
+    let input = hash(Endpoint::Responses, r#"{"model":"m","input":"a"}"#);
+    assert_eq!(input.first_turn, first(r#"[{"role":"user","content":"a"}]"#));
+    let prompt = hash(Endpoint::Completions, r#"{"model":"m","prompt":"a"}"#);
+    assert_eq!(prompt.first_turn, None);
 }
 
 fn message() -> impl Strategy<Value = String> {
@@ -213,7 +213,6 @@ proptest! {
             if let Ok(view) = parse(endpoint, tight.as_bytes()) {
                 let hashed = view.hash_prompt(KEY, None, BLOCK);
                 prop_assert_eq!(hashed, hash(endpoint, &wide));
-                let _ = view.first_turn_hash(KEY);
             }
         }
     }

@@ -137,7 +137,7 @@ fn of_object(line: &Map<String, Value>) -> Option<Format> {
         Format::AccessLog
     } else if has("conversations") || (has("messages") && !has("model")) {
         Format::ShareGpt
-    } else if has("body") || has("messages") || has("prompt") {
+    } else if has("body") || has("payload") || has("messages") || has("prompt") {
         Format::Openai
     } else if has("turns") || has("text") || has("texts") {
         Format::Aiperf
@@ -199,6 +199,7 @@ mod tests {
             (r#"{"session_id":"a","start_s":1,"messages":[]}"#, Format::ShareGpt),
             (r#"{"model":"m","messages":[]}"#, Format::Openai),
             (r#"{"custom_id":"a","body":{}}"#, Format::Openai),
+            (r#"{"timestamp":0,"payload":{}}"#, Format::Openai),
             ("{\n \"data\": [\n {\"session_id\": \"a\", \"payloads\": []}]}", Format::Aiperf),
             (r#"{"text":"Hi"}"#, Format::Aiperf),
             (r#"{"request_id":"a","scheduled_s":1.0}"#, Format::Results),

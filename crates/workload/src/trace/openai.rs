@@ -7,6 +7,7 @@
 //!
 //! A body is sent as it is: its model, its sampling and whether it streams are its own. What the
 //! simulator needs is read from it: texts by their bytes, the length of the answer by `max_tokens`.
+//! AIPerf's `payload` is read as `body`.
 //! `timestamp` and `delay` (milliseconds) and `session_id` beside a `body` say when it is sent;
 //! without them the requests need a schedule.
 
@@ -27,7 +28,7 @@ use crate::{
 
 #[derive(Deserialize)]
 struct Line<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, alias = "payload")]
     body: Option<&'a RawValue>,
     url: Option<String>,
     timestamp: Option<f64>,

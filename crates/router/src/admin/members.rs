@@ -1,0 +1,126 @@
+//! Adds, drains and removes replicas at run time, and reloads the configuration.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use fleet::replica::{Origin, ReplicaSpec};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    app::App,
+    config,
+    network::{Network, is_never_a_replica},
+    registry::{self, Source},
+};
+
+/// A replica that wants to join.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registration {
+    name: String,
+    url: String,
+}
+
+fn told(status: StatusCode, problem: impl std::fmt::Display) -> Response {
+    (status, format!("{problem}\n")).into_response()
+}
+
+/// `POST /admin/replicas`.
+pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let Registration { name, url } = match serde_json::from_slice(&body) {
+        Ok(registration) => registration,
+        Err(error) => {
+            let example = r#"send JSON such as {"name": "gpu-7", "url": "http://10.0.0.17:8000"}"#;
+            return told(StatusCode::BAD_REQUEST, format!("not understood: {error}; {example}"));
+        }
+    };
+    if let Some(problem) = config::name_problem(&name) {
+        return told(StatusCode::BAD_REQUEST, format!("name: {problem}"));
+    }
+    let origin: Origin = match url.parse() {
+        Ok(origin) => origin,
+        Err(error) => return told(StatusCode::BAD_REQUEST, error),
+    };
+    let networks = app.settings.load_full();
+    let origin = match pinned(&origin, &networks.registrable).await {
+        Ok(origin) => origin,
+        Err(problem) => return told(StatusCode::FORBIDDEN, problem),
+    };
+    let spec = ReplicaSpec { name: name.clone(), origin: origin.clone(), kv: None, cache: None };
+    match registry::join(&app, spec, Source::AdminPort) {
+        Ok(()) => {
+            tracing::info!(replica = name, url = %origin, "replica registered");
+            let joined = json!({ "name": name, "url": origin.to_string() });
+            (StatusCode::CREATED, Json(joined)).into_response()
+        }
+        Err(error) => told(StatusCode::CONFLICT, error),
+    }
+}
+
+/// The origin with its host's name replaced by the address that it has now, if all its addresses lie
+/// where replicas may be.
+async fn pinned(origin: &Origin, networks: &[Network]) -> Result<Origin, String> {
+    if networks.is_empty() {
+        return Err("replicas are not registered here: list the networks that they may be in as \
+                    admin.registrable"
+            .to_owned());
+    }
+    let (host, port) = origin.host_and_port();
+    let addresses: Vec<IpAddr> = match host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|error| format!("cannot look up {host}: {error}"))?
+            .map(|it| it.ip())
+            .collect(),
+    };
+    let is_allowed =
+        |it: IpAddr| !is_never_a_replica(it) && networks.iter().any(|network| network.contains(it));
+    if let Some(address) = addresses.iter().find(|it| !is_allowed(**it)) {
+        return Err(format!("{address} is in none of the networks of admin.registrable"));
+    }
+    let address = addresses.first().ok_or_else(|| format!("{host} has no address"))?;
+    let pinned = format!("http://{}", std::net::SocketAddr::new(*address, port));
+    pinned.parse().map_err(|error: fleet::replica::BadOrigin| error.to_string())
+}
+
+/// `POST /admin/replicas/{name}/drain`.
+pub(super) async fn drain(State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
+    if registry::drain(&app, &name) {
+        (StatusCode::ACCEPTED, Json(json!({ "name": name, "health": "draining" }))).into_response()
+    } else {
+        unknown(&name)
+    }
+}
+
+/// `DELETE /admin/replicas/{name}`.
+pub(super) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
+    if registry::remove(&app, &name) {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        unknown(&name)
+    }
+}
+
+fn unknown(name: &str) -> Response {
+    let name = name.escape_debug();
+    told(StatusCode::NOT_FOUND, format!("no replica is called `{name}`; see GET /admin/replicas"))
+}
+
+/// `POST /admin/reload`.
+pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
+    let Some(reloader) = app.reloader.get() else {
+        return told(StatusCode::CONFLICT, "this router was started without a configuration file");
+    };
+    match reloader.reload(&app) {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => told(StatusCode::UNPROCESSABLE_ENTITY, error),
+    }
+}

@@ -1,0 +1,66 @@
+//! Finds replicas by a name that DNS knows several addresses of, as Kubernetes' headless services do.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use fleet::replica::ReplicaSpec;
+
+use crate::{
+    app::App,
+    config::Discovery,
+    registry::{self, Change, Source},
+};
+
+/// Looks the name up again and again, and has replicas join and leave as its addresses do.
+///
+/// A lookup that fails, or finds nobody, changes nothing: a fleet must not vanish with its DNS.
+pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
+    let mut ticks = tokio::time::interval(discovery.interval);
+    let mut is_failing = false;
+    loop {
+        ticks.tick().await;
+        let found = tokio::net::lookup_host(&discovery.dns).await.map(replicas);
+        match found {
+            Ok(wanted) if !wanted.is_empty() => {
+                is_failing = false;
+                let Change { joined, left } = registry::sync(&app, Source::Dns, &wanted);
+                if !joined.is_empty() || !left.is_empty() {
+                    tracing::info!(joined = joined.len(), left = left.len(), "replicas discovered");
+                }
+            }
+            Ok(_) | Err(_) if is_failing => {}
+            Ok(_) => {
+                is_failing = true;
+                tracing::warn!(dns = discovery.dns, "the name has no address; replicas stay");
+            }
+            Err(error) => {
+                is_failing = true;
+                tracing::warn!(dns = discovery.dns, %error, "cannot look up the name; replicas stay");
+            }
+        }
+    }
+}
+
+/// Replicas by their addresses, which are their names too.
+fn replicas(addresses: impl Iterator<Item = SocketAddr>) -> BTreeMap<String, ReplicaSpec> {
+    let replica = |it: SocketAddr| {
+        let (name, origin) = (it.to_string(), format!("http://{it}").parse().ok()?);
+        Some((name.clone(), ReplicaSpec { name, origin, kv: None, cache: None }))
+    };
+    addresses.filter_map(replica).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_is_a_replica_of_that_name() {
+        let addresses = ["10.0.0.1:8000", "[fd00::1]:8000", "10.0.0.1:8000"];
+        let found = replicas(addresses.into_iter().map(|it| it.parse().unwrap()));
+        let seen: Vec<_> = found.iter().map(|(name, it)| format!("{name} {}", it.origin)).collect();
+        assert_eq!(
+            seen,
+            ["10.0.0.1:8000 http://10.0.0.1:8000", "[fd00::1]:8000 http://[fd00::1]:8000"]
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Keeps requests away from the fleet that break the replicas they are sent to.
+//!
+//! SGLang 0.5 dies of one prompt with a token id out of its vocabulary. A router that sends such a
+//! request on takes the fleet down with it, and so does a client that tries again. A request whose
+//! replicas broke before they answered, two of them and with no success in between, is turned away
+//! for a while.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+use types::{block::HashKey, replica::ReplicaId};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// Different replicas that a request must have broken.
+const REPLICAS_BROKEN: usize = 2;
+
+/// How long it is turned away, and how long a first strike is remembered.
+const LASTS: Duration = Duration::from_secs(600);
+
+/// Requests that are remembered; of more, those longest remembered give way.
+const REQUESTS_MAX: usize = 1_024;
+
+/// Requests that broke replicas.
+#[derive(Debug)]
+pub(crate) struct Quarantine {
+    key: HashKey,
+    /// As many as there are strikes. Read by every request, which must not wait for a lock.
+    len: AtomicUsize,
+    strikes: Mutex<FxHashMap<u128, Strikes>>,
+}
+
+#[derive(Debug)]
+struct Strikes {
+    replicas: Vec<ReplicaId>,
+    last: Instant,
+}
+
+impl Quarantine {
+    /// Nobody is in it; bodies are told apart by a hash with `key`.
+    pub(crate) fn new(key: HashKey) -> Self {
+        Self { key, len: AtomicUsize::new(0), strikes: Mutex::default() }
+    }
+
+    /// Whether `body` is kept away.
+    pub(crate) fn holds(&self, body: &[u8]) -> bool {
+        self.is_in_use() && {
+            let strikes = self.strikes.lock();
+            strikes.get(&self.name(body)).is_some_and(|it| it.is_enough() && !it.is_over())
+        }
+    }
+
+    /// Learns that `replica` broke when it had `body`; returns whether that is kept away from now on.
+    pub(crate) fn strike(&self, body: &[u8], replica: ReplicaId) -> bool {
+        let name = self.name(body);
+        let mut strikes = self.strikes.lock();
+        if REQUESTS_MAX <= strikes.len() {
+            strikes.retain(|_, it| !it.is_over());
+            let oldest = strikes.iter().min_by_key(|it| it.1.last).map(|it| *it.0);
+            if REQUESTS_MAX <= strikes.len()
+                && let Some(oldest) = oldest
+            {
+                strikes.remove(&oldest);
+            }
+        }
+        let fresh = || Strikes { replicas: Vec::new(), last: Instant::now() };
+        let entry = strikes.entry(name).or_insert_with(fresh);
+        if entry.is_over() {
+            *entry = fresh();
+        }
+        if !entry.replicas.contains(&replica) && !entry.is_enough() {
+            entry.replicas.push(replica);
+        }
+        entry.last = Instant::now();
+        let enough = entry.is_enough();
+        self.len.store(strikes.len(), Ordering::Release);
+        enough
+    }
+
+    /// Learns that a replica answered `body` and lives.
+    pub(crate) fn absolve(&self, body: &[u8]) {
+        if self.is_in_use() {
+            let mut strikes = self.strikes.lock();
+            strikes.remove(&self.name(body));
+            self.len.store(strikes.len(), Ordering::Release);
+        }
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.len.load(Ordering::Acquire) != 0
+    }
+
+    fn name(&self, body: &[u8]) -> u128 {
+        xxh3_128_with_seed(body, self.key.0)
+    }
+}
+
+impl Strikes {
+    fn is_enough(&self) -> bool {
+        REPLICAS_BROKEN <= self.replicas.len()
+    }
+
+    fn is_over(&self) -> bool {
+        LASTS <= self.last.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] = br#"{"prompt":[999999]}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_broke_two_replicas_is_kept_away_for_a_while() {
+        let quarantine = Quarantine::new(HashKey(1));
+        assert!(!quarantine.holds(BODY));
+        assert!(!quarantine.strike(BODY, ReplicaId(0)));
+        assert!(!quarantine.strike(BODY, ReplicaId(0)), "one replica may be broken by itself");
+        assert!(!quarantine.holds(BODY));
+        assert!(quarantine.strike(BODY, ReplicaId(1)) && quarantine.holds(BODY));
+        assert!(!quarantine.holds(b"another"));
+        tokio::time::advance(LASTS).await;
+        assert!(!quarantine.holds(BODY));
+        assert!(!quarantine.strike(BODY, ReplicaId(2)), "it begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_absolves() {
+        let quarantine = Quarantine::new(HashKey(1));
+        quarantine.strike(BODY, ReplicaId(0));
+        quarantine.absolve(BODY);
+        assert!(!quarantine.strike(BODY, ReplicaId(1)));
+        assert_eq!(quarantine.len.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_remembers_no_more_than_it_may() {
+        let quarantine = Quarantine::new(HashKey(1));
+        for at in 0..3_000_u32 {
+            quarantine.strike(&at.to_le_bytes(), ReplicaId(0));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(quarantine.strikes.lock().len(), REQUESTS_MAX);
+        assert!(quarantine.strike(&2_999_u32.to_le_bytes(), ReplicaId(1)), "the latest are kept");
+    }
+}

@@ -1,0 +1,180 @@
+//! Takes a changed configuration into force without a restart.
+//!
+//! The whole new configuration is built and checked first, and what can't be used changes nothing.
+//! Then replicas join and drain, the strategy is switched, and requests that come from now on see the
+//! new limits, times and tenants; those on their way end as they began. What needs a restart is said.
+//!
+//! The file is looked at once a second rather than watched: mounted configurations are replaced by a
+//! switch of links that file events tell in many ways, and a look costs microseconds.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use fleet::replica::ReplicaSpec;
+use parking_lot::Mutex;
+use policy::event::Event;
+use serde::Serialize;
+
+use crate::{
+    app::{App, Settings},
+    config::{Config, ConfigError, Problems},
+    registry::{self, Change},
+};
+
+/// When a file was changed, and its length.
+type Stamp = (SystemTime, u64);
+
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a configuration is read from, again and again.
+pub struct Source {
+    file: PathBuf,
+    /// The file's state before it was read first.
+    stamp: Option<Stamp>,
+    read: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
+}
+
+impl Source {
+    /// `read` reads `file`, lays over it what was typed, and checks the whole. Made before the file is
+    /// read for the first time, so that no change is missed.
+    pub fn new(
+        file: PathBuf,
+        read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        let stamp = stamp(&file);
+        Self { file, stamp, read: Box::new(read) }
+    }
+
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be used.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        (self.read)()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// Reloads the configuration of a router.
+#[derive(Debug)]
+pub(crate) struct Reloader {
+    source: Source,
+    in_force: Mutex<Config>,
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Report {
+    pub(crate) joined: Vec<String>,
+    pub(crate) left: Vec<String>,
+    /// What differs and is taken into force by a restart only.
+    pub(crate) needs_restart: Vec<&'static str>,
+}
+
+impl Reloader {
+    pub(crate) fn new(source: Source, in_force: Config) -> Self {
+        Self { source, in_force: Mutex::new(in_force) }
+    }
+
+    /// Reads the configuration and takes it into force.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be used; nothing has changed then.
+    pub(crate) fn reload(&self, app: &Arc<App>) -> Result<Report, ConfigError> {
+        let result = self.source.read().and_then(|config| self.apply(app, config));
+        app.telemetry.reloaded(result.is_ok());
+        match &result {
+            Ok(report) => tracing::info!(
+                joined = report.joined.len(),
+                left = report.left.len(),
+                needs_restart = ?report.needs_restart,
+                "configuration reloaded"
+            ),
+            Err(error) => tracing::error!(%error, "configuration not reloaded: the old one stays"),
+        }
+        result
+    }
+
+    fn apply(&self, app: &Arc<App>, config: Config) -> Result<Report, ConfigError> {
+        let mut in_force = self.in_force.lock();
+        let settings = Settings::new(&config, &app.settings.load()).map_err(|problems| {
+            ConfigError::Invalid {
+                origin: self.source.file.display().to_string(),
+                problems: Problems(problems),
+            }
+        })?;
+        let needs_restart = fixed(&in_force)
+            .into_iter()
+            .zip(fixed(&config))
+            .filter(|(old, new)| old.1 != new.1)
+            .map(|(old, _)| old.0)
+            .collect();
+        if in_force.policy.routing() != config.policy.routing() {
+            app.fleet.dispatch().observe(Event::RoutingChanged(config.policy.routing()));
+        }
+        app.settings.store(Arc::new(settings));
+        let Change { joined, left } =
+            registry::sync(app, registry::Source::Configuration, &replicas(&config));
+        *in_force = config;
+        Ok(Report { joined, left, needs_restart })
+    }
+
+    /// Reloads whenever the file has changed.
+    pub(crate) async fn watch(self: Arc<Self>, app: Arc<App>) {
+        let mut seen = self.source.stamp;
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            ticks.tick().await;
+            let now = stamp(&self.source.file);
+            // A file that is not there is being replaced.
+            if now != seen && now.is_some() {
+                seen = now;
+                let _ = self.reload(&app);
+            }
+        }
+    }
+}
+
+/// The replicas that `config` names.
+pub(crate) fn replicas(config: &Config) -> BTreeMap<String, ReplicaSpec> {
+    let specs = config.replicas.iter().filter_map(crate::config::Replica::spec);
+    specs.map(|it| (it.name.clone(), it)).collect()
+}
+
+/// What tells one state of a file from the next, links followed.
+fn stamp(file: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+/// What is read at the start only, by name, in a form that can be compared.
+fn fixed(config: &Config) -> [(&'static str, String); 12] {
+    let Config { policy, limits, .. } = config;
+    [
+        ("listen", config.listen.to_string()),
+        ("admin.listen", config.admin.listen.to_string()),
+        ("policy.prefix", format!("{:?}", policy.prefix)),
+        ("policy.session", format!("{:?}", (policy.session.ttl, policy.session.sessions_max))),
+        ("health", format!("{:?}", config.health)),
+        ("limits.connections_max", limits.connections_max.to_string()),
+        ("limits.body_bytes_in_flight_max", limits.body_bytes_in_flight_max.to_string()),
+        ("policy.estimate", format!("{:?}", policy.estimate)),
+        ("tokenizers", format!("{:?}", config.tokenizers)),
+        ("hash_seed", format!("{:?}", config.hash_seed)),
+        ("recording", format!("{:?}", config.recording)),
+        ("worker_threads", format!("{:?}", config.worker_threads)),
+    ]
+}

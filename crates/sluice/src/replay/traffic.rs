@@ -1,0 +1,203 @@
+//! What is sent and when, as the command line says it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail};
+use workload::{
+    Load, Pacing, Rates, Schedule, Workload, bundled,
+    range::DurationRange,
+    trace::{Format, Trace},
+};
+
+use crate::simulate::load;
+
+/// What is sent and when.
+#[derive(Debug, clap::Args)]
+pub(super) struct Traffic {
+    /// Recorded requests, `.zst` and `.gz` unpacked; the bundled slice when neither this nor a
+    /// workload is given.
+    #[arg(long, value_name = "FILE", conflicts_with = "workload")]
+    trace: Option<String>,
+    /// Format of the trace; how it begins tells when absent.
+    #[arg(long, value_name = "NAME")]
+    format: Option<Format>,
+    /// Description of the traffic, in YAML.
+    #[arg(long, value_name = "FILE")]
+    workload: Option<PathBuf>,
+    /// Requests per second; without it a trace keeps its own timestamps.
+    #[arg(long, value_name = "R")]
+    rate: Option<f64>,
+    /// How requests are spaced around a rate: at random, evenly, or by a gamma distribution.
+    #[arg(long, value_name = "KIND", default_value = "poisson")]
+    #[arg(value_parser = ["poisson", "constant", "gamma"])]
+    arrivals: String,
+    /// Shape of the gamma distribution: below 1 in bursts, above 1 steadier than at random.
+    #[arg(long, value_name = "B", default_value_t = 1.0)]
+    burstiness: f64,
+    /// Rate to start from; it changes evenly to --rate.
+    #[arg(long, value_name = "R", requires = "rate")]
+    ramp_from: Option<f64>,
+    /// How long that takes; the whole duration when absent.
+    #[arg(long, value_name = "TIME", requires = "ramp_from", value_parser = time)]
+    ramp: Option<Duration>,
+    /// Rates over time, in a file: lines of `seconds,rate`, or AIPerf's JSON. With --rate, the
+    /// curve's peak is that.
+    #[arg(long, value_name = "FILE", conflicts_with = "ramp_from")]
+    rate_series: Option<String>,
+    /// How many times faster than recorded a trace is sent, or a series of rates goes by.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    speedup: f64,
+    /// How long requests are sent; a trace otherwise goes to its end.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    duration: Option<Duration>,
+    /// What every random draw follows from.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Tokens in a block of the trace; the format's own when absent.
+    #[arg(long, value_name = "N")]
+    block_tokens: Option<u32>,
+    /// Leaves out lines of the trace that can't be read, and counts them.
+    #[arg(long)]
+    skip_bad_lines: bool,
+    /// How long users think before a later turn, where the trace does not tell: a time, or two as in
+    /// 2s..6s.
+    #[arg(long, value_name = "TIMES", value_parser = times)]
+    think_time: Option<DurationRange>,
+}
+
+/// Reads a length of time.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let form = |_| format!("'{text}' is no length of time; write it as 30s or 5m");
+    let span: jiff::SignedDuration = text.parse().map_err(form)?;
+    Duration::try_from(span).map_err(|_| format!("'{text}' is negative"))
+}
+
+fn times(text: &str) -> Result<DurationRange, String> {
+    let (min, max) = text.split_once("..").unwrap_or((text, text));
+    Ok(DurationRange { min: time(min)?, max: time(max)? })
+}
+
+impl Traffic {
+    pub(super) fn workload(&self) -> anyhow::Result<Workload> {
+        let Some(path) = &self.workload else {
+            let file = self.trace.clone();
+            let trace = Trace::new(file.unwrap_or_else(|| bundled::MOONCAKE_SLICE_NAME.to_owned()));
+            return Ok(Workload::Trace(Trace {
+                format: self.format,
+                block_tokens: self.block_tokens,
+                skip_bad_lines: self.skip_bad_lines,
+                think_time: self.think_time.unwrap_or(trace.think_time),
+                ..trace
+            }));
+        };
+        let name = path.display();
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("cannot read the workload {name}; pass a file that exists"))?;
+        serde_yaml::from_str(&text).with_context(|| format!("cannot parse the workload {name}"))
+    }
+
+    pub(super) fn load(&self) -> anyhow::Result<Load> {
+        Ok(Load { schedule: self.schedule()?, duration: self.duration, seed: self.seed })
+    }
+
+    fn schedule(&self) -> anyhow::Result<Schedule> {
+        let pacing = match self.arrivals.as_str() {
+            "constant" => Pacing::Constant,
+            "gamma" => Pacing::Gamma { burstiness: self.burstiness },
+            _ => Pacing::Poisson,
+        };
+        if let Some(file) = &self.rate_series {
+            return Ok(Schedule::Varying { pacing, rates: self.series(file)? });
+        }
+        let Some(rate_per_s) = self.rate else {
+            return Ok(Schedule::Trace { speedup: self.speedup });
+        };
+        if self.speedup.to_bits() != 1.0_f64.to_bits() {
+            bail!(
+                "--speedup makes a trace's own times go by faster, and --rate replaces them; pass one"
+            );
+        }
+        if let Some(from_per_s) = self.ramp_from {
+            let Some(over) = self.ramp.or(self.duration) else {
+                bail!("--ramp-from needs to know how long the rate changes; pass --ramp TIME");
+            };
+            return Ok(Schedule::Varying {
+                pacing,
+                rates: Rates::ramp(from_per_s, rate_per_s, over),
+            });
+        }
+        Ok(match pacing {
+            Pacing::Poisson => Schedule::Poisson { rate_per_s },
+            Pacing::Constant => Schedule::Constant { rate_per_s },
+            Pacing::Gamma { burstiness } => Schedule::Gamma { rate_per_s, burstiness },
+        })
+    }
+
+    fn series(&self, file: &str) -> anyhow::Result<Rates> {
+        let text = load::trace(file)
+            .with_context(|| format!("cannot read the rates {file}; pass a file that exists"))?;
+        let rates =
+            Rates::parse(&text).with_context(|| format!("cannot parse the rates {file}"))?;
+        let rates = rates.sped_up(self.speedup);
+        Ok(match self.rate {
+            Some(peak_per_s) => rates.scaled(peak_per_s / rates.peak_per_s()),
+            None => rates,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        traffic: Traffic,
+    }
+
+    fn schedule(line: &str) -> anyhow::Result<Schedule> {
+        Line::try_parse_from(line.split(' '))?.traffic.schedule()
+    }
+
+    #[test]
+    fn every_kind_of_schedule_can_be_asked_for() {
+        let rate_per_s = 5.0;
+        assert_eq!(schedule("x --speedup 2").unwrap(), Schedule::Trace { speedup: 2.0 });
+        assert_eq!(schedule("x --rate 5").unwrap(), Schedule::Poisson { rate_per_s });
+        assert_eq!(
+            schedule("x --rate 5 --arrivals gamma --burstiness 0.5").unwrap(),
+            Schedule::Gamma { rate_per_s, burstiness: 0.5 }
+        );
+        let rates = Rates::ramp(1.0, 5.0, Duration::from_secs(9));
+        let ramp = Schedule::Varying { pacing: Pacing::Constant, rates };
+        let line = "x --rate 5 --ramp-from 1 --ramp 9s --arrivals constant";
+        assert_eq!(schedule(line).unwrap(), ramp);
+        assert_eq!(schedule(&line.replace("--ramp 9s", "--duration 9s")).unwrap(), ramp);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_with_the_cure() {
+        for (line, cure) in [
+            ("x --rate 5 --speedup 2", "pass one"),
+            ("x --rate 5 --ramp-from 1", "pass --ramp TIME"),
+            ("x --rate-series gone.csv", "pass a file that exists"),
+        ] {
+            let error = format!("{:#}", schedule(line).unwrap_err());
+            assert!(error.contains(cure), "{line}: {error}");
+        }
+        assert!(schedule("x --ramp-from 1").is_err());
+    }
+
+    #[test]
+    fn a_series_is_sped_up_and_scaled_to_its_peak() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rates.csv");
+        fs::write(&path, "s,rps\n0,10\n60,40\n").unwrap();
+        let line = format!("x --rate 8 --speedup 2 --rate-series {}", path.display());
+        let Schedule::Varying { rates, .. } = schedule(&line).unwrap() else { panic!("no series") };
+        assert_eq!(rates, Rates::ramp(2.0, 8.0, Duration::from_secs(30)));
+    }
+}

@@ -1,0 +1,137 @@
+//! Results folders from the command line: written, held to thresholds, labelled, rebuilt, compared.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+const SCENARIO: &str = "name: small
+fleet: { replicas: 2 }
+workload: { support-chat: { tenants: 3, prefix_tokens: 500, turns: 2 } }
+load: { rates_per_s: [4], duration: 20s }
+slo: { ttft: 1s }
+costs: { replica_hour: 2.5 }
+workload_class: conversational
+";
+
+fn sluice(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluice")).args(arguments).output().unwrap()
+}
+
+fn told(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8(both).unwrap()
+}
+
+fn json(file: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// A simulation's results in a folder, and the folder of its only run.
+fn simulated(folder: &Path) -> std::path::PathBuf {
+    let scenario = folder.join("small.yaml");
+    fs::write(&scenario, SCENARIO).unwrap();
+    let (scenario, out) = (scenario.to_str().unwrap(), folder.join("out"));
+    let output = sluice(&["simulate", "-s", scenario, "--out", out.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(out.join("report.html").is_file());
+    let mut entries = fs::read_dir(out).unwrap().map(|it| it.unwrap().path());
+    entries.find(|it| it.is_dir()).unwrap()
+}
+
+#[test]
+fn labels_that_come_late_change_goodput_and_cost() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = simulated(folder.path());
+    let before = json(&run.join("summary.json"));
+    assert_eq!(before["runs"][0]["good"], before["runs"][0]["requests"]);
+    assert!(before["request_goodput"].is_f64(), "vLLM's keys are missing");
+    let labels = folder.path().join("labels.jsonl");
+    let ids = [0, 1, 999_999].map(|id| format!("{{\"request_id\":\"{id}\",\"accepted\":false}}\n"));
+    fs::write(&labels, ids.concat()).unwrap();
+    let (dir, labels) = (run.to_str().unwrap(), labels.to_str().unwrap());
+    let output = sluice(&["report", dir, "--labels", labels]);
+    let text = told(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 of 3 labels are of no request here"), "{text}");
+    assert!(text.contains("conversational") && text.contains("conversations"), "{text}");
+    let after = json(&run.join("summary.json"));
+    let good = |it: &Value| it["runs"][0]["good"].as_u64().unwrap();
+    assert_eq!(good(&after), good(&before) - 2);
+    let cost = |it: &Value| it["runs"][0]["cost_per_accepted"].as_f64().unwrap();
+    assert!(cost(&after) > cost(&before));
+    let same = ["ttft_ms", "itl_ms", "e2e_ms", "window_s", "cache_hit_rate"];
+    for key in same {
+        assert_eq!(after["runs"][0][key], before["runs"][0][key], "{key}");
+    }
+}
+
+#[test]
+fn a_threshold_that_is_missed_ends_with_1_and_one_that_is_held_with_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = simulated(folder.path());
+    let dir = run.to_str().unwrap();
+    assert!(
+        sluice(&["report", dir, "--fail-under", "good_request_fraction>=0.99"]).status.success()
+    );
+    let missed = sluice(&["report", dir, "--fail-under", "ttft_ms.p99<=0.001"]);
+    assert_eq!(missed.status.code(), Some(1));
+    assert!(told(&missed).contains("ttft_ms.p99<=0.001 does not hold"), "{}", told(&missed));
+    let wrong = sluice(&["report", dir, "--fail-under", "good"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", told(&wrong));
+}
+
+#[test]
+fn a_folder_without_results_is_told_the_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = sluice(&["report", folder.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains("holds no results"), "{}", told(&output));
+}
+
+#[test]
+fn nine_thousand_useful_requests_need_twenty_replicas_and_not_eighteen() {
+    let known = ["plan", "--rate", "9000", "--knee", "450", "--throughput", "500"];
+    let exact = ["--burst", "1", "--failures", "0", "--json"];
+    let output = sluice(&[&known[..], &exact].concat());
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&plan["replicas"], &plan["by_throughput"]), (&20.into(), &18.into()));
+    let table = told(&sluice(&known));
+    assert!(table.contains("throughput (wrong)") && table.contains("need 26 replicas"), "{table}");
+    let output = sluice(&["plan", "--rate", "9000"]);
+    assert!(told(&output).contains("--knee R"), "{}", told(&output));
+}
+
+#[test]
+fn a_frontier_becomes_a_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = folder.path().join("queue.yaml");
+    let text = "name: queue
+fleet: { replicas: 1, station: { servers: 1, service: { kind: exponential, mean: 20ms } } }
+policy: { strategy: least-request }
+workload: { independent: {} }
+load: { rates_per_s: [10], duration: 60s }
+slo: { e2e: 500ms }
+";
+    fs::write(&scenario, text).unwrap();
+    let (scenario, out) = (scenario.to_str().unwrap(), folder.path().join("frontier"));
+    let out = out.to_str().unwrap();
+    let output = sluice(&["frontier", "-s", scenario, "--seeds", "3", "--out", out]);
+    let text = told(&output);
+    assert!(output.status.success() && text.contains("knee by goodput: 4"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    let page = fs::read_to_string(Path::new(out).join("report.html")).unwrap();
+    assert!(page.contains("queue: the goodput frontier"));
+    let output = sluice(&["plan", "--rate", "400", "--frontier", out, "--json"]);
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(plan["by_goodput"].as_u64() > plan["by_throughput"].as_u64(), "{plan:#}");
+    let gate = ["--fail-under", "knee_goodput_rps>=1000"];
+    let missed = sluice(&[&["frontier", "-s", scenario, "--seeds", "1"][..], &gate].concat());
+    assert_eq!(missed.status.code(), Some(1), "{}", told(&missed));
+    assert!(told(&missed).contains("least-request: knee_goodput_rps>=1000 does not hold"));
+}
