@@ -91,7 +91,8 @@ impl Event {
             | Self::CacheLost(_)
             | Self::CacheFollowed { .. }
             | Self::BlocksStored { .. }
-            | Self::BlocksRemoved { .. } => false,
+            | Self::BlocksRemoved { .. }
+            | Self::CacheSized { .. } => false,
         }
     }
 }

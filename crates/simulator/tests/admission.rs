@@ -2,7 +2,7 @@
 //! is turned away.
 //!
 //! Small fleets and short runs, so that it can be watched with every change; how much each mode serves
-//! on the whole workloads is measured by `benches/admission.sh`.
+//! on the whole workloads is measured by `the example `admission``.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 

@@ -23,7 +23,7 @@ fn setup(replicas: u32) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::PrefixAware, 0),
         comes_again: 0,
-        ranks: std::collections::BTreeMap::new(),
+        ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: false,
         quoted_answers: true,
