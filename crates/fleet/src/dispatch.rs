@@ -1,7 +1,8 @@
 //! The dispatcher, shared between tasks.
 //!
 //! One lock, held for one synchronous call and never across an `.await`. It gives all events one
-//! order, which is what makes a decision repeatable.
+//! order, which is what makes a decision repeatable. A request that has to wait for a replica is told
+//! through a channel of its own, by whoever brings the event that lets it go.
 
 use std::{
     fmt,
@@ -18,7 +19,11 @@ use policy::{
     event::{Decision, Event, Placement, Reject},
     recording::Entry,
 };
-use tokio::time::Instant;
+use rustc_hash::FxHashMap;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 use types::{
     outcome::Outcome,
     quantity::Tokens,
@@ -33,8 +38,17 @@ use crate::recorder::Recorder;
 pub struct Dispatch {
     started: Instant,
     next_id: AtomicU64,
-    dispatcher: Mutex<Dispatcher>,
+    shared: Mutex<Shared>,
+    /// Told when a request begins to wait.
+    waits: Notify,
     recorder: Option<Recorder>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dispatcher: Dispatcher,
+    /// Those who wait for a decision; the dispatcher's queue bounds them.
+    waiting: FxHashMap<RequestId, oneshot::Sender<Result<Placement, Reject>>>,
 }
 
 impl Dispatch {
@@ -50,7 +64,11 @@ impl Dispatch {
         Arc::new(Self {
             started: Instant::now(),
             next_id: AtomicU64::new(0),
-            dispatcher: Mutex::new(Dispatcher::new(config)),
+            shared: Mutex::new(Shared {
+                dispatcher: Dispatcher::new(config),
+                waiting: FxHashMap::default(),
+            }),
+            waits: Notify::new(),
             recorder,
         })
     }
@@ -73,54 +91,138 @@ impl Dispatch {
         RequestId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Places `request`, whose id came from [`Self::next_id`].
+    /// Places `request`, whose id came from [`Self::next_id`], when a replica has room for it. A caller
+    /// that stops waiting leaves nothing behind.
     ///
     /// # Errors
     ///
     /// Says why no replica takes the request.
-    pub fn place(self: &Arc<Self>, request: Request) -> Result<Ticket, Reject> {
+    pub async fn place(self: &Arc<Self>, request: Request) -> Result<Ticket, Reject> {
         let id = request.id;
-        let placement = self.decide(id, Event::Arrived(request))?;
-        Ok(Ticket {
-            dispatch: Arc::clone(self),
-            id,
-            placement,
-            outcome: Outcome::Cancelled,
-            output: None,
-            cached: None,
-        })
+        let told = self.ask(id, Event::Arrived(request));
+        let waiting = match told {
+            Asked::Decided(verdict) => return Ok(self.ticket(id, verdict?)),
+            Asked::Waits(told) => Waiting { dispatch: Arc::clone(self), id, told },
+        };
+        self.waits.notify_one();
+        waiting.placed().await
+    }
+
+    const fn new_ticket(dispatch: Arc<Self>, id: RequestId, placement: Placement) -> Ticket {
+        let outcome = Outcome::Cancelled;
+        Ticket { dispatch, id, placement, outcome, output: None, cached: None }
+    }
+
+    fn ticket(self: &Arc<Self>, id: RequestId, placement: Placement) -> Ticket {
+        Self::new_ticket(Arc::clone(self), id, placement)
+    }
+
+    /// Looks at those who wait when it is time to; never returns.
+    pub async fn tend(&self) {
+        loop {
+            let next = self.shared.lock().dispatcher.next_wakeup();
+            let woken = self.waits.notified();
+            match next {
+                None => woken.await,
+                Some(at) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(self.started + at.elapsed()) => {}
+                        () = woken => {}
+                    }
+                    self.observe(Event::TimePassed);
+                }
+            }
+        }
     }
 
     /// Tells the dispatcher what happened.
     pub fn observe(&self, event: Event) {
         let mut decisions = Vec::new();
-        self.handle(event, &mut decisions);
-        debug_assert!(decisions.is_empty(), "only an arrival or a retry is decided");
+        self.handle(&mut self.shared.lock(), event, &mut decisions);
+        debug_assert!(
+            decisions.is_empty(),
+            "only an arrival or a retry is decided, or one who waits"
+        );
     }
 
     /// Looks at the dispatcher; `look` must be brief, every request waits for it.
     pub fn inspect<T>(&self, look: impl FnOnce(Timestamp, &Dispatcher) -> T) -> T {
-        let dispatcher = self.dispatcher.lock();
-        look(self.now(), &dispatcher)
+        let shared = self.shared.lock();
+        look(self.now(), &shared.dispatcher)
     }
 
-    fn decide(&self, id: RequestId, event: Event) -> Result<Placement, Reject> {
+    /// Tells the dispatcher of an event that asks for a decision on request `id`.
+    fn ask(&self, id: RequestId, event: Event) -> Asked {
         let mut decisions = Vec::with_capacity(1);
-        self.handle(event, &mut decisions);
+        let mut shared = self.shared.lock();
+        self.handle(&mut shared, event, &mut decisions);
         let decision = decisions.into_iter().find(|Decision { request, .. }| *request == id);
-        // A request is always decided in the call that brings it; the default can't be reached.
-        decision.map_or(Err(Reject::NoReplicas), |it| it.verdict)
+        match decision {
+            Some(it) => Asked::Decided(it.verdict),
+            None => {
+                let (tell, told) = oneshot::channel();
+                shared.waiting.insert(id, tell);
+                Asked::Waits(told)
+            }
+        }
     }
 
-    fn handle(&self, event: Event, decisions: &mut Vec<Decision>) {
-        let mut dispatcher = self.dispatcher.lock();
+    /// Applies an event, and tells those who waited what was decided on them.
+    fn handle(&self, shared: &mut Shared, event: Event, decisions: &mut Vec<Decision>) {
         // Read under the lock, so that the dispatcher never sees time run backwards.
         let at = self.now();
-        let Some(recorder) = &self.recorder else {
-            return dispatcher.handle(at, event, decisions);
-        };
-        dispatcher.handle(at, event.clone(), decisions);
-        recorder.record(Entry { at, event, decisions: decisions.clone() });
+        match &self.recorder {
+            None => shared.dispatcher.handle(at, event, decisions),
+            Some(recorder) => {
+                shared.dispatcher.handle(at, event.clone(), decisions);
+                recorder.record(Entry { at, event, decisions: decisions.clone() });
+            }
+        }
+        decisions.retain(|Decision { request, verdict }| {
+            let Some(tell) = shared.waiting.remove(request) else { return true };
+            // Who does not listen any more says so to the dispatcher itself.
+            let _ = tell.send(*verdict);
+            false
+        });
+    }
+}
+
+/// What came of a question.
+enum Asked {
+    Decided(Result<Placement, Reject>),
+    Waits(oneshot::Receiver<Result<Placement, Reject>>),
+}
+
+/// A request that waits for a replica. Dropping it before it was told tells the dispatcher that the
+/// request has left, whether or not it was placed meanwhile.
+struct Waiting {
+    dispatch: Arc<Dispatch>,
+    id: RequestId,
+    told: oneshot::Receiver<Result<Placement, Reject>>,
+}
+
+impl Waiting {
+    async fn placed(mut self) -> Result<Ticket, Reject> {
+        // The sender goes only when it has told.
+        let verdict = (&mut self.told).await.unwrap_or(Err(Reject::NoReplicas));
+        let dispatch = Arc::clone(&self.dispatch);
+        // From here on the ticket stands for it, or nothing has to.
+        let id = std::mem::replace(&mut self.id, NOBODY);
+        verdict.map(|placement| Dispatch::new_ticket(dispatch, id, placement))
+    }
+}
+
+/// The number of no request.
+const NOBODY: RequestId = RequestId(u64::MAX);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.id == NOBODY {
+            return;
+        }
+        self.dispatch.shared.lock().waiting.remove(&self.id);
+        let (request, outcome) = (self.id, Outcome::Cancelled);
+        self.dispatch.observe(Event::Ended { request, outcome, output: None, cached: None });
     }
 }
 
@@ -153,7 +255,11 @@ impl Ticket {
     ///
     /// Says why no other replica takes the request, which has then left.
     pub fn retry(&mut self) -> Result<(), Reject> {
-        self.placement = self.dispatch.decide(self.id, Event::AttemptFailed(self.id))?;
+        self.placement = match self.dispatch.ask(self.id, Event::AttemptFailed(self.id)) {
+            Asked::Decided(verdict) => verdict?,
+            // A request that was placed before is decided at once.
+            Asked::Waits(_) => return Err(Reject::NoReplicas),
+        };
         Ok(())
     }
 
@@ -188,10 +294,13 @@ impl fmt::Debug for Ticket {
 
 #[cfg(test)]
 mod tests {
-    use policy::config::StrategyName;
+    use std::time::Duration;
+
+    use policy::{admission::AdmissionConfig, config::StrategyName};
     use types::{
         replica::{Health, ReplicaId},
         request::ModelId,
+        slo::Slo,
     };
 
     use super::*;
@@ -222,7 +331,7 @@ mod tests {
             .map(|at: u32| {
                 let dispatch = Arc::clone(&dispatch);
                 tokio::spawn(async move {
-                    let mut ticket = dispatch.place(request(&dispatch)).unwrap();
+                    let mut ticket = dispatch.place(request(&dispatch)).await.unwrap();
                     tokio::task::yield_now().await;
                     match at % 4 {
                         0 => ticket.first_token(),
@@ -243,13 +352,83 @@ mod tests {
     #[tokio::test]
     async fn a_ticket_whose_retry_was_refused_gives_nothing_back_twice() {
         let dispatch = dispatch(1);
-        let kept = dispatch.place(request(&dispatch)).unwrap();
-        let mut ticket = dispatch.place(request(&dispatch)).unwrap();
+        let kept = dispatch.place(request(&dispatch)).await.unwrap();
+        let mut ticket = dispatch.place(request(&dispatch)).await.unwrap();
         assert_eq!(loads(&dispatch), [2]);
         assert_eq!(ticket.retry(), Err(Reject::AllTried));
         drop(ticket);
         assert_eq!(loads(&dispatch), [1]);
         drop(kept);
         assert_eq!(loads(&dispatch), [0]);
+    }
+
+    /// One replica that takes one request, and `n` more that wait for it.
+    fn full(n: usize) -> (Arc<Dispatch>, Vec<Request>) {
+        let admission = AdmissionConfig { in_flight_max: 1, ..AdmissionConfig::default() };
+        let config =
+            DispatcherConfig { admission, ..DispatcherConfig::new(StrategyName::LeastRequest, 7) };
+        let dispatch = Dispatch::new(config);
+        let replica = ReplicaId(0);
+        dispatch.observe(Event::ReplicaJoined(replica));
+        dispatch.observe(Event::HealthChanged { replica, health: Health::Ready });
+        let slo = Slo { ttft: Some(Duration::from_secs(1)), ..Slo::default() };
+        let long =
+            |id| Request { slo, ..Request::new(id, ModelId(1), Tokens(20_000), Vec::new().into()) };
+        let requests = (0..=n).map(|_| long(dispatch.next_id())).collect();
+        (dispatch, requests)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_placed_when_room_is_made() {
+        let (dispatch, mut requests) = full(1);
+        let second = requests.pop().unwrap();
+        let first = dispatch.place(requests.pop().unwrap()).await.unwrap();
+        let waiting = tokio::spawn({
+            let dispatch = Arc::clone(&dispatch);
+            async move { dispatch.place(second).await.map(|it| it.placement().replica) }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(dispatch.inspect(|_, it| it.waiting().iter().sum::<usize>()), 1);
+        drop(first);
+        assert_eq!(waiting.await.unwrap(), Ok(ReplicaId(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hangs_up_while_waiting_leaves_nothing_behind() {
+        let (dispatch, mut requests) = full(1);
+        let second = requests.pop().unwrap();
+        let first = dispatch.place(requests.pop().unwrap()).await.unwrap();
+        let mut waiting = Box::pin(dispatch.place(second));
+        assert!(futures_poll_once(&mut waiting).await.is_none());
+        drop(waiting);
+        assert_eq!(dispatch.inspect(|_, it| it.waiting().iter().sum::<usize>()), 0);
+        assert!(dispatch.shared.lock().waiting.is_empty());
+        drop(first);
+        assert_eq!((loads(&dispatch), dispatch.inspect(|_, it| it.in_flight())), (vec![0], 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_too_long_is_turned_away() {
+        let (dispatch, mut requests) = full(1);
+        let second = requests.pop().unwrap();
+        let _first = dispatch.place(requests.pop().unwrap()).await.unwrap();
+        let tending = tokio::spawn({
+            let dispatch = Arc::clone(&dispatch);
+            async move { dispatch.tend().await }
+        });
+        let refused = dispatch.place(second).await.map(drop).unwrap_err();
+        assert!(matches!(refused, Reject::Expired { .. }), "{refused:?}");
+        tending.abort();
+    }
+
+    /// What `future` gives when polled once.
+    async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {
+                std::task::Poll::Ready(it) => Some(it),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
     }
 }

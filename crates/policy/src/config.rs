@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 use types::quantity::Tokens;
 
-use crate::estimate::EstimateConfig;
+use crate::{admission::AdmissionConfig, estimate::EstimateConfig};
 
 /// Everything that shapes decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,10 +21,13 @@ pub struct DispatcherConfig {
     /// What predictions start from; fixed for the run.
     #[serde(default)]
     pub estimate: EstimateConfig,
+    /// How requests are let in; may change while running.
+    #[serde(default = "AdmissionConfig::off")]
+    pub admission: AdmissionConfig,
 }
 
 impl DispatcherConfig {
-    /// The defaults of every limit, with `strategy` and `seed`.
+    /// The defaults of every limit, with `strategy` and `seed`; everybody is let in.
     #[must_use]
     pub fn new(strategy: StrategyName, seed: u64) -> Self {
         Self {
@@ -33,6 +36,7 @@ impl DispatcherConfig {
             prefix: PrefixConfig::default(),
             session: SessionConfig::default(),
             estimate: EstimateConfig::default(),
+            admission: AdmissionConfig::off(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! back when it does, whichever way it goes. Placing and reserving are one step, so that requests
 //! that arrive together see each other.
 
+mod admit;
 mod caches;
 #[cfg(test)]
 mod tests;
@@ -21,19 +22,26 @@ use types::{
     time::Timestamp,
 };
 
-pub use self::caches::CacheMode;
-use self::caches::{Caches, Reserved};
+pub use self::{admit::AdmissionView, caches::CacheMode};
+use self::{
+    admit::Full,
+    caches::{Caches, Reserved},
+};
 use crate::{
+    admission::Admission,
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Asked, Evictions, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
-    fleet_view::{FleetView, Replica},
+    fleet_view::{Accuracy, FleetView, Replica},
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
     session::{Sessions, Turn},
     strategy::{Ask, Candidate, Strategy},
 };
+
+/// When those whose retry the budget did not allow may come again.
+const RETRY_BUDGET_REFILLS: Duration = Duration::from_secs(1);
 
 /// Turns events into decisions.
 #[derive(Debug)]
@@ -49,6 +57,7 @@ pub struct Dispatcher {
     in_flight: FxHashMap<RequestId, InFlight>,
     outputs: OutputLengths,
     evictions: Evictions,
+    admission: Admission,
     /// When requests whose first token can't be seen are taken to have it.
     unseen: BTreeSet<(Timestamp, RequestId)>,
     rng: Xoshiro256PlusPlus,
@@ -61,6 +70,7 @@ pub struct Dispatcher {
 struct InFlight {
     request: Request,
     replica: ReplicaId,
+    arrived: Timestamp,
     placed: Timestamp,
     forecast: Forecast,
     /// Prompt tokens reserved on the replica until the first token comes.
@@ -78,6 +88,16 @@ struct InFlight {
     tried: Tried,
 }
 
+/// Where a request goes.
+#[derive(Debug)]
+struct Found {
+    chosen: Candidate,
+    reason: Reason,
+    asked: Asked,
+    /// Whether the replica of its conversation takes requests.
+    home_takes_requests: bool,
+}
+
 type Tried = SmallVec<[ReplicaId; 2]>;
 type Candidates = SmallVec<[Candidate; 64]>;
 
@@ -85,7 +105,7 @@ impl Dispatcher {
     /// A dispatcher that knows no replica yet.
     #[must_use]
     pub fn new(config: DispatcherConfig) -> Self {
-        let DispatcherConfig { seed, routing, prefix, session, estimate } = config;
+        let DispatcherConfig { seed, routing, prefix, session, estimate, admission } = config;
         Self {
             block: prefix.block,
             routing,
@@ -98,6 +118,7 @@ impl Dispatcher {
             in_flight: FxHashMap::default(),
             outputs: OutputLengths::default(),
             evictions: Evictions::default(),
+            admission: Admission::new(admission),
             unseen: BTreeSet::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             hits: Hits::default(),
@@ -108,6 +129,14 @@ impl Dispatcher {
     /// Applies `event` and appends every decision it brings about to `decisions`.
     pub fn handle(&mut self, now: Timestamp, event: Event, decisions: &mut Vec<Decision>) {
         self.pass_unseen(now);
+        let may_open = event.may_open_gates();
+        self.apply(now, event, decisions);
+        if may_open {
+            self.let_in(now, decisions);
+        }
+    }
+
+    fn apply(&mut self, now: Timestamp, event: Event, decisions: &mut Vec<Decision>) {
         match event {
             Event::Arrived(request) => self.arrive(now, request, decisions),
             Event::AttemptFailed(request) => self.retry(now, request, decisions),
@@ -172,41 +201,64 @@ impl Dispatcher {
                 self.strategy = Strategy::new(&routing);
                 self.fallback = fallback_of(&routing);
             }
+            Event::AdmissionChanged(config) => self.admission.config = config,
+            Event::TimePassed => {}
         }
     }
 
     fn arrive(&mut self, now: Timestamp, request: Request, decisions: &mut Vec<Decision>) {
-        let known = self.in_flight.contains_key(&request.id);
+        let known =
+            self.in_flight.contains_key(&request.id) || self.admission.queue.contains(request.id);
         debug_assert!(!known, "{:?} arrived twice", request.id);
-        if !known {
-            self.place(now, request, Tried::new(), decisions);
+        if known {
+            return;
+        }
+        self.admission.came(now, request.priority);
+        match self.seek(now, &request, now, &Tried::new()) {
+            Ok(Some(found)) => self.commit(now, request, now, &found, Tried::new(), decisions),
+            Ok(None) => self.refuse(&request, &Tried::new(), decisions),
+            Err(full) => self.hold_or_refuse(now, request, &full, decisions),
         }
     }
 
-    /// Gives back what the failed attempt reserved and places the request elsewhere.
+    /// Gives back what the failed attempt reserved and places the request elsewhere. It has been let
+    /// in before, and is not kept waiting now.
     fn retry(&mut self, now: Timestamp, id: RequestId, decisions: &mut Vec<Decision>) {
         let Some(it) = self.in_flight.remove(&id) else { return };
         debug_assert!(it.first_token.is_none(), "{id:?} asks for a retry after its first byte");
         self.release(now, &it);
-        let InFlight { request, replica, mut tried, .. } = it;
+        let InFlight { request, replica, arrived, mut tried, .. } = it;
         if let Some(session) = request.session {
             self.sessions.failed(session, replica);
         }
         tried.push(replica);
-        self.place(now, request, tried, decisions);
+        if !self.admission.may_retry() {
+            let verdict = Err(Reject::RetriesUsedUp { retry_after: RETRY_BUDGET_REFILLS });
+            decisions.push(Decision { request: id, verdict });
+            return;
+        }
+        match self.seek(now, &request, arrived, &tried) {
+            Ok(Some(found)) => self.commit(now, request, arrived, &found, tried, decisions),
+            Ok(None) | Err(_) => self.refuse(&request, &tried, decisions),
+        }
     }
 
-    /// Chooses a replica, reserves the request on it and decides.
-    fn place(
+    fn refuse(&self, request: &Request, tried: &Tried, decisions: &mut Vec<Decision>) {
+        let verdict = Err(self.why_none(request, tried));
+        decisions.push(Decision { request: request.id, verdict });
+    }
+
+    /// Looks for a replica that can take `request` now; none where nobody takes requests at all.
+    fn seek(
         &mut self,
         now: Timestamp,
-        request: Request,
-        tried: Tried,
-        decisions: &mut Vec<Decision>,
-    ) {
+        request: &Request,
+        arrived: Timestamp,
+        tried: &Tried,
+    ) -> Result<Option<Found>, Full> {
         let asked = Asked {
             prompt: request.prompt,
-            output: self.outputs.expected(&request),
+            output: self.outputs.expected(request),
             tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
             recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
         };
@@ -214,22 +266,37 @@ impl Dispatcher {
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
-        self.find_candidates(now, &request, &asked, &tried, home, &mut candidates);
+        self.find_candidates(now, request, &asked, tried, home, &mut candidates);
+        let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
+        let admitted = if candidates.is_empty() || !tried.is_empty() {
+            Ok(())
+        } else {
+            self.admit(now, request, arrived, &asked, &mut candidates)
+        };
         let ask = Ask {
             prompt: request.prompt,
             blocks: &request.blocks,
             block: self.block,
             bound,
-            key: key_of(&request),
+            key: key_of(request),
         };
-        let chosen = self.choose(&ask, &candidates);
-        let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
+        let chosen = admitted.map(|()| self.choose(&ask, &candidates));
         self.candidates = candidates;
-        let Some((chosen, reason)) = chosen else {
-            let reject = self.why_none(&request, &tried);
-            decisions.push(Decision { request: request.id, verdict: Err(reject) });
-            return;
-        };
+        let found = |(chosen, reason)| Found { chosen, reason, asked, home_takes_requests };
+        Ok(chosen?.map(found))
+    }
+
+    /// Decides that `request` goes where it was found to go, and reserves it there.
+    fn commit(
+        &mut self,
+        now: Timestamp,
+        request: Request,
+        arrived: Timestamp,
+        found: &Found,
+        tried: Tried,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let Found { chosen, reason, asked, home_takes_requests } = found;
         if let Some(session) = request.session
             && !home_takes_requests
         {
@@ -238,12 +305,13 @@ impl Dispatcher {
         let placement = Placement {
             replica: chosen.id,
             strategy: self.routing.strategy,
-            reason: if tried.is_empty() { reason } else { Reason::Retry },
+            reason: if tried.is_empty() { *reason } else { Reason::Retry },
             cached: chosen.cached,
             attempt: u32::try_from(tried.len()).unwrap_or(u32::MAX).saturating_add(1),
         };
         decisions.push(Decision { request: request.id, verdict: Ok(placement) });
-        self.reserve(now, request, &chosen, &asked, tried);
+        self.admission.placed(now, &request, found.work_s());
+        self.reserve(now, request, arrived, chosen, asked, tried);
     }
 
     /// Reserves `request` on the replica that was chosen for it.
@@ -251,6 +319,7 @@ impl Dispatcher {
         &mut self,
         now: Timestamp,
         request: Request,
+        arrived: Timestamp,
         chosen: &Candidate,
         asked: &Asked,
         tried: Tried,
@@ -258,13 +327,15 @@ impl Dispatcher {
         let uncached = request.prompt.saturating_sub(chosen.cached);
         let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
         let reserved = self.caches.placed(chosen.id, &request);
+        let has_forecast = self.forecasts();
         let mut forecast = chosen.forecast;
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
-            if !self.strategy.forecasts() {
+            if !has_forecast {
                 let sharing = replica.sharing(now);
                 forecast = replica.estimate.forecast(now, asked, chosen.cached, sharing);
             }
             replica.estimate.place(now, request.id, &forecast);
+            replica.promises.add(request.slo.tpot);
         }
         self.fleet.reserve(chosen.id, uncached);
         self.strategy.placed(now, chosen.id, &request.blocks, &forecast);
@@ -273,6 +344,7 @@ impl Dispatcher {
         }
         let in_flight = InFlight {
             replica: chosen.id,
+            arrived,
             placed: now,
             forecast,
             uncached,
@@ -297,6 +369,7 @@ impl Dispatcher {
         self.strategy.left(it.replica, &it.request.blocks);
         if let Some(replica) = self.fleet.get_mut(it.replica) {
             replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
+            replica.promises.remove(it.request.slo.tpot);
         }
         if !it.request.streamed {
             self.unseen.remove(&(due(it.placed, &it.forecast), it.request.id));
@@ -336,7 +409,7 @@ impl Dispatcher {
         self.caches.look_up(&request.blocks);
         // The last token is always computed, or there would be nothing to continue from.
         let cached_max = request.prompt.saturating_sub(Tokens(1));
-        let forecasts = self.strategy.forecasts();
+        let forecasts = self.forecasts();
         let candidate = |replica: &Replica| {
             let hits = Blocks(self.hits.of(replica.slot)).tokens(self.block);
             let turn = home.filter(|it| it.0 == replica.id).map(|it| it.1).unwrap_or_default();
@@ -401,11 +474,16 @@ impl Dispatcher {
         let was_computed = std::mem::replace(&mut it.answering, true);
         let (replica, uncached, session) = (it.replica, it.uncached, it.request.session);
         let (forecast, took_s) = (it.forecast, now.since(it.placed).as_secs_f64());
+        let is_sized = it.request.prompt > Tokens::ZERO;
         if !was_computed {
             self.release_prefill(now, replica, id, uncached);
         }
-        if let Some(it) = self.fleet.get_mut(replica) {
+        // Without a prompt there is nothing that the time could follow from.
+        if let Some(it) = self.fleet.get_mut(replica)
+            && is_sized
+        {
             it.estimate.learn_ttft(&forecast, took_s);
+            Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
         }
         if let Some(session) = session {
             self.sessions.served(now, session, replica);
@@ -420,7 +498,7 @@ impl Dispatcher {
         output: Option<Tokens>,
         cached: Option<Tokens>,
     ) {
-        let Some(it) = self.in_flight.remove(&id) else { return };
+        let Some(it) = self.in_flight.remove(&id) else { return self.stop_waiting(id) };
         if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
             self.found(&it, cached);
             self.evictions.observe(now, it.request.prompt, it.indexed, cached);
@@ -464,14 +542,15 @@ impl Dispatcher {
             self.sessions.answered(session, it.replica, turn);
         }
         let gaps = output.saturating_sub(Tokens(1)).0;
-        let Some((first, tpot_max)) = it.first_token.zip(it.request.slo.tpot) else { return };
-        if gaps == 0 {
-            return;
-        }
-        let tpot_s = now.since(first).as_secs_f64() / f64::from(gaps);
-        if let Some(replica) = self.fleet.get_mut(it.replica) {
+        let first = it.first_token.filter(|_| gaps > 0);
+        let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));
+        if let Some((tpot_s, tpot_max)) = tpot_s.zip(it.request.slo.tpot)
+            && let Some(replica) = self.fleet.get_mut(it.replica)
+        {
             replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
+            Accuracy::move_to(&mut replica.accuracy.tpot, it.forecast.tpot_s, tpot_s);
         }
+        self.learn_limits(now, it, tpot_s);
     }
 
     /// Requests placed and not yet gone.

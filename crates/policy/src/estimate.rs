@@ -12,7 +12,7 @@
 //! Decision 12 has the options, what each was measured to do, and why learning stops under load.
 
 pub mod coefficients;
-mod decay;
+pub(crate) mod decay;
 pub mod eviction;
 pub mod margin;
 pub mod output;

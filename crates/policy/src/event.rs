@@ -11,7 +11,10 @@ use types::{
     request::{ModelId, Request, RequestId},
 };
 
-use crate::config::{Routing, StrategyName};
+use crate::{
+    admission::{AdmissionConfig, Gate},
+    config::{Routing, StrategyName},
+};
 
 /// Something the dispatcher learns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,9 +64,41 @@ pub enum Event {
     LoadReported { replica: ReplicaId, report: LoadReport },
     /// The operator chose another strategy.
     RoutingChanged(Routing),
+    /// The operator chose how requests are let in.
+    AdmissionChanged(AdmissionConfig),
+    /// Time passed: what [`next_wakeup`](crate::dispatcher::Dispatcher::next_wakeup) announced is due.
+    TimePassed,
 }
 
-/// What becomes of one request.
+impl Event {
+    /// Whether those who wait may find room after it.
+    #[must_use]
+    pub const fn may_open_gates(&self) -> bool {
+        match self {
+            Self::AttemptFailed(_)
+            | Self::FirstToken(_)
+            | Self::Ended { .. }
+            | Self::HealthChanged { .. }
+            | Self::ModelsListed { .. }
+            | Self::ReplicaLeft(_)
+            | Self::LoadReported { .. }
+            | Self::RoutingChanged(_)
+            | Self::AdmissionChanged(_)
+            | Self::TimePassed => true,
+            Self::Arrived(_)
+            | Self::TokensCame { .. }
+            | Self::ReplicaJoined(_)
+            | Self::CacheLost(_)
+            | Self::CacheFollowed { .. }
+            | Self::BlocksStored { .. }
+            | Self::BlocksRemoved { .. }
+            | Self::CacheSized { .. } => false,
+        }
+    }
+}
+
+/// What becomes of one request. One that arrives and is not decided on in the same call waits for a
+/// replica, and is decided on in a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// The request decided on.
@@ -133,4 +168,38 @@ pub enum Reject {
     /// Every ready replica has been tried for this request.
     #[error("every ready replica has failed the request")]
     AllTried,
+    /// More has been sent again of late than the retry budget allows.
+    #[error("the retry budget is used up; come again in {retry_after:?}")]
+    RetriesUsedUp { retry_after: Duration },
+    /// No replica can take it now so that every promise is kept.
+    #[error("the fleet is full: {gate}; come again in {retry_after:?}", gate = gate.as_str())]
+    Saturated { gate: Gate, retry_after: Duration },
+    /// What it was promised can't be kept, even by a replica that had nothing else to do.
+    #[error("the promise can't be kept: {gate}; come again in {retry_after:?}", gate = gate.as_str())]
+    Infeasible { gate: Gate, retry_after: Duration },
+    /// The fleet is full, and the tenant has had more than its share.
+    #[error("the fleet is full and the tenant over its share; come again in {retry_after:?}")]
+    OverShare { retry_after: Duration },
+    /// It waited for a replica for as long as it could.
+    #[error("no replica could take it in time; come again in {retry_after:?}")]
+    Expired { retry_after: Duration },
+    /// It waited, and gave way to one more urgent.
+    #[error("it gave way to a more urgent request; come again in {retry_after:?}")]
+    Evicted { retry_after: Duration },
+}
+
+impl Reject {
+    /// When it is worth coming again, where that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoReplicas | Self::UnknownModel | Self::AllTried => None,
+            Self::RetriesUsedUp { retry_after }
+            | Self::Saturated { retry_after, .. }
+            | Self::Infeasible { retry_after, .. }
+            | Self::OverShare { retry_after }
+            | Self::Expired { retry_after }
+            | Self::Evicted { retry_after } => Some(*retry_after),
+        }
+    }
 }

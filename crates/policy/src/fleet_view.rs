@@ -14,8 +14,10 @@ use types::{
 };
 
 use crate::{
+    admission::{Limit, PeerLimit, Promises},
     estimate::{EstimateConfig, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
+    strategy::Candidate,
 };
 
 /// Age at which a load report no longer counts; several scrapes must have failed by then.
@@ -25,6 +27,12 @@ const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
 /// anew.
 const KV_USAGE_MAX: f32 = 0.97;
 
+/// Share of a KV cache in use from which its size is told by what is there.
+const KV_TELLING: f64 = 0.3;
+
+/// Part by which a reading moves what is known of that size.
+const KV_WEIGHT: f64 = 0.2;
+
 /// Work placed on a replica and not yet given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -32,6 +40,29 @@ pub struct Load {
     pub in_flight: u32,
     /// Prompt tokens to be computed for requests whose first token has not come.
     pub queued_prefill: Tokens,
+}
+
+/// Part by which a request moves what is known of the accuracy of predictions.
+const ACCURACY_WEIGHT: f64 = 0.02;
+
+/// What was predicted of late, and what came of it: means, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Accuracy {
+    /// Time to first token, predicted and observed.
+    pub ttft: (f64, f64),
+    /// Time per token, predicted and observed.
+    pub tpot: (f64, f64),
+}
+
+impl Accuracy {
+    /// Moves a pair of means towards a pair of values.
+    pub(crate) fn move_to(means: &mut (f64, f64), predicted_s: f64, observed_s: f64) {
+        if means.1 <= 0.0 {
+            *means = (predicted_s, observed_s);
+        }
+        means.0 += ACCURACY_WEIGHT * (predicted_s - means.0);
+        means.1 += ACCURACY_WEIGHT * (observed_s - means.1);
+    }
 }
 
 /// One replica.
@@ -49,6 +80,16 @@ pub struct Replica {
     pub load: Load,
     /// How fast it is, and what it has to do.
     pub estimate: ReplicaEstimate,
+    /// What was promised to the requests placed here.
+    pub promises: Promises,
+    /// Requests that it serves as promised, whatever they cost.
+    pub limit: Limit,
+    /// The same by the rule of a peer.
+    pub peer_limit: PeerLimit,
+    /// How far predictions were off of late.
+    pub accuracy: Accuracy,
+    /// Tokens that its KV cache holds, as far as its reports tell.
+    kv_tokens: Option<f64>,
     /// Requests that others placed here, when that was seen.
     foreign: Option<(Timestamp, u32)>,
     /// What its engine last said of its load, and when.
@@ -86,6 +127,34 @@ impl Replica {
     #[must_use]
     pub fn reported(&self) -> LoadReport {
         self.report.map(|it| it.1).unwrap_or_default()
+    }
+
+    /// Whether what requests meet here follows from what is known of them.
+    #[must_use]
+    pub fn is_predictable(&self) -> bool {
+        !self.estimate.margins().0.is_at_its_end()
+    }
+
+    /// Share of its KV cache in use if the candidate's request were added; nothing where the replica
+    /// does not say how full it is.
+    #[must_use]
+    pub fn kv_usage_with(&self, now: Timestamp, candidate: &Candidate) -> f64 {
+        let Some(tokens) = self.kv_tokens else { return 0.0 };
+        let is_fresh = self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX);
+        let new = candidate.forecast.context - f64::from(candidate.cached.0);
+        if is_fresh { (self.estimate.context() + new.max(0.0)) / tokens } else { 0.0 }
+    }
+
+    /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
+    fn learn_kv(&mut self, usage: f32) {
+        let (usage, context) = (f64::from(usage), self.estimate.context());
+        let is_shared = self.foreign.is_some_and(|it| it.1 > 0);
+        if !(KV_TELLING..=1.0).contains(&usage) || context <= 0.0 || is_shared {
+            return;
+        }
+        let tokens = context / usage;
+        let before = self.kv_tokens.unwrap_or(tokens);
+        self.kv_tokens = Some(before + KV_WEIGHT * (tokens - before));
     }
 
     /// Whether the replica takes requests.
@@ -128,6 +197,11 @@ impl FleetView {
             models: Box::default(),
             load: Load::default(),
             estimate,
+            promises: Promises::default(),
+            limit: Limit::default(),
+            accuracy: Accuracy::default(),
+            peer_limit: PeerLimit::default(),
+            kv_tokens: None,
             foreign: None,
             report: None,
         };
@@ -191,6 +265,7 @@ impl FleetView {
             let foreign = requests.saturating_sub(replica.load.in_flight);
             replica.foreign = Some((now, foreign));
             replica.report = Some((now, report));
+            replica.learn_kv(report.kv_usage);
         }
     }
 

@@ -6,9 +6,11 @@
 //!
 //! Read in this order: [`dispatcher`] (start here), [`event`], [`config`], [`fleet_view`],
 //! [`estimate`], [`prefix_index`] (what was sent where) and [`held_index`] (what engines say they
-//! hold), [`session`], [`strategy`], [`saturation`]; [`recording`] says how a run is kept and asked
+//! hold), [`session`], [`strategy`], [`saturation`], [`admission`] (who is let in),
+//! [`wait_queue`], [`token_bucket`]; [`recording`] says how a run is kept and asked
 //! again.
 
+pub mod admission;
 mod coming;
 pub mod config;
 pub mod dispatcher;
@@ -21,3 +23,5 @@ pub mod recording;
 pub mod saturation;
 pub mod session;
 pub mod strategy;
+pub mod token_bucket;
+pub mod wait_queue;

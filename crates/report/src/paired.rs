@@ -115,15 +115,15 @@ pub fn compare(runs: &[Run], baseline: &str) -> Vec<Difference> {
         let same = rest.iter().take_while(|it| it.workload == first.workload).count();
         let (group, others) = rest.split_at(same);
         rest = others;
-        let mut policies: Vec<&str> = Vec::new();
-        for policy in group.iter().map(|it| it.policy.as_str()) {
+        let mut policies: Vec<String> = Vec::new();
+        for policy in group.iter().map(Run::rules) {
             if policy != baseline && !policies.contains(&policy) {
                 policies.push(policy);
             }
         }
         for policy in policies {
             let figures = Figure::ALL.into_iter();
-            differences.extend(figures.map(|figure| difference(group, baseline, policy, figure)));
+            differences.extend(figures.map(|figure| difference(group, baseline, &policy, figure)));
         }
     }
     differences
@@ -131,10 +131,10 @@ pub fn compare(runs: &[Run], baseline: &str) -> Vec<Difference> {
 
 fn difference(group: &[Run], baseline: &str, policy: &str, figure: Figure) -> Difference {
     let of = |policy: &str, seed| {
-        let run = group.iter().find(|it| it.policy == policy && it.seed == seed)?;
+        let run = group.iter().find(|it| it.rules() == policy && it.seed == seed)?;
         figure.of(run)
     };
-    let seeds = group.iter().filter(|it| it.policy == baseline).map(|it| it.seed);
+    let seeds = group.iter().filter(|it| it.rules() == baseline).map(|it| it.seed);
     let pairs: Vec<(f64, f64)> =
         seeds.filter_map(|seed| Some((of(baseline, seed)?, of(policy, seed)?))).collect();
     let differences: Vec<f64> = pairs.iter().map(|(baseline, policy)| policy - baseline).collect();

@@ -154,7 +154,22 @@ pub struct Run {
     pub limits: Option<Limits>,
 }
 
+/// The policy, with the admission mode where there is one.
+#[must_use]
+pub fn rules(policy: &str, admission: &str) -> String {
+    match admission {
+        "" | "off" => policy.to_owned(),
+        mode => format!("{policy} + {mode}"),
+    }
+}
+
 impl Run {
+    /// What it was decided by: the policy, with the admission mode where there is one.
+    #[must_use]
+    pub fn rules(&self) -> String {
+        rules(&self.policy, &self.admission)
+    }
+
     /// The figures of `records`, which are judged already, and of the `gaps` between tokens.
     #[must_use]
     pub fn measure(info: &RunInfo, records: &[RequestRecord], gaps: &Histogram) -> Self {

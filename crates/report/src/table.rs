@@ -118,10 +118,7 @@ fn align_right(table: &mut Table) {
 
 /// The policy, with the admission mode where there is one.
 fn policy(run: &Run) -> String {
-    match run.admission.as_str() {
-        "" | "off" => run.policy.clone(),
-        mode => format!("{} + {mode}", run.policy),
-    }
+    run.rules()
 }
 
 /// A share of 0 to 1 in percent.

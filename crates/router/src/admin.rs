@@ -1,4 +1,4 @@
-//! What is served on the admin port: health, metrics, and the policy in force.
+//! What is served on the admin port: health, metrics, and the policy and admission in force.
 
 use std::sync::Arc;
 
@@ -12,13 +12,17 @@ use axum::{
 };
 use bytes::Bytes;
 use policy::{
+    admission::AdmissionConfig,
     config::{CostWeights, Routing, Saturation, StrategyName},
     event::Event,
     fleet_view::Load,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use types::replica::{Health, LoadReport};
+use types::{
+    replica::{Health, LoadReport},
+    request::Priority,
+};
 
 use crate::{app::App, goodput};
 
@@ -36,6 +40,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/admin/replicas/{name}/drain", post(members::drain))
         .route("/admin/reload", post(members::reload))
         .route("/admin/policy", get(policy).put(put_policy))
+        .route("/admin/admission", get(admission).put(put_admission))
         .route("/admin/goodput", get(goodput))
         .route("/admin/events", post(event))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
@@ -156,4 +161,44 @@ async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
     app.fleet.dispatch().observe(Event::RoutingChanged(routing));
     tracing::info!(strategy = view.strategy.as_str(), "policy changed");
     Json(PolicyView::from(routing)).into_response()
+}
+
+async fn admission(State(app): State<Arc<App>>) -> Response {
+    let (config, view, waiting) = app
+        .fleet
+        .dispatch()
+        .inspect(|now, it| (it.admission(), it.admission_view(now), it.waiting()));
+    let waiting: serde_json::Map<String, serde_json::Value> = Priority::ALL
+        .iter()
+        .zip(waiting)
+        .map(|(priority, waiting)| (priority.as_str().to_owned(), waiting.into()))
+        .collect();
+    Json(json!({
+        "config": config,
+        "placed_per_s": view.placed_per_s,
+        "knee_per_s": view.knee_per_s,
+        "utilisation": view.utilisation,
+        "waiting": waiting,
+    }))
+    .into_response()
+}
+
+/// Changes how requests are let in. What is left out takes its default; those who wait are looked at
+/// under the new rule at once, and what is in flight stays.
+async fn put_admission(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    let config: AdmissionConfig = match serde_json::from_slice(&body) {
+        Ok(config) => config,
+        Err(error) => {
+            let example = r#"send JSON such as {"mode": "static", "in_flight_max": 48}"#;
+            return wrong(format!("admission is not understood: {error}; {example}"));
+        }
+    };
+    let problems = config.problems();
+    if !problems.is_empty() {
+        return wrong(problems.join("\n"));
+    }
+    app.fleet.dispatch().observe(Event::AdmissionChanged(config));
+    tracing::info!(mode = config.mode.as_str(), "admission changed");
+    Json(config).into_response()
 }

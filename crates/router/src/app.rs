@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
 
 use crate::{
-    config::{Config, Limits, Secret, Timeouts, secret::KeyHash},
+    config::{Config, Limits, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
     goodput::Goodput,
     intake::Reader,
     network::Network,
@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) attempts_max: u32,
     pub(crate) reader: Arc<Reader>,
     pub(crate) tenant_header: Option<HeaderName>,
+    pub(crate) promises: Promises,
+    pub(crate) priorities: Priorities,
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
     pub(crate) registrable: Vec<Network>,
@@ -111,6 +113,8 @@ impl Settings {
             attempts_max: config.attempts_max,
             reader: Arc::new(reader),
             tenant_header: config.tenant_header(),
+            promises: config.slo.clone(),
+            priorities: config.priority.clone(),
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
             registrable: config.admin.networks()?,

@@ -47,8 +47,8 @@ async fn answer(
 ) -> Result<Answer, Refusal> {
     // Parses what routing needs and names the prompt's blocks.
     let intake = intake::read(app, passage, request).await?;
-    // Chooses a replica and reserves the request's place on it.
-    passage.place(app, intake.request)?;
+    // Chooses a replica and reserves the request's place on it, when one has room.
+    passage.place(app, intake.request).await?;
     // Retries end at the first byte of an answer.
     upstream::send(app, passage, intake.outbound).await
 }

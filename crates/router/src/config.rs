@@ -11,12 +11,17 @@ use std::{
 use fleet::{
     client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
 };
-use policy::config::{DispatcherConfig, PrefixConfig, SessionConfig};
+use policy::{
+    admission::AdmissionConfig,
+    config::{DispatcherConfig, PrefixConfig, SessionConfig},
+};
 use serde::{Deserialize, Serialize};
 
 use types::block::HashKey;
 
+pub(crate) use self::promises::read as read_promise;
 pub use self::{
+    promises::{Bounds, Priorities, Promises},
     replica::Replica,
     secret::Secret,
     sections::{
@@ -26,6 +31,7 @@ pub use self::{
 };
 pub use types::units;
 
+mod promises;
 mod replica;
 pub(crate) mod secret;
 mod sections;
@@ -46,6 +52,12 @@ pub struct Config {
     pub tenants: Vec<Tenant>,
     /// How replicas are chosen.
     pub policy: Policy,
+    /// What requests are promised.
+    pub slo: Promises,
+    /// How urgent requests may say they are.
+    pub priority: Priorities,
+    /// How requests are let in.
+    pub admission: AdmissionConfig,
     /// How replicas are watched.
     pub health: Health,
     /// What clients may send.
@@ -80,6 +92,9 @@ impl Default for Config {
             discovery: None,
             tenants: Vec::new(),
             policy: Policy::default(),
+            slo: Promises::default(),
+            priority: Priorities::default(),
+            admission: AdmissionConfig::default(),
             health: Health::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -156,6 +171,8 @@ impl Config {
     fn problems(&self) -> Vec<String> {
         let mut problems = replica::problems(self);
         problems.extend(self.policy.problems());
+        problems.extend(self.slo.problems());
+        problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
         problems.extend(self.admin.problems());
         problems.extend(self.tenant_problems());
         if self.listen == self.admin.listen && self.listen.port() != 0 {
@@ -263,6 +280,7 @@ impl Config {
             },
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
             estimate: self.policy.estimate,
+            admission: self.admission,
         }
     }
 

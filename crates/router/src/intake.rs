@@ -20,6 +20,7 @@ use wire::{
 
 use crate::{
     app::{App, Settings},
+    config::read_promise,
     passage::Passage,
     reject::Refusal,
     token_ratio::TokenRatios,
@@ -78,6 +79,11 @@ pub(crate) async fn read(
         Some(tenant) => Some(tenant.name.clone()),
         None => named_tenant(&settings, &headers)?,
     };
+    let (slo, priority) =
+        read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
+    passage.ranked(priority);
+    let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
+    let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let (body, budget) = receive(app, &settings, &headers, body).await?;
     let endpoint = passage.endpoint();
     let mut read = interpret(&settings.reader, endpoint, &headers, tenant, &body).await?;
@@ -101,6 +107,9 @@ pub(crate) async fn read(
         request: Routed {
             session: read.session,
             tenant: read.tenant,
+            priority,
+            slo,
+            came_again,
             output_max: read.output_max,
             streamed: read.streamed,
             ..Routed::new(

@@ -7,13 +7,16 @@ use std::{sync::Arc, time::Duration};
 
 use fleet::{dispatch::Ticket, replica::Replica};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use policy::event::{Placement, Reject};
+use policy::{
+    admission::Gate,
+    event::{Placement, Reject},
+};
 use report::Ending;
 use tokio::time::Instant;
 use types::{
     outcome::Outcome,
     quantity::Tokens,
-    request::{ModelId, Request, TenantId},
+    request::{ModelId, Priority, Request, TenantId},
     slo::Slo,
 };
 use wire::{headers, openai::Endpoint, prompt::PromptHash, usage::Usage};
@@ -118,6 +121,11 @@ pub(crate) struct Passage {
     received: Instant,
     model: String,
     prompt: Tokens,
+    priority: Priority,
+    /// How long it waited for a replica.
+    waited: Duration,
+    /// The gate that it found closed everywhere.
+    gate: Option<Gate>,
     /// The model, where the prompt's length is estimated by what was learned of it.
     estimated: Option<ModelId>,
     promise: Promise,
@@ -149,6 +157,9 @@ impl Passage {
             received: Instant::now(),
             model: String::new(),
             prompt: Tokens::ZERO,
+            priority: Priority::default(),
+            waited: Duration::ZERO,
+            gate: None,
             estimated: None,
             promise: Promise::begin(head),
             ticket: None,
@@ -190,12 +201,25 @@ impl Passage {
         self.estimated = prompt.is_estimated.then(|| ModelId::from_name(model));
     }
 
-    /// Has a replica chosen and the request's place on it reserved.
-    pub(crate) fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
+    /// Learns how urgent the request is.
+    pub(crate) fn ranked(&mut self, priority: Priority) {
+        self.priority = priority;
+    }
+
+    /// Has a replica chosen and the request's place on it reserved, as soon as one has room.
+    pub(crate) async fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
         self.promise.made(&request);
         let started = Instant::now();
-        let placed = app.fleet.dispatch().place(request);
-        self.telemetry.decided(started.elapsed(), placed.as_ref().ok().map(|it| it.placement()));
+        let placed = tokio::select! {
+            biased;
+            placed = app.fleet.dispatch().place(request) => placed,
+            () = app.cut.comes() => return Err(Refusal::ShuttingDown),
+        };
+        self.waited = started.elapsed();
+        self.telemetry.decided(self.waited, placed.as_ref().ok().map(|it| it.placement()));
+        if let Err(Reject::Saturated { gate, .. } | Reject::Infeasible { gate, .. }) = &placed {
+            self.gate = Some(*gate);
+        }
         self.ticket = Some(placed?);
         Ok(())
     }
@@ -289,6 +313,8 @@ impl Passage {
         head.insert(headers::POLICY, HeaderValue::from_static(placement.strategy.as_str()));
         head.insert(headers::DECISION, HeaderValue::from_static(placement.reason.as_str()));
         head.insert(headers::ATTEMPTS, HeaderValue::from(placement.attempt));
+        let waited_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
+        head.insert(headers::QUEUE_MS, HeaderValue::from(waited_ms));
         if let Some((_, metrics)) = &self.sent {
             head.insert(headers::REPLICA, metrics.name.clone());
         }
@@ -329,6 +355,8 @@ impl Passage {
             error = self.error,
             replica = self.sent.as_ref().map(|it| it.0.name()),
             decision = placement.map(|it| it.reason.as_str()),
+            priority = self.priority.as_str(),
+            queue_ms = ms(self.waited),
             attempts = placement.map_or(0, |it| it.attempt),
             prompt_tokens = self.usage.prompt.unwrap_or(self.prompt).0,
             expected_hit_tokens = placement.map(|it| it.cached.0),
@@ -345,7 +373,7 @@ impl Passage {
 impl Drop for Passage {
     fn drop(&mut self) {
         let replica = self.sent.as_ref().map(|it| &*it.1);
-        self.telemetry.ended(self.end, self.dropped);
+        self.telemetry.ended(self.end, self.dropped, self.priority, self.gate);
         if let (End::Complete, Some((replica, _)), Some(ticket)) =
             (self.end, &self.sent, &self.ticket)
         {

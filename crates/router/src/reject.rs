@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet::health::Failure;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use policy::event::Reject;
 use wire::{
     error_body::{ErrorBody, ErrorKind},
@@ -15,6 +15,9 @@ use crate::{
     passage::{End, Passage},
     reply::{self, Reply},
 };
+
+/// The time in which a probe can find a replica well again, or a body in memory can leave.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request gets no answer of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +111,15 @@ impl Refusal {
         }
     }
 
+    /// When it is worth coming again, for one that may be.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Dispatcher(reject) => reject.retry_after().unwrap_or(RETRY_AFTER),
+            Self::Quota { after, .. } => *after,
+            _ => RETRY_AFTER,
+        }
+    }
+
     /// The field at fault, where it is one field's fault.
     fn param(&self) -> Option<&'static str> {
         if let Self::Bad(bad) = self {
@@ -169,6 +181,25 @@ impl Refusal {
             Self::Dispatcher(Reject::UnknownModel) => {
                 told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "model_not_found")
             }
+            Self::Dispatcher(Reject::OverShare { .. }) => dropped(
+                "rejected-quota",
+                told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "over_share"),
+            ),
+            Self::Dispatcher(Reject::RetriesUsedUp { .. }) => {
+                dropped("rejected-retries", Told { code: "retries_used_up", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Saturated { .. }) => {
+                dropped("rejected-saturated", Told { code: "fleet_saturated", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Infeasible { .. }) => {
+                dropped("rejected-infeasible", Told { code: "promise_infeasible", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Expired { .. }) => {
+                dropped("rejected-ttl-expired", Told { code: "fleet_saturated", ..unavailable })
+            }
+            Self::Dispatcher(Reject::Evicted { .. }) => {
+                dropped("evicted-priority", Told { code: "fleet_saturated", ..unavailable })
+            }
             Self::Dispatcher(Reject::AllTried)
             | Self::Upstream { failure: Failure::Refused, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
@@ -193,6 +224,13 @@ pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response<Reply
     response
 }
 
+/// Says when to come again: in whole seconds, never too early, and exactly.
+fn come_again(headers: &mut HeaderMap, after: Duration) {
+    let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1_000)));
+    headers.insert(headers::RETRY_AFTER_MS, HeaderValue::from(millis));
+}
+
 /// The answer to a request that belongs to no endpoint.
 pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
     let Told { status, kind, code, dropped } = refusal.told();
@@ -206,24 +244,16 @@ pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
     if let Refusal::Method { allowed } = refusal {
         set(header::ALLOW, allowed);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        // The time in which a probe can find a replica well again, or a body in memory can leave.
-        set(header::RETRY_AFTER, "1");
-        set(headers::RETRY_AFTER_MS, "1000");
-    }
     if matches!(refusal, Refusal::Framing(_)) {
         // What follows on this connection can't be told from what was meant by it.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Refusal::Quota { after, .. } = refusal {
-        let head = response.headers_mut();
-        head.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().saturating_add(1)));
-        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-        head.insert(headers::RETRY_AFTER_MS, HeaderValue::from(millis));
-    }
     if let Some(reason) = dropped {
         let reason = HeaderValue::from_static(reason);
         response.headers_mut().insert(headers::DROPPED_REASON, reason);
+    }
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        come_again(response.headers_mut(), refusal.retry_after());
     }
     response
 }

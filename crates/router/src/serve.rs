@@ -161,6 +161,7 @@ impl Router {
         let mut helpers = vec![
             tokio::spawn(serve_admin(admin, admin::routes(Arc::clone(&app)))),
             tokio::spawn(upkeep(Arc::clone(&app))),
+            tokio::spawn(tend(Arc::clone(&app))),
         ];
         if let Some(reloader) = app.reloader.get() {
             let (reloader, app) = (Arc::clone(reloader), Arc::clone(&app));
@@ -235,6 +236,11 @@ fn record(
         .map_err(|source| StartError::Recording { file: file.display().to_string(), source })?;
     tracing::info!(file = %file.display(), "recording decisions");
     Ok(recorder)
+}
+
+/// Looks at the requests that wait for a replica when it is time to.
+async fn tend(app: Arc<App>) {
+    app.fleet.dispatch().tend().await;
 }
 
 /// Ends in order; see the head of this file.

@@ -12,9 +12,15 @@ use metrics::{Counter, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
-use policy::event::{Placement, Reason};
+use policy::{
+    admission::Gate,
+    event::{Placement, Reason},
+};
 use rustc_hash::FxBuildHasher;
-use types::replica::{Health, ReplicaId};
+use types::{
+    replica::{Health, ReplicaId},
+    request::Priority,
+};
 use wire::usage::Usage;
 
 use crate::passage::End;
@@ -78,11 +84,21 @@ const KV_REPLAYS: &str = "sluice_kv_event_replays_total";
 const KV_RESTARTS: &str = "sluice_kv_restarts_total";
 const KV_ORPHANS: &str = "sluice_kv_orphan_blocks_total";
 const SESSIONS: &str = "sluice_sessions";
+const WAIT_SECONDS: &str = "sluice_admission_wait_seconds";
+const WAITING: &str = "sluice_requests_waiting";
+const SHED: &str = "sluice_admission_shed_total";
+const PLACED_PER_S: &str = "sluice_admission_placed_per_second";
+const KNEE_PER_S: &str = "sluice_admission_knee_per_second";
+const UTILISATION: &str = "sluice_admission_utilisation";
+const MARGIN: &str = "sluice_admission_margin";
+const LIMIT: &str = "sluice_admission_limit_requests";
+const PREDICTED: &str = "sluice_admission_predicted_seconds";
+const OBSERVED: &str = "sluice_admission_observed_seconds";
 const RELOADS: &str = "sluice_config_reloads_total";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 33] = [
+pub const METRICS: [Metric; 43] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -122,6 +138,24 @@ pub const METRICS: [Metric; 33] = [
     metric(KV_RESTARTS, Kind::Counter, "Restarts that KV-cache events gave away, by replica"),
     metric(KV_ORPHANS, Kind::Counter, "Blocks told of that follow one never told of, by replica"),
     metric(SESSIONS, Kind::Gauge, "Conversations remembered"),
+    metric(WAIT_SECONDS, Kind::Histogram, "Time that requests waited for a replica to have room"),
+    metric(WAITING, Kind::Gauge, "Requests that wait for a replica to have room, by priority"),
+    metric(
+        SHED,
+        Kind::Counter,
+        "Requests turned away because the fleet was full, by what filled it",
+    ),
+    metric(PLACED_PER_S, Kind::Gauge, "Requests placed in a second, of late"),
+    metric(
+        KNEE_PER_S,
+        Kind::Gauge,
+        "Requests a second, like those of late, that the fleet can take",
+    ),
+    metric(UTILISATION, Kind::Gauge, "Share of the fleet's time spoken for, at the pace promised"),
+    metric(MARGIN, Kind::Gauge, "Factor on predictions that few requests exceed, by replica"),
+    metric(LIMIT, Kind::Gauge, "Requests that a replica serves as promised, whatever they cost"),
+    metric(PREDICTED, Kind::Gauge, "Mean TTFT and TPOT that were predicted of late, by replica"),
+    metric(OBSERVED, Kind::Gauge, "Mean TTFT and TPOT of the same requests, by replica"),
     metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
@@ -134,6 +168,9 @@ const LATENCY_BUCKETS: [f64; 20] = [
 ];
 /// The same for what the router itself takes.
 const DECISION_BUCKETS: [f64; 10] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1e-2];
+
+/// Longest time that a decision takes; what takes longer has waited.
+const DECISION_LONGEST: Duration = Duration::from_millis(10);
 
 /// How often recorded durations are folded into their buckets when nobody reads the metrics.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -152,11 +189,12 @@ struct Declared {
     retries: Counter,
     decisions: [Counter; REASONS.len()],
     decision_seconds: Histogram,
+    wait_seconds: Histogram,
     expected_tokens: Counter,
 }
 
-const REASONS: [Reason; 5] =
-    [Reason::Session, Reason::Prefix, Reason::Load, Reason::Fallback, Reason::Retry];
+const REASONS: [Reason; 6] =
+    [Reason::Session, Reason::Prefix, Reason::Load, Reason::Cost, Reason::Fallback, Reason::Retry];
 
 /// The metrics of one replica, looked up once.
 #[derive(Debug)]
@@ -205,16 +243,24 @@ impl Telemetry {
                 retries: counter!(RETRIES),
                 decisions: REASONS.map(|it| counter!(DECISIONS, "reason" => it.as_str())),
                 decision_seconds: histogram!(DECISION_SECONDS),
+                wait_seconds: histogram!(WAIT_SECONDS),
                 expected_tokens: counter!(EXPECTED_TOKENS),
             }
         });
         Self { recorder, handle, declared, replicas: DashMap::default() }
     }
 
-    /// Counts a decision.
+    /// Counts a decision. One that took so long that the request must have waited says nothing of how
+    /// long it takes to decide.
     pub(crate) fn decided(&self, took: Duration, placement: Option<&Placement>) {
-        let Declared { decisions, decision_seconds, expected_tokens, .. } = &self.declared;
-        decision_seconds.record(took);
+        let Declared { decisions, decision_seconds, wait_seconds, expected_tokens, .. } =
+            &self.declared;
+        let waited = DECISION_LONGEST < took;
+        if waited {
+            wait_seconds.record(took);
+        } else {
+            decision_seconds.record(took);
+        }
         let Some(placement) = placement else { return };
         expected_tokens.increment(u64::from(placement.cached.0));
         let reason = REASONS.iter().zip(decisions).find(|it| *it.0 == placement.reason);
@@ -229,7 +275,13 @@ impl Telemetry {
     }
 
     /// Counts a request that has left.
-    pub(crate) fn ended(&self, end: End, dropped: Option<&'static str>) {
+    pub(crate) fn ended(
+        &self,
+        end: End,
+        dropped: Option<&'static str>,
+        priority: Priority,
+        gate: Option<Gate>,
+    ) {
         if let Some((_, counter)) =
             End::ALL.iter().zip(&self.declared.ended).find(|it| *it.0 == end)
         {
@@ -237,7 +289,11 @@ impl Telemetry {
         }
         if let Some(reason) = dropped {
             metrics::with_local_recorder(&self.recorder, || {
-                counter!(REJECTED, "reason" => reason).increment(1);
+                let priority = priority.as_str();
+                counter!(REJECTED, "reason" => reason, "priority" => priority).increment(1);
+                if let Some(gate) = gate {
+                    counter!(SHED, "gate" => gate.as_str()).increment(1);
+                }
             });
         }
     }
@@ -305,6 +361,35 @@ fn describe(metric: &Metric) {
     }
 }
 
+/// Sets the gauges of admission.
+fn read_admission(fleet: &Fleet) {
+    let (view, waiting) =
+        fleet.dispatch().inspect(|now, it| (it.admission_view(now), it.waiting()));
+    gauge!(PLACED_PER_S).set(view.placed_per_s);
+    gauge!(UTILISATION).set(view.utilisation);
+    gauge!(KNEE_PER_S).set(view.knee_per_s.unwrap_or(f64::NAN));
+    for (priority, waiting) in Priority::ALL.iter().zip(waiting) {
+        gauge!(WAITING, "priority" => priority.as_str()).set(waiting as f64);
+    }
+    for status in fleet.status() {
+        let known = fleet.dispatch().inspect(|_, it| {
+            let replica = it.fleet().get(status.id)?;
+            let (ttft, tpot) = replica.estimate.margins();
+            Some((ttft.value(), tpot.value(), replica.limit.value(), replica.accuracy))
+        });
+        let Some((ttft, tpot, limit, accuracy)) = known else { continue };
+        gauge!(LIMIT, "replica" => status.name.clone()).set(limit);
+        let promises = [("ttft", ttft, accuracy.ttft), ("tpot", tpot, accuracy.tpot)];
+        for (promise, margin, (predicted_s, observed_s)) in promises {
+            gauge!(MARGIN, "replica" => status.name.clone(), "promise" => promise).set(margin);
+            gauge!(PREDICTED, "replica" => status.name.clone(), "promise" => promise)
+                .set(predicted_s);
+            gauge!(OBSERVED, "replica" => status.name.clone(), "promise" => promise)
+                .set(observed_s);
+        }
+    }
+}
+
 /// Sets every gauge from what the dispatcher and the replicas say now.
 fn read_gauges(fleet: &Fleet) {
     caches::read_gauges(fleet);
@@ -325,4 +410,5 @@ fn read_gauges(fleet: &Fleet) {
     gauge!(INDEX_BYTES).set(bytes as f64);
     gauge!(INDEX_BLOCKS).set(blocks as f64);
     gauge!(SESSIONS).set(sessions as f64);
+    read_admission(fleet);
 }

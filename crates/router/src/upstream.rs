@@ -90,7 +90,13 @@ pub(crate) async fn send(
                 // Where nobody is left to try, what went wrong says more than that.
                 passage.retry().map_err(|reject| match reject {
                     Reject::AllTried | Reject::NoReplicas => refusal,
-                    Reject::UnknownModel => Refusal::Dispatcher(reject),
+                    Reject::UnknownModel
+                    | Reject::RetriesUsedUp { .. }
+                    | Reject::Saturated { .. }
+                    | Reject::Infeasible { .. }
+                    | Reject::OverShare { .. }
+                    | Reject::Expired { .. }
+                    | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
                 })?;
             }
             Attempt::Cut => return Err(Refusal::ShuttingDown),

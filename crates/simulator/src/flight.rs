@@ -1,7 +1,7 @@
 //! A request on its way through a run.
 
 use policy::event::Reason;
-use types::{quantity::Tokens, time::Timestamp};
+use types::{quantity::Tokens, request::Request, time::Timestamp};
 
 use crate::server::Work;
 
@@ -17,6 +17,10 @@ pub(crate) struct Flight {
     pub(crate) router: u32,
     pub(crate) work: Work,
     pub(crate) stage: Stage,
+    /// Times it was turned away and comes again.
+    pub(crate) came_again: u32,
+    /// The request, for as long as it may come again.
+    pub(crate) request: Option<Request>,
     /// Times it was sent.
     pub(crate) attempts: u32,
     pub(crate) decided: Option<Timestamp>,

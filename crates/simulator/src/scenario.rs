@@ -8,11 +8,14 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use engine::Profile;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::optional as friendly_optional;
-use policy::config::StrategyName;
+use policy::{
+    admission::{AdmissionConfig, AdmissionMode},
+    config::StrategyName,
+};
 use report::{
     Terms,
     cost::{Prices, WorkloadClass},
@@ -27,7 +30,7 @@ pub use self::{
 };
 use crate::{
     fault::Fault,
-    setup::{Kind, Setup, Signals},
+    setup::{Kind, Rank, Setup, Signals},
 };
 
 /// Most replicas a scenario may start with.
@@ -50,6 +53,13 @@ pub struct Scenario {
     /// How each router decides; the strategy is what a run without `--policy` compares.
     #[serde(default)]
     pub policy: Policy,
+    /// How each router lets requests in; everybody is when absent. The mode is what a run without
+    /// `--admission` has.
+    #[serde(default = "AdmissionConfig::off")]
+    pub admission: AdmissionConfig,
+    /// Times that a client comes again after it was turned away, each after the time it was told.
+    #[serde(default)]
+    pub comes_again: u32,
     /// Replicas that one request may be sent to, the first included.
     #[serde(default = "two")]
     pub attempts_max: u32,
@@ -72,6 +82,10 @@ pub struct Scenario {
     /// Most times that a good request may have been sent again; any number when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries_max: Option<u32>,
+    /// Tenants, by number, whose requests are more or less urgent than others', or were promised
+    /// something else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ranks: BTreeMap<u32, Rank>,
     /// The kind of work, which says what counts as a result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_class: Option<WorkloadClass>,
@@ -153,6 +167,7 @@ impl Scenario {
         };
         problems.extend(within("fleet", self.fleet.problems()));
         problems.extend(within("policy", self.policy.problems()));
+        problems.extend(within("admission", self.admission.problems()));
         problems.extend(within("workload", self.workload.problems()));
         problems.extend(within(
             "load",
@@ -192,10 +207,16 @@ impl Scenario {
         Terms { slo: self.slo.into(), retries_max: self.retries_max }
     }
 
-    /// The setup of a run under `strategy`, seeded with `seed`; `profile` is what
+    /// The setup of a run under `strategy` and `admission`, seeded with `seed`; `profile` is what
     /// [`Fleet::profile`] names, before the overrides.
     #[must_use]
-    pub fn setup(&self, strategy: StrategyName, seed: u64, profile: Profile) -> Setup {
+    pub fn setup(
+        &self,
+        strategy: StrategyName,
+        admission: AdmissionMode,
+        seed: u64,
+        profile: Profile,
+    ) -> Setup {
         let kind = match &self.fleet.station {
             Some(Station { servers, service }) => {
                 Kind::Fcfs { servers: *servers, service: service.clone() }
@@ -203,6 +224,7 @@ impl Scenario {
             None => Kind::Engine(Box::new(self.fleet.overrides.applied_to(profile))),
         };
         let mut dispatcher = self.policy.dispatcher(strategy);
+        dispatcher.admission = AdmissionConfig { mode: admission, ..self.admission };
         // What an engine publishes can be followed in blocks of its own size.
         if let (Some(_), Kind::Engine(profile)) = (self.signals.event_lag, &kind) {
             dispatcher.prefix.block = profile.block_size;
@@ -212,6 +234,7 @@ impl Scenario {
             replicas: self.fleet.replicas,
             kind,
             routers: self.routers,
+            comes_again: self.comes_again,
             dispatcher,
             attempts_max: self.attempts_max,
             closed_conversations: self.conversations == Conversations::Closed,
@@ -221,6 +244,7 @@ impl Scenario {
             signals: self.signals,
             faults: self.faults.clone(),
             terms: self.terms(),
+            ranks: self.ranks.clone(),
         }
     }
 }

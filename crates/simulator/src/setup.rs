@@ -1,6 +1,6 @@
 //! What a run is made of, besides the requests.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use engine::Profile;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::{
@@ -10,7 +10,9 @@ use policy::config::DispatcherConfig;
 use report::Terms;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
+use types::request::Priority;
+
+use crate::{fault::Fault, scenario::SloBlock};
 
 /// What a run is made of, besides the requests.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Setup {
     pub routers: u32,
     /// How each router decides; the seed is replaced by one of the run's.
     pub dispatcher: DispatcherConfig,
+    /// Times that a client comes again after it was turned away, each after the time it was told.
+    pub comes_again: u32,
     /// Replicas that one request may be sent to, the first included; at least one.
     pub attempts_max: u32,
     /// Whether a conversation's next turn leaves when the answer has come and the user has thought,
@@ -42,6 +46,19 @@ pub struct Setup {
     pub faults: Vec<Fault>,
     /// The terms on which requests are judged.
     pub terms: Terms,
+    /// Tenants whose requests are more or less urgent than others', or were promised something else.
+    pub ranks: BTreeMap<u32, Rank>,
+}
+
+/// How urgent a tenant's requests are, and what they are promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rank {
+    /// How urgent they are.
+    pub priority: Priority,
+    /// What they are promised instead of what everybody is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slo: Option<SloBlock>,
 }
 
 /// What a replica is.

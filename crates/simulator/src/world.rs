@@ -99,6 +99,10 @@ pub(crate) enum Event {
     Served { number: u64, at: (u32, u32) },
     /// A client's patience ends.
     GaveUp { number: u64 },
+    /// A client that was turned away comes again.
+    CameAgain { number: u64 },
+    /// A router looks at the requests that wait.
+    Look { router: u32 },
     /// A router reads the load of the replicas.
     Scrape { router: u32 },
     /// A reading reaches the dispatcher.
@@ -123,6 +127,8 @@ pub(crate) struct Router {
     dispatcher: Dispatcher,
     /// What it was told of each replica's health, by number.
     seen: Vec<Health>,
+    /// When it next looks at the requests that wait.
+    look: Option<Timestamp>,
 }
 
 pub(crate) struct World<'a> {
@@ -175,7 +181,7 @@ impl<'a> World<'a> {
         let routers = (0..setup.routers.max(1)).map(|router| {
             let seed = seed_of(setup.seed, Subsystem::Dispatcher(router));
             let config = policy::config::DispatcherConfig { seed, ..setup.dispatcher };
-            Router { dispatcher: Dispatcher::new(config), seen: Vec::new() }
+            Router { dispatcher: Dispatcher::new(config), seen: Vec::new(), look: None }
         });
         let mut world = Self {
             setup,
@@ -270,6 +276,8 @@ impl<'a> World<'a> {
             Event::PlanEnd { at, plan } => self.plan_end(at, plan),
             Event::Served { number, at } => self.served(RequestId(number), at),
             Event::GaveUp { number } => self.gave_up(number),
+            Event::CameAgain { number } => self.came_again(number),
+            Event::Look { router } => self.look(router),
             Event::Scrape { router } => self.scrape(router),
             Event::Reported { router, replica, report } => self.reported(router, replica, report),
             Event::Told { at, messages } => self.told(at, messages),

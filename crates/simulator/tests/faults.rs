@@ -72,6 +72,8 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         kind: Kind::Engine(Box::new(profile)),
         routers,
         dispatcher,
+        comes_again: 0,
+        ranks: std::collections::BTreeMap::new(),
         attempts_max: draws.random_range(1..4),
         closed_conversations: draws.random(),
         quoted_answers: draws.random(),

@@ -37,6 +37,8 @@ fn setup(seats: u32) -> Setup {
         kind: Kind::Engine(Box::new(profile)),
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::LeastRequest, 0),
+        comes_again: 0,
+        ranks: std::collections::BTreeMap::new(),
         attempts_max: 1,
         closed_conversations: false,
         quoted_answers: false,

@@ -18,6 +18,7 @@ use crate::{
 #[command(after_help = "Examples:
   sluice compare -s config/scenarios/chat.yaml
   sluice compare -s config/scenarios/hot-document.yaml --policy least-request,prefix-aware --seeds 20
+  sluice compare -s config/scenarios/chat.yaml --policy least-latency --admission off,knee --rate 150
   sluice compare -s config/scenarios/mooncake.yaml --trace trace.jsonl --policy random,sticky")]
 pub(crate) struct Compare {
     #[command(flatten)]
@@ -39,7 +40,8 @@ pub(crate) struct Compare {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
-    if compare.what.policy.is_empty() {
+    let compares_admission = compare.what.admission.len() > 1;
+    if compare.what.policy.is_empty() && !compares_admission {
         compare.what.policy = StrategyName::ALL.to_vec();
     }
     if let Some(file) = &compare.what.recording {
@@ -48,10 +50,11 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
     let scenario = load::scenario(&compare.what)?;
     let first = compare.what.policy.first().copied().unwrap_or(scenario.policy.strategy);
     let baseline = compare.baseline.unwrap_or(first);
+    let admission = compare.what.admission.first().copied().unwrap_or(scenario.admission.mode);
     if !compare.what.policy.contains(&baseline) {
         compare.what.policy.insert(0, baseline);
     }
-    if compare.what.policy.iter().all(|it| *it == baseline) {
+    if compare.what.policy.iter().all(|it| *it == baseline) && !compares_admission {
         bail!("--policy: name two policies or more, as in --policy {baseline},prefix-aware");
     }
     let cases = Cases::new(&compare.what, scenario, compare.seeds)?;
@@ -65,7 +68,8 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    let differences = paired::compare(&runs, baseline.as_str());
+    let differences =
+        paired::compare(&runs, &report::summary::rules(baseline.as_str(), admission.as_str()));
     let schema = paired::SCHEMA;
     let all = json!({ "schema": schema, "runs": runs, "differences": differences });
     if let Some(folder) = &compare.out {

@@ -6,7 +6,7 @@ pub(crate) mod shown;
 
 use std::path::PathBuf;
 
-use policy::config::StrategyName;
+use policy::{admission::AdmissionMode, config::StrategyName};
 use replay::output;
 use report::{Summary, paired, table};
 
@@ -25,6 +25,7 @@ use crate::{
   sluice simulate -s config/scenarios/chat.yaml --policy round-robin,prefix-aware
   sluice simulate -s config/scenarios/hot-documents.yaml --seeds 10 --out results/hot
   sluice simulate -s config/scenarios/mooncake.yaml --trace trace.jsonl.zst --json
+  sluice simulate -s config/scenarios/chat.yaml --admission off,knee --rate 80,120,160
   sluice simulate --recording decisions-20261123T080000Z-1a2b3c4d.jsonl --policy sticky,random")]
 pub(crate) struct Simulate {
     #[command(flatten)]
@@ -51,11 +52,14 @@ pub(crate) struct What {
     pub(crate) scenario: Option<PathBuf>,
     /// What `sluice serve --record` wrote: asks it what was decided, and what the policies would
     /// have chosen.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "trace", "rate", "jobs", "no_limits"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "admission", "trace", "rate", "jobs", "no_limits"])]
     pub(crate) recording: Option<PathBuf>,
     /// Policies to run, separated by commas; the scenario's own when absent.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) policy: Vec<StrategyName>,
+    /// Ways to let requests in, separated by commas; the scenario's own when absent.
+    #[arg(long, value_name = "MODES", value_delimiter = ',')]
+    pub(crate) admission: Vec<AdmissionMode>,
     /// What every random draw follows from; the first seed of several.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -122,6 +126,10 @@ impl Case {
     /// Name of the folder that its results go to.
     fn folder(&self) -> String {
         let rate = self.rate.map(|it| format!("{it}-per-s-")).unwrap_or_default();
-        format!("{rate}{}-seed-{}", self.strategy, self.seed)
+        let admission = match self.admission {
+            AdmissionMode::Off => String::new(),
+            mode => format!("{mode}-"),
+        };
+        format!("{rate}{}-{admission}seed-{}", self.strategy, self.seed)
     }
 }

@@ -143,6 +143,9 @@ pub struct Request {
     /// Longest answer the client accepts, where it says so.
     #[serde(default)]
     pub output_max: Option<Tokens>,
+    /// How often its client was turned away before, as far as it says so.
+    #[serde(default)]
+    pub came_again: u32,
     /// Whether the answer comes token by token, so that its first token can be seen to come.
     #[serde(default = "yes")]
     pub streamed: bool,
@@ -162,6 +165,7 @@ impl Request {
             priority: Priority::Default,
             slo: Slo::default(),
             output_max: None,
+            came_again: 0,
             streamed: true,
         }
     }

@@ -32,6 +32,8 @@ pub const SLO_TPOT_MS: [HeaderName; 3] = [
 pub const SLO_CLASS: HeaderName = HeaderName::from_static("x-sluice-slo-class");
 /// `system`, `interactive`, `default` or `batch`.
 pub const PRIORITY: HeaderName = HeaderName::from_static("x-sluice-priority");
+/// How often the client has sent the request before; set by the SDKs of OpenAI and Anthropic.
+pub const RETRY_COUNT: [HeaderName; 1] = [HeaderName::from_static("x-stainless-retry-count")];
 /// The client's own deadline in milliseconds.
 pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-sluice-timeout-ms");
 

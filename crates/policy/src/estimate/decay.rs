@@ -6,30 +6,30 @@ use types::time::Timestamp;
 
 /// A sum whose parts fade with their age.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Decayed {
+pub(crate) struct Decayed {
     sum: f64,
     at: Timestamp,
     time_constant_s: f64,
 }
 
 impl Decayed {
-    pub(super) const fn new(time_constant: Duration) -> Self {
+    pub(crate) const fn new(time_constant: Duration) -> Self {
         let time_constant_s = time_constant.as_millis() as f64 * 1e-3;
         Self { sum: 0.0, at: Timestamp::ZERO, time_constant_s }
     }
 
-    pub(super) fn add(&mut self, now: Timestamp, amount: f64) {
+    pub(crate) fn add(&mut self, now: Timestamp, amount: f64) {
         self.sum = self.sum(now) + amount;
         self.at = now;
     }
 
     /// What has not faded at `now`.
-    pub(super) fn sum(&self, now: Timestamp) -> f64 {
+    pub(crate) fn sum(&self, now: Timestamp) -> f64 {
         self.sum * fading(now.since(self.at).as_secs_f64() / self.time_constant_s)
     }
 
     /// The amount added in a second, of late.
-    pub(super) fn rate(&self, now: Timestamp) -> f64 {
+    pub(crate) fn rate(&self, now: Timestamp) -> f64 {
         self.sum(now) / self.time_constant_s
     }
 }

@@ -32,6 +32,12 @@ impl Margin {
         self.value
     }
 
+    /// Whether no factor that is allowed makes up for how far predictions are off.
+    #[must_use]
+    pub fn is_at_its_end(&self) -> bool {
+        MOST <= self.value
+    }
+
     /// Observations so far.
     #[must_use]
     pub const fn observations(&self) -> u32 {

@@ -34,7 +34,7 @@ const TPOT_FULL_STEPS: f64 = 4.0;
 /// Share of requests that may come later, and of answers that may run slower, than predicted with
 /// the margin.
 const TTFT_MISSES: f64 = 0.05;
-const TPOT_MISSES: f64 = 0.02;
+const TPOT_MISSES: f64 = 0.015;
 
 /// Part by which an observation moves the overhead of a request.
 const REQUEST_WEIGHT: f64 = 0.05;
@@ -91,6 +91,10 @@ pub struct Forecast {
     pub own_prefill_s: f64,
     /// Time to each later token.
     pub tpot_s: f64,
+    /// The same before it came.
+    pub tpot_before_s: f64,
+    /// Time of a step, with it, in which nothing but answers is computed.
+    pub step_s: f64,
     /// Work that it adds: its prefill, and the part of each decode step that is there for it.
     pub work_s: f64,
     /// Time between tokens of late, over the time promised: at 1 one more request breaks promises.
@@ -191,6 +195,7 @@ impl ReplicaEstimate {
         let duty = (self.placed.rate(now) * prefill * share).min(DUTY_MAX);
         let duty_then = (duty + own_prefill_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
         let tpot_s = (step_s + token_s) / (1.0 - duty_then);
+        let tpot_before_s = step_s / (1.0 - duty);
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
         let gap_s = self.gap_s(now).unwrap_or(step_s / (1.0 - duty));
         let utilisation = gap_s / full_s;
@@ -199,6 +204,8 @@ impl ReplicaEstimate {
             prefilling_s,
             own_prefill_s,
             tpot_s,
+            tpot_before_s,
+            step_s: step_s + token_s,
             work_s,
             utilisation,
             is_quiet: utilisation.max(duty) < LEARN_BELOW && ahead_s < 0.1 * own_prefill_s,
@@ -316,12 +323,13 @@ impl ReplicaEstimate {
         self.decode.observe(time_s / tokens / step_s);
     }
 
-    /// Learns how fast an answer ran that was promised `tpot_max_s` per token: only near the promise
-    /// does it matter how far off a prediction is.
+    /// Learns how fast an answer ran that was promised `tpot_max_s` per token. Not the prediction counts
+    /// but the promise: what came after a request slows it as well, so that a prediction made on a quiet
+    /// replica is always broken once it is busy. Far from the promise nothing is learned.
     pub fn learn_tpot(&mut self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) {
         let raised_s = self.tpot_margin.value() * forecast.tpot_s;
         if tpot_max_s / 2.0 <= raised_s.max(took_s) {
-            self.tpot_margin.observe(raised_s < took_s);
+            self.tpot_margin.observe(tpot_max_s < took_s);
         }
     }
 }

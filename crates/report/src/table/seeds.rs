@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{align_right, millis, percent, table};
+use super::{align_right, millis, percent, policy as policy_of, table};
 use crate::{
     interval::Interval,
     paired::{Difference, Figure, Verdict},
@@ -20,20 +20,20 @@ pub fn means(runs: &[Run]) -> String {
         let same = rest.iter().take_while(|it| it.workload == first.workload).count();
         let (group, others) = rest.split_at(same);
         rest = others;
-        let mut policies: Vec<&str> = Vec::new();
-        for run in group {
-            if !policies.contains(&run.policy.as_str()) {
-                policies.push(&run.policy);
+        let mut policies: Vec<String> = Vec::new();
+        for name in group.iter().map(policy_of) {
+            if !policies.contains(&name) {
+                policies.push(name);
             }
         }
         let mut table = table(&["policy", "hit rate", "TTFT mean", "TTFT p99", "TPOT", "goodput"]);
         for policy in &policies {
             let of = |figure: Figure| -> Vec<f64> {
-                let runs = group.iter().filter(|it| it.policy == *policy);
+                let runs = group.iter().filter(|it| policy_of(it) == *policy);
                 runs.filter_map(|it| figure.of(it)).collect()
             };
             table.add_row([
-                (*policy).to_owned(),
+                policy.clone(),
                 cell(Figure::CacheHitRate, &of(Figure::CacheHitRate)),
                 cell(Figure::TtftMsMean, &of(Figure::TtftMsMean)),
                 cell(Figure::TtftMsP99, &of(Figure::TtftMsP99)),

@@ -28,6 +28,8 @@ fn setup(strategy: StrategyName, seed: u64) -> Setup {
         kind: Kind::Engine(Box::new(profile)),
         routers: 1,
         dispatcher: DispatcherConfig::new(strategy, 0),
+        comes_again: 0,
+        ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: seed.is_multiple_of(2),
         quoted_answers: true,

@@ -57,6 +57,7 @@ impl World<'_> {
         }
         for router in 0..self.routers.len() {
             self.check_reservations(router);
+            self.check_nobody_waits(router);
         }
         for replica in 0..u32::try_from(self.replicas.len()).unwrap_or(u32::MAX) {
             self.check_kv(replica);
@@ -75,6 +76,14 @@ impl World<'_> {
         } else if dispatcher.in_flight() != 0 {
             let left = dispatcher.in_flight();
             self.violated(format!("router {router} still knows {left} requests"));
+        }
+    }
+
+    fn check_nobody_waits(&mut self, router: usize) {
+        let waiting = self.routers.get(router).map(|it| it.dispatcher.waiting());
+        let waiting: usize = waiting.unwrap_or_default().iter().sum();
+        if waiting > 0 {
+            self.violated(format!("router {router} still has {waiting} requests waiting"));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The path of a request: arrive, be decided on, be sent, be answered, leave.
 
 use engine::{Answer, Job, Progress};
-use policy::event::{Decision, Event as Learned, Placement};
+use policy::event::{Decision, Event as Learned, Placement, Reject};
 use rand::RngExt as _;
 use report::{
-    RequestRecord,
+    RequestRecord, Terms,
     record::{Ending, Gaps},
 };
 use types::{
@@ -12,6 +12,7 @@ use types::{
     outcome::Outcome,
     quantity::Tokens,
     request::{ModelId, Request, RequestId, SessionKey, TenantId},
+    slo::Slo,
 };
 use workload::Arrival;
 
@@ -20,7 +21,7 @@ use crate::{
     content,
     flight::{Flight, Stage},
     server::Work,
-    setup::Kind,
+    setup::{Kind, Rank},
 };
 
 /// The one model that everything in a run asks for.
@@ -40,7 +41,8 @@ impl World<'_> {
             session: arrival.session.map(|it| SessionKey(it.into())),
             // Zero is nobody's.
             tenant: TenantId(arrival.tenant.map_or(0, |it| u64::from(it).saturating_add(1))),
-            slo: self.setup.terms.slo,
+            priority: self.rank(arrival.tenant).priority,
+            slo: self.promised(arrival.tenant),
             ..Request::new(RequestId(number), MODEL, input, blocks.into())
         };
         let flight = Flight {
@@ -52,6 +54,8 @@ impl World<'_> {
             router,
             work: self.work_of(number, arrival, seed),
             stage: Stage::Undecided,
+            came_again: 0,
+            request: (self.setup.comes_again > 0).then(|| request.clone()),
             attempts: 0,
             decided: None,
             reason: None,
@@ -71,6 +75,16 @@ impl World<'_> {
             self.calendar.enter(self.now + patience, Event::GaveUp { number });
         }
         self.tell(router, Learned::Arrived(request));
+    }
+
+    /// How urgent a tenant's requests are.
+    fn rank(&self, tenant: Option<u32>) -> Rank {
+        tenant.and_then(|it| self.setup.ranks.get(&it)).copied().unwrap_or_default()
+    }
+
+    /// What a tenant's requests are promised.
+    fn promised(&self, tenant: Option<u32>) -> Slo {
+        self.rank(tenant).slo.map_or(self.setup.terms.slo, Slo::from)
     }
 
     fn chain_seed(&self) -> ChainSeed {
@@ -115,8 +129,32 @@ impl World<'_> {
             flight.decided = Some(now);
             match verdict {
                 Ok(placement) => self.send(number, router, placement),
+                Err(reject) if self.comes_again(number, &reject) => {}
                 Err(reject) => self.leave(number, Ending::Rejected, Some(reject.to_string())),
             }
+        }
+    }
+
+    /// Has a client that was turned away come again, if it is one of those that do.
+    fn comes_again(&mut self, number: u64, reject: &Reject) -> bool {
+        let (now, most) = (self.now, self.setup.comes_again);
+        let Some(retry_after) = reject.retry_after() else { return false };
+        let Some(flight) = self.flight_mut(number) else { return false };
+        let may = flight.came_again < most && flight.attempts == 0;
+        if may {
+            flight.came_again = flight.came_again.saturating_add(1);
+            self.calendar.enter(now + retry_after, Event::CameAgain { number });
+        }
+        may
+    }
+
+    /// A client that was turned away comes again.
+    pub(super) fn came_again(&mut self, number: u64) {
+        let Some(flight) = self.flight_mut(number) else { return };
+        let (router, request) = (flight.router, flight.request.clone());
+        let came_again = flight.came_again;
+        if let Some(request) = request {
+            self.tell(router, Learned::Arrived(Request { came_again, ..request }));
         }
     }
 
@@ -307,7 +345,8 @@ impl World<'_> {
             self.send_next_turn(session);
         }
         let mut record = self.record(number, &flight, ending, error);
-        record.slo = self.setup.terms.judge(&record);
+        let terms = Terms { slo: self.promised(flight.tenant), ..self.setup.terms };
+        record.slo = terms.judge(&record);
         if let Some(slot) = usize::try_from(number).ok().and_then(|it| self.records.get_mut(it)) {
             *slot = Some(record);
         }

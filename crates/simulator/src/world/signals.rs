@@ -11,12 +11,34 @@ use super::{Event, World};
 impl World<'_> {
     /// Tells the dispatcher of `router` something that brings about no decision.
     pub(super) fn tell(&mut self, router: u32, event: Learned) {
+        // What is decided may bring about news itself.
         let mut decisions = std::mem::take(&mut self.decisions);
         if let Some(it) = self.routers.get_mut(router as usize) {
             it.dispatcher.handle(self.now, event, &mut decisions);
         }
         self.decide(router, &mut decisions);
         self.decisions = decisions;
+        self.plan_look(router);
+    }
+
+    /// Has a router look at those who wait when it asks for that.
+    fn plan_look(&mut self, router: u32) {
+        let Some(it) = self.routers.get_mut(router as usize) else { return };
+        let Some(at) = it.dispatcher.next_wakeup() else { return };
+        if it.look.is_none_or(|planned| at < planned) {
+            it.look = Some(at);
+            self.calendar.enter(at.max(self.now), Event::Look { router });
+        }
+    }
+
+    pub(super) fn look(&mut self, router: u32) {
+        let now = self.now;
+        if let Some(it) = self.routers.get_mut(router as usize)
+            && it.look.is_some_and(|it| it <= now)
+        {
+            it.look = None;
+            self.tell(router, Learned::TimePassed);
+        }
     }
 
     /// Tells a router how it now sees a replica, unless it sees it so already.

@@ -22,6 +22,8 @@ fn setup(replicas: u32) -> Setup {
         kind: Kind::Engine(Box::new(profile)),
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::PrefixAware, 0),
+        comes_again: 0,
+        ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: false,
         quoted_answers: true,

@@ -14,6 +14,8 @@ pub(crate) fn station(servers: u32, service: ServiceTime) -> Setup {
         kind: Kind::Fcfs { servers, service },
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::LeastRequest, 0),
+        comes_again: 0,
+        ranks: std::collections::BTreeMap::new(),
         attempts_max: 1,
         closed_conversations: false,
         quoted_answers: false,

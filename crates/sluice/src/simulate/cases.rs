@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use engine::Profile;
 use parking_lot::Mutex;
-use policy::config::StrategyName;
+use policy::{admission::AdmissionMode, config::StrategyName};
 use replay::output::{self, Host, Manifest};
 use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs, judged::Judged};
 use serde_json::json;
@@ -27,6 +27,7 @@ use crate::frontier::disruptions;
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     pub(crate) strategy: StrategyName,
+    pub(crate) admission: AdmissionMode,
     /// Requests per second; none where a trace keeps its times.
     pub(crate) rate: Option<f64>,
     /// Which of the scenario's loads it is.
@@ -81,14 +82,21 @@ impl Cases {
                 strategies.push(*strategy);
             }
         }
+        let own = [scenario.admission.mode];
+        let admissions = if what.admission.is_empty() { &own[..] } else { &what.admission };
+        let rules: Vec<(StrategyName, AdmissionMode)> = strategies
+            .iter()
+            .flat_map(|strategy| admissions.iter().map(|admission| (*strategy, *admission)))
+            .collect();
         let seeds = what.seed..what.seed.saturating_add(seeds);
         let mut cases = Vec::new();
         for (at, _) in scenario.loads(what.seed).iter().enumerate() {
-            for strategy in &strategies {
+            for (strategy, admission) in &rules {
                 for seed in seeds.clone() {
                     let load = scenario.loads(seed).into_iter().nth(at);
                     cases.extend(load.map(|(rate, load)| Case {
                         strategy: *strategy,
+                        admission: *admission,
                         rate,
                         load_number: at,
                         seed,
@@ -136,6 +144,7 @@ impl Cases {
         let block = &self.scenario.load;
         Case {
             strategy,
+            admission: self.scenario.admission.mode,
             rate: Some(rate),
             load_number: 0,
             seed,
@@ -199,7 +208,8 @@ impl Cases {
 
     pub(crate) fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
         let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
-        let setup = self.scenario.setup(case.strategy, case.seed, self.profile.clone());
+        let setup =
+            self.scenario.setup(case.strategy, case.admission, case.seed, self.profile.clone());
         let recording = simulator::run(&setup, planned.arrivals)?;
         // A trace ends with its last request, and so do conversations that wait for answers.
         let has_end = !matches!(self.scenario.workload, Workload::Trace(_))
@@ -211,7 +221,7 @@ impl Cases {
         let info = RunInfo {
             workload: format!("{}{rate}", self.scenario.name),
             policy: case.strategy.to_string(),
-            admission: "off".to_owned(),
+            admission: case.admission.to_string(),
             seed: case.seed,
             scheduled_for: case.load.duration.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,

@@ -1,0 +1,193 @@
+//! Who is let in, who waits, and who is told to come again.
+//!
+//! A fleet that takes whatever comes keeps no promise once more comes than it can serve. What it can
+//! serve is no number that anybody knows: it depends on what is asked, and on what is cached. So each
+//! request is let in or not by what it would meet and do on the replicas as they are now ([`gate`]),
+//! predictions being raised until only a few are broken. What cannot be predicted is counted against
+//! a limit that grows as long as promises are kept ([`limit`]).
+//!
+//! Who finds no gate open waits at the router as long as that can end well
+//! ([`WaitQueue`](crate::wait_queue)), and is otherwise turned away at once, before any work was done
+//! on it, with the time after which coming again makes sense. Nothing that has been sent is ever given
+//! up for another.
+//!
+//! The less urgent, those who have had more than their share ([`shares`]) and those who come again meet
+//! gates that close earlier: what is left open is for the others, who then always find room.
+//!
+//! Decision 16 has the options and what each was measured to do.
+
+pub mod config;
+pub mod gate;
+pub mod limit;
+pub mod peer_limit;
+pub mod shares;
+
+use std::time::Duration;
+
+use types::{
+    request::{Priority, Request},
+    time::Timestamp,
+};
+
+use self::shares::{Sizes, Tenants};
+pub use self::{
+    config::{AdmissionConfig, AdmissionMode},
+    gate::Gate,
+    limit::Limit,
+    peer_limit::PeerLimit,
+    shares::Promises,
+};
+use crate::{estimate::decay::Decayed, token_bucket::TokenBucket, wait_queue::WaitQueue};
+
+/// Over how long the rate at which requests are placed is averaged.
+const RATE_TIME: Duration = Duration::from_secs(5);
+
+/// How long a class counts as there after its last request.
+const CLASS_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Retries that may come at once, as when a replica dies with all it had.
+const RETRIES_AT_ONCE: f64 = 200.0;
+
+/// How long a request without a promise of a first token may wait.
+const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
+
+/// Time between two looks at those who wait, when nothing else gives cause.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Part of the window for work for later after which it no longer gives way.
+const LAST_PART: u32 = 4;
+
+/// What is known of all requests together.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) config: AdmissionConfig,
+    pub(crate) queue: WaitQueue,
+    pub(crate) tenants: Tenants,
+    pub(crate) sizes: Sizes,
+    placed: Decayed,
+    retries: TokenBucket,
+    /// When each class last came.
+    seen: [Option<Timestamp>; Priority::ALL.len()],
+    /// When those who wait were last looked at.
+    pub(crate) looked: Timestamp,
+    /// The class of one who waits and whom nobody of its class or a lower one may pass.
+    pub(crate) first: Option<Priority>,
+}
+
+impl Admission {
+    pub(crate) fn new(config: AdmissionConfig) -> Self {
+        Self {
+            config,
+            queue: WaitQueue::default(),
+            tenants: Tenants::default(),
+            sizes: Sizes::default(),
+            placed: Decayed::new(RATE_TIME),
+            retries: TokenBucket::full(RETRIES_AT_ONCE),
+            seen: [None; Priority::ALL.len()],
+            looked: Timestamp::ZERO,
+            first: None,
+        }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.config.mode != AdmissionMode::Off
+    }
+
+    /// Notes that a request came.
+    pub(crate) fn came(&mut self, now: Timestamp, priority: Priority) {
+        self.retries.add(self.config.retry_share);
+        if let Some(seen) = self.seen.get_mut(priority as usize) {
+            *seen = Some(now);
+        }
+    }
+
+    /// Whether one more may be sent again.
+    pub(crate) fn may_retry(&mut self) -> bool {
+        !self.is_on() || self.retries.take()
+    }
+
+    /// Notes that a request of `work_s` was placed.
+    pub(crate) fn placed(&mut self, now: Timestamp, request: &Request, work_s: f64) {
+        self.placed.add(now, 1.0);
+        if self.is_on() {
+            self.tenants.gave(now, request.tenant, work_s);
+            self.sizes.decided(now, work_s, true);
+        }
+    }
+
+    /// Requests placed in a second, of late.
+    pub(crate) fn rate_per_s(&self, now: Timestamp) -> f64 {
+        self.placed.rate(now)
+    }
+
+    /// The factor by which what is predicted for a request is raised, so that room is left for those
+    /// who go before it, and whether that is for its tenant's having more than its share.
+    pub(crate) fn reserve(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        arrived: Timestamp,
+    ) -> (f64, bool) {
+        let is_over = self.tenants.is_over(now, request.tenant);
+        // Who was turned away before has lost of its time what those who come for the first time still
+        // have; were it let in as they are, a storm of retries would crowd them out.
+        let gives_way = is_over || request.came_again > 0;
+        let own = if gives_way { self.config.reserve } else { 1.0 };
+        (own * self.class_reserve(now, request, arrived), is_over)
+    }
+
+    fn class_reserve(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> f64 {
+        let above = Priority::ALL.iter().zip(self.seen).filter(|it| *it.0 > request.priority);
+        let is_there =
+            |seen: Option<Timestamp>| seen.is_some_and(|it| now.since(it) <= CLASS_AGE_MAX);
+        if !above.into_iter().any(|it| is_there(it.1)) {
+            return 1.0;
+        }
+        let Some(window) = request.slo.completion else { return self.config.reserve };
+        let is_late = now.since(arrived) > window.saturating_sub(window / LAST_PART);
+        if is_late { 1.0 } else { self.config.reserve * self.config.reserve }
+    }
+
+    /// When a request that needs `alone_s` for its first token, were nobody before it, and `answer_s`
+    /// for the rest must have been sent.
+    pub(crate) fn latest(
+        &self,
+        request: &Request,
+        arrived: Timestamp,
+        alone_s: f64,
+        answer_s: f64,
+    ) -> Timestamp {
+        let wait = |most: Duration, needed_s: f64| {
+            let spare = most.as_secs_f64() - needed_s;
+            spare.min(most.as_secs_f64() * self.config.wait_share)
+        };
+        let slo = &request.slo;
+        let wait_s = match (slo.completion, slo.ttft, slo.e2e) {
+            (Some(window), _, _) => window.as_secs_f64() - 2.0 * (alone_s + answer_s),
+            (None, Some(ttft), None) => wait(ttft, alone_s),
+            (None, None, Some(e2e)) => wait(e2e, alone_s + answer_s),
+            (None, Some(ttft), Some(e2e)) => wait(ttft, alone_s).min(wait(e2e, alone_s + answer_s)),
+            (None, None, None) => UNPROMISED_WAIT.as_secs_f64() * self.config.wait_share,
+        };
+        arrived + Duration::try_from_secs_f64(wait_s.max(0.0)).unwrap_or_default()
+    }
+
+    /// How long a request that must go by `latest` would wait, as far as the rate of late tells.
+    pub(crate) fn expected_wait_s(
+        &self,
+        now: Timestamp,
+        priority: Priority,
+        latest: Timestamp,
+    ) -> f64 {
+        let before = self.queue.before(priority, latest) as f64;
+        let rate = self.rate_per_s(now);
+        if rate <= 0.0 { 0.0 } else { before / rate }
+    }
+
+    /// When those who wait should be looked at again.
+    pub(crate) fn next_look(&self) -> Option<Timestamp> {
+        let expires = self.queue.expires()?;
+        // One nanosecond later, it is too late.
+        Some((self.looked + LOOK_EVERY).min(expires + Duration::from_nanos(1)))
+    }
+}

@@ -1,0 +1,331 @@
+//! Letting requests in: where one can go now, who waits, and who is turned away.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+use types::{
+    request::{Request, RequestId},
+    time::Timestamp,
+};
+
+use super::{Dispatcher, Found, InFlight, Tried};
+use crate::{
+    admission::{
+        AdmissionMode, Gate,
+        gate::{Closed, Pass},
+    },
+    estimate::Asked,
+    event::{Decision, Reject},
+    strategy::Candidate,
+    wait_queue::Waiting,
+};
+
+/// Requests that are looked at in vain, of those who wait, before the look ends.
+const LOOKS_IN_VAIN_MAX: u32 = 3;
+
+/// Bounds of what those who are turned away are told, seconds.
+const RETRY_AFTER_LEAST_S: f64 = 0.05;
+const RETRY_AFTER_MOST_S: f64 = 60.0;
+
+/// What stands in the way of a request everywhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Full {
+    gate: Gate,
+    /// Until the first replica has room, were nobody else to come.
+    after_s: f64,
+    /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
+    alone_s: f64,
+    /// Time for the rest of its answer.
+    answer_s: f64,
+    work_s: f64,
+    is_over_share: bool,
+}
+
+impl Dispatcher {
+    /// Leaves those of `candidates` that can take the request now; where there is none, says why.
+    pub(super) fn admit(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        arrived: Timestamp,
+        asked: &Asked,
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<(), Full> {
+        if !self.admission.is_on() {
+            return Ok(());
+        }
+        let (reserve, is_over_share) = self.admission.reserve(now, request, arrived);
+        let pass = Pass {
+            now,
+            mode: self.admission.config.mode,
+            in_flight_max: self.admission.config.in_flight_max,
+            slo: &request.slo,
+            output: asked.output,
+            waited: now.since(arrived),
+            reserve,
+            is_sized: request.prompt.0 > 0,
+        };
+        let mut full = Full {
+            gate: Gate::Count,
+            after_s: f64::INFINITY,
+            alone_s: f64::INFINITY,
+            answer_s: f64::INFINITY,
+            work_s: f64::INFINITY,
+            is_over_share,
+        };
+        let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
+        // Somebody waits whom it may not pass.
+        let must_queue = arrived == now && self.must_queue(request);
+        let behind = must_queue.then_some(Closed { gate: Gate::Count, excess: 1.0, over_s: 0.0 });
+        candidates.retain(|it| {
+            let Some(replica) = fleet.get(it.id) else { return false };
+            let Some(closed) = pass.closed(replica, it).or(behind) else { return true };
+            full.note(it, &closed, asked.output, turn_s);
+            false
+        });
+        if candidates.is_empty() { Err(full) } else { Ok(()) }
+    }
+
+    /// Seconds between two placements on one replica, of late.
+    fn turn_s(&self, now: Timestamp) -> f64 {
+        let rate = self.admission.rate_per_s(now).max(0.1);
+        self.fleet.replicas().len() as f64 / rate
+    }
+
+    /// Has a request that finds no gate open wait, or turns it away.
+    pub(super) fn hold_or_refuse(
+        &mut self,
+        now: Timestamp,
+        request: Request,
+        full: &Full,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let latest = self.admission.latest(&request, now, full.alone_s, full.answer_s);
+        let ahead_s = self.admission.expected_wait_s(now, request.priority, latest);
+        let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
+        let queue_max = self.admission.config.queue_max as usize;
+        let may_wait = self.admission.config.mode.predicts()
+            && queue_max > 0
+            && ends_well
+            && !full.is_over_share
+            && (request.came_again == 0 || self.admission.may_retry());
+        if !may_wait {
+            let reject = self.refusal(now, &request, full, latest);
+            self.admission.sizes.decided(now, full.work_s, false);
+            decisions.push(Decision { request: request.id, verdict: Err(reject) });
+            return;
+        }
+        let (id, work_s) = (request.id, full.work_s);
+        let waiting = Waiting { request, arrived: now, latest, work_s };
+        if let Some(out) = self.admission.queue.push(waiting, queue_max) {
+            let retry_after = self.retry_after(now, full.after_s);
+            let gate = full.gate;
+            let reject = if out.request.id == id {
+                Reject::Saturated { gate, retry_after }
+            } else {
+                Reject::Evicted { retry_after }
+            };
+            self.admission.sizes.decided(now, out.work_s, false);
+            decisions.push(Decision { request: out.request.id, verdict: Err(reject) });
+        }
+    }
+
+    fn refusal(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        full: &Full,
+        latest: Timestamp,
+    ) -> Reject {
+        let retry_after = self.retry_after(now, full.after_s);
+        let gate = full.gate;
+        let ttft = request.slo.ttft.filter(|_| request.slo.completion.is_none());
+        let is_hopeless = ttft.is_some_and(|it| it.as_secs_f64() < full.alone_s);
+        if full.is_over_share {
+            Reject::OverShare { retry_after }
+        } else if is_hopeless && latest <= now {
+            Reject::Infeasible { gate, retry_after }
+        } else {
+            Reject::Saturated { gate, retry_after }
+        }
+    }
+
+    /// When it is worth coming again: once what is there has been worked off, and those who wait have
+    /// gone; spread, so that those who were turned away together do not come again together.
+    fn retry_after(&mut self, now: Timestamp, after_s: f64) -> Duration {
+        let waiting = self.admission.queue.len() as f64;
+        let queued_s = waiting / self.admission.rate_per_s(now).max(1.0);
+        let after_s = (after_s + queued_s).clamp(RETRY_AFTER_LEAST_S, RETRY_AFTER_MOST_S);
+        Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
+    }
+
+    /// Lets those who wait go where they can, and turns away those who waited too long.
+    pub(super) fn let_in(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) {
+        if self.admission.queue.is_empty() {
+            return;
+        }
+        self.admission.looked = now;
+        while let Some(it) = self.admission.queue.expired(now) {
+            let retry_after = self.retry_after(now, 0.0);
+            self.admission.sizes.decided(now, it.work_s, false);
+            let verdict = Err(Reject::Expired { retry_after });
+            decisions.push(Decision { request: it.request.id, verdict });
+        }
+        self.admission.first = None;
+        let mut in_vain = 0;
+        let mut place = None;
+        while let Some(next) = self.admission.queue.next(place)
+            && in_vain < LOOKS_IN_VAIN_MAX
+        {
+            place = Some(next);
+            let Some(waiting) = self.admission.queue.take(next) else { return };
+            match self.seek(now, &waiting.request, waiting.arrived, &Tried::new()) {
+                Ok(Some(found)) => {
+                    self.commit(
+                        now,
+                        waiting.request,
+                        waiting.arrived,
+                        &found,
+                        Tried::new(),
+                        decisions,
+                    );
+                }
+                Ok(None) | Err(_) => {
+                    in_vain += 1;
+                    let is_starved = self.admission.sizes.is_starved(now, waiting.work_s);
+                    let priority = waiting.request.priority;
+                    // There was room for it a moment ago.
+                    self.admission.queue.push(waiting, usize::MAX);
+                    if is_starved {
+                        self.admission.first = Some(priority);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn must_queue(&self, request: &Request) -> bool {
+        self.admission.first.is_some_and(|first| request.priority <= first)
+    }
+
+    /// Takes a request that left off those who wait.
+    pub(super) fn stop_waiting(&mut self, id: RequestId) {
+        self.admission.queue.remove(id);
+        if self.admission.queue.is_empty() {
+            self.admission.first = None;
+        }
+    }
+
+    /// Learns from an answer that came to its end what share of its promises it took.
+    pub(super) fn learn_limits(&mut self, now: Timestamp, it: &InFlight, tpot_s: Option<f64>) {
+        let slo = &it.request.slo;
+        let took_s = now.since(it.arrived).as_secs_f64();
+        let ttft_s = it.first_token.map_or(took_s, |at| at.since(it.arrived).as_secs_f64());
+        let share = |took_s: f64, most: Option<Duration>| {
+            most.map_or(0.0, |most| took_s / most.as_secs_f64().max(1e-9))
+        };
+        let ttft = if it.request.streamed { share(ttft_s, slo.ttft) } else { 0.0 };
+        let share = ttft
+            .max(share(tpot_s.unwrap_or(0.0), slo.tpot))
+            .max(share(took_s, slo.e2e))
+            .max(share(took_s, slo.completion));
+        let mode = self.admission.config.mode;
+        if let Some(replica) = self.fleet.get_mut(it.replica) {
+            let beside = replica.load.in_flight;
+            replica.limit.observe(now, it.placed, beside, share);
+            if mode.learns_a_limit() {
+                replica.peer_limit.observe(mode, beside, ttft_s, 1.0 < share);
+            }
+        }
+    }
+
+    /// When [`Event::TimePassed`](crate::event::Event::TimePassed) should be told, if nothing else
+    /// happens before; absent while nobody waits.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        self.admission.next_look()
+    }
+
+    /// How requests are let in now.
+    #[must_use]
+    pub const fn admission(&self) -> crate::admission::AdmissionConfig {
+        self.admission.config
+    }
+
+    /// Requests that wait for a replica, by urgency, the least urgent first.
+    #[must_use]
+    pub fn waiting(&self) -> [usize; types::request::Priority::ALL.len()] {
+        self.admission.queue.by_priority()
+    }
+
+    /// Whether the strategy or admission looks at forecasts.
+    pub(super) const fn forecasts(&self) -> bool {
+        self.strategy.forecasts() || self.admission.config.mode.predicts()
+    }
+
+    /// What admission knows, for people.
+    #[must_use]
+    pub fn admission_view(&self, now: Timestamp) -> AdmissionView {
+        let placed_per_s = self.admission.rate_per_s(now);
+        let asked = Asked { prompt: types::quantity::Tokens(1), output: 1.0, tpot_max_s: None };
+        let ready: Vec<f64> = self
+            .fleet
+            .replicas()
+            .iter()
+            .filter(|it| it.is_ready())
+            .map(|it| {
+                let none = types::quantity::Tokens(0);
+                let tpot_max_s = it.promises.tightest().map(|it| it.as_secs_f64());
+                let asked = Asked { tpot_max_s, ..asked };
+                it.estimate.forecast(now, &asked, none, it.sharing(now)).utilisation
+            })
+            .collect();
+        let utilisation = ready.iter().sum::<f64>() / ready.len().max(1) as f64;
+        let knee_per_s = (utilisation > 0.05).then(|| placed_per_s / utilisation);
+        AdmissionView { mode: self.admission.config.mode, placed_per_s, utilisation, knee_per_s }
+    }
+}
+
+/// What admission knows of the fleet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdmissionView {
+    /// The rule in force.
+    pub mode: AdmissionMode,
+    /// Requests placed in a second, of late.
+    pub placed_per_s: f64,
+    /// Share of the replicas' time that is spoken for at the pace that was promised; 1 is the knee.
+    pub utilisation: f64,
+    /// Requests a second that the fleet could take if they were like those of late; absent while too
+    /// little is asked to tell.
+    pub knee_per_s: Option<f64>,
+}
+
+impl Full {
+    /// Notes what stands in the way on `candidate`.
+    fn note(&mut self, candidate: &Candidate, closed: &Closed, output: f64, turn_s: f64) {
+        let forecast = &candidate.forecast;
+        let after_s = match closed.gate {
+            Gate::Ttft | Gate::E2e => closed.over_s,
+            // What was placed fades with a time constant of four seconds: 4·ln(excess), nearly.
+            Gate::Tpot => 8.0 * (closed.excess - 1.0) / (closed.excess + 1.0),
+            Gate::KvCache | Gate::Seats | Gate::Count => turn_s,
+        };
+        if after_s < self.after_s {
+            (self.gate, self.after_s) = (closed.gate, after_s);
+        }
+        self.alone_s =
+            self.alone_s.min(forecast.ttft_s - (forecast.prefilling_s - forecast.own_prefill_s));
+        self.answer_s = self.answer_s.min(output * forecast.tpot_s);
+        self.work_s = self.work_s.min(forecast.work_s);
+    }
+}
+
+impl Found {
+    pub(super) const fn work_s(&self) -> f64 {
+        self.chosen.forecast.work_s
+    }
+}

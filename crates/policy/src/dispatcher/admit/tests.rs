@@ -1,0 +1,171 @@
+//! Who is let in, who waits and who is turned away, on cases made by hand.
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use types::{
+    outcome::Outcome,
+    quantity::Tokens,
+    replica::{Health, ReplicaId},
+    request::{ModelId, Priority, TenantId},
+    slo::Slo,
+};
+
+use super::*;
+use crate::{
+    admission::AdmissionConfig,
+    config::{DispatcherConfig, StrategyName},
+    event::Event,
+};
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp::from_elapsed(Duration::from_millis(ms))
+}
+
+fn dispatcher(admission: AdmissionConfig) -> Dispatcher {
+    let mut config = DispatcherConfig::new(StrategyName::LeastRequest, 7);
+    config.admission = admission;
+    config.prefix.index_bytes_max = 1 << 16;
+    let mut dispatcher = Dispatcher::new(config);
+    let replica = ReplicaId(0);
+    told(&mut dispatcher, 0, Event::ReplicaJoined(replica));
+    told(&mut dispatcher, 0, Event::HealthChanged { replica, health: Health::Ready });
+    dispatcher
+}
+
+fn told(dispatcher: &mut Dispatcher, ms: u64, event: Event) -> Vec<Decision> {
+    let mut decisions = Vec::new();
+    dispatcher.handle(at(ms), event, &mut decisions);
+    decisions
+}
+
+/// A prompt that takes 0.8 s by the form, of which two do not fit into its promise of a second.
+fn long(id: u64) -> Request {
+    let slo = Slo { ttft: Some(Duration::from_secs(1)), ..Slo::default() };
+    Request { slo, ..Request::new(RequestId(id), ModelId(1), Tokens(20_000), Vec::new().into()) }
+}
+
+fn ended(id: u64) -> Event {
+    Event::Ended { request: RequestId(id), outcome: Outcome::Cancelled, output: None, cached: None }
+}
+
+fn waiting(dispatcher: &Dispatcher) -> usize {
+    dispatcher.waiting().iter().sum()
+}
+
+#[test]
+fn who_finds_no_room_waits_until_there_is_some() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    assert!(told(&mut dispatcher, 0, Event::Arrived(long(1)))[0].verdict.is_ok());
+    assert!(told(&mut dispatcher, 0, Event::Arrived(long(2))).is_empty());
+    assert_eq!(waiting(&dispatcher), 1);
+    let decisions = told(&mut dispatcher, 20, ended(1));
+    assert_eq!(decisions.len(), 1);
+    assert_eq!(decisions[0].request, RequestId(2));
+    assert!(decisions[0].verdict.is_ok(), "{decisions:?}");
+    assert_eq!((waiting(&dispatcher), dispatcher.next_wakeup()), (0, None));
+}
+
+#[test]
+fn who_waited_too_long_is_turned_away_when_time_has_passed() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    told(&mut dispatcher, 0, Event::Arrived(long(1)));
+    told(&mut dispatcher, 0, Event::Arrived(long(2)));
+    let mut decisions = Vec::new();
+    while decisions.is_empty() {
+        let due = dispatcher.next_wakeup().unwrap();
+        dispatcher.handle(due, Event::TimePassed, &mut decisions);
+    }
+    let reject = decisions[0].verdict.unwrap_err();
+    assert!(matches!(reject, Reject::Expired { .. }), "{reject:?}");
+    assert!(reject.retry_after().unwrap() > Duration::ZERO);
+}
+
+#[test]
+fn who_leaves_while_waiting_is_forgotten() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    told(&mut dispatcher, 0, Event::Arrived(long(1)));
+    told(&mut dispatcher, 0, Event::Arrived(long(2)));
+    assert!(told(&mut dispatcher, 1, ended(2)).is_empty());
+    assert_eq!(waiting(&dispatcher), 0);
+    assert!(told(&mut dispatcher, 2, ended(1)).is_empty());
+}
+
+#[test]
+fn an_idle_replica_takes_what_no_replica_can_do_in_time() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    let endless = Request { prompt: Tokens(200_000), ..long(1) };
+    assert!(told(&mut dispatcher, 0, Event::Arrived(endless.clone()))[0].verdict.is_ok());
+    let next = Request { id: RequestId(2), ..endless };
+    let reject = told(&mut dispatcher, 0, Event::Arrived(next))[0].verdict.unwrap_err();
+    assert!(matches!(reject, Reject::Infeasible { gate: Gate::Ttft, .. }), "{reject:?}");
+}
+
+#[test]
+fn nobody_is_slowed_below_its_promise_for_one_who_has_none() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    let tight = Slo { tpot: Some(Duration::from_millis(9)), ..Slo::default() };
+    let first = Request { slo: tight, prompt: Tokens(100), ..long(1) };
+    assert!(told(&mut dispatcher, 0, Event::Arrived(first))[0].verdict.is_ok());
+    let without = Request { slo: Slo::default(), came_again: 1, ..long(2) };
+    let decisions = told(&mut dispatcher, 0, Event::Arrived(without));
+    assert!(decisions.first().is_none_or(|it| it.verdict.is_err()), "{decisions:?}");
+}
+
+#[test]
+fn a_full_queue_gives_up_the_least_urgent() {
+    let config = AdmissionConfig { queue_max: 1, ..AdmissionConfig::default() };
+    let mut dispatcher = dispatcher(config);
+    told(&mut dispatcher, 0, Event::Arrived(long(1)));
+    told(&mut dispatcher, 0, Event::Arrived(long(2)));
+    let urgent = Request { priority: Priority::System, ..long(3) };
+    let decisions = told(&mut dispatcher, 0, Event::Arrived(urgent));
+    assert_eq!(decisions[0].request, RequestId(2));
+    assert!(matches!(decisions[0].verdict, Err(Reject::Evicted { .. })), "{decisions:?}");
+    assert_eq!(dispatcher.waiting(), [0, 0, 0, 1]);
+}
+
+#[test]
+fn switching_admission_off_lets_everybody_in_who_waits() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    (1..4).for_each(|id| drop(told(&mut dispatcher, 0, Event::Arrived(long(id)))));
+    let waited = waiting(&dispatcher);
+    assert!(waited > 0);
+    let off = Event::AdmissionChanged(AdmissionConfig::off());
+    assert_eq!(told(&mut dispatcher, 1, off).len(), waited);
+    assert_eq!(waiting(&dispatcher), 0);
+}
+
+proptest! {
+    /// Every request is decided on once, or waits, or has left; nobody waits beyond its time.
+    #[test]
+    fn everybody_is_decided_on_once(
+        steps in vec((0..40_u64, 0..4_u32, select(Priority::ALL.to_vec()), 0..400_u64), 1..80),
+    ) {
+        let mut dispatcher = dispatcher(AdmissionConfig { queue_max: 5, ..AdmissionConfig::default() });
+        let mut decided = std::collections::BTreeSet::new();
+        let (mut now, mut next) = (0, 0);
+        let mut placed = Vec::new();
+        for (wait, what, priority, tenant) in steps {
+            now += wait;
+            let event = match what {
+                0 | 1 => {
+                    next += 1;
+                    let tenant = TenantId(tenant % 3);
+                    Event::Arrived(Request { priority, tenant, ..long(next) })
+                }
+                2 => placed.pop().map_or(Event::TimePassed, ended),
+                _ => Event::TimePassed,
+            };
+            for it in told(&mut dispatcher, now, event) {
+                prop_assert!(decided.insert(it.request), "{:?} is decided on twice", it.request);
+                if it.verdict.is_ok() {
+                    placed.push(it.request.0);
+                }
+            }
+            prop_assert!(waiting(&dispatcher) <= 5);
+            prop_assert_eq!(decided.len() + waiting(&dispatcher), usize::try_from(next).unwrap());
+        }
+        let late = now + 60_000;
+        told(&mut dispatcher, late, Event::TimePassed);
+        prop_assert_eq!(waiting(&dispatcher), 0);
+    }
+}

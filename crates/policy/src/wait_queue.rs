@@ -1,0 +1,213 @@
+//! Requests that wait for a replica: the most urgent first, and among equals the one that must go
+//! first.
+//!
+//! A queue at the router is worth having only as long as waiting can end well. Each request has a
+//! latest time at which it can still be sent so that its promise is kept; what has passed it leaves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound::{Excluded, Unbounded},
+};
+
+use rustc_hash::FxHashMap;
+use types::{
+    request::{Priority, Request, RequestId},
+    time::Timestamp,
+};
+
+/// A request that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The request.
+    pub request: Request,
+    /// When it came.
+    pub arrived: Timestamp,
+    /// When it must have been sent.
+    pub latest: Timestamp,
+    /// Seconds of GPU time that it is expected to take.
+    pub work_s: f64,
+}
+
+/// Place in the queue: urgency, the latest time to go, and the order of arrival.
+pub type Place = (std::cmp::Reverse<Priority>, Timestamp, RequestId);
+
+/// A bounded queue of requests.
+#[derive(Debug, Default)]
+pub struct WaitQueue {
+    waiting: BTreeMap<Place, Waiting>,
+    places: FxHashMap<RequestId, Place>,
+    /// By when they must have gone.
+    latest: BTreeSet<(Timestamp, RequestId)>,
+}
+
+impl WaitQueue {
+    /// Requests that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Requests that wait and go before one of `priority` that must go by `latest`.
+    #[must_use]
+    pub fn before(&self, priority: Priority, latest: Timestamp) -> usize {
+        let place = (std::cmp::Reverse(priority), latest, RequestId(u64::MAX));
+        self.waiting.range(..place).count()
+    }
+
+    /// Adds a request. Where `most` wait already, the last in the order does not, whoever that is, and
+    /// is returned.
+    pub fn push(&mut self, waiting: Waiting, most: usize) -> Option<Waiting> {
+        let place =
+            (std::cmp::Reverse(waiting.request.priority), waiting.latest, waiting.request.id);
+        self.places.insert(waiting.request.id, place);
+        self.latest.insert((waiting.latest, waiting.request.id));
+        self.waiting.insert(place, waiting);
+        if self.waiting.len() <= most {
+            return None;
+        }
+        let last = self.waiting.keys().next_back().copied()?;
+        self.take(last)
+    }
+
+    /// The place after `place`, or the first.
+    #[must_use]
+    pub fn next(&self, place: Option<Place>) -> Option<Place> {
+        let after = place.map_or(Unbounded, Excluded);
+        self.waiting.range((after, Unbounded)).next().map(|it| *it.0)
+    }
+
+    /// Who has `place`.
+    #[must_use]
+    pub fn get(&self, place: &Place) -> Option<&Waiting> {
+        self.waiting.get(place)
+    }
+
+    /// Takes out who has `place`.
+    pub fn take(&mut self, place: Place) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&place)?;
+        self.places.remove(&waiting.request.id);
+        self.latest.remove(&(waiting.latest, waiting.request.id));
+        Some(waiting)
+    }
+
+    /// Takes out a request that left, if it was here.
+    pub fn remove(&mut self, id: RequestId) -> Option<Waiting> {
+        let place = self.places.get(&id).copied()?;
+        self.take(place)
+    }
+
+    /// Whether the request waits.
+    #[must_use]
+    pub fn contains(&self, id: RequestId) -> bool {
+        self.places.contains_key(&id)
+    }
+
+    /// When the first of them must have gone.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.latest.first().map(|it| it.0)
+    }
+
+    /// Takes out one that can no longer be sent in time.
+    pub fn expired(&mut self, now: Timestamp) -> Option<Waiting> {
+        let (latest, id) = self.latest.first().copied()?;
+        if now <= latest { None } else { self.remove(id) }
+    }
+
+    /// Those who wait, by urgency, the least urgent first.
+    #[must_use]
+    pub fn by_priority(&self) -> [usize; Priority::ALL.len()] {
+        Priority::ALL.map(|of| self.waiting.values().filter(|it| it.request.priority == of).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, prelude::*, sample::select};
+    use types::{quantity::Tokens, request::ModelId};
+
+    use super::*;
+
+    fn waiting(id: u64, priority: Priority, latest_ms: u64) -> Waiting {
+        let request = Request {
+            priority,
+            ..Request::new(RequestId(id), ModelId(1), Tokens(1), Vec::new().into())
+        };
+        let latest = Timestamp::from_elapsed(Duration::from_millis(latest_ms));
+        Waiting { request, arrived: Timestamp::ZERO, latest, work_s: 0.1 }
+    }
+
+    fn order(queue: &WaitQueue) -> Vec<u64> {
+        let mut place = None;
+        let mut order = Vec::new();
+        while let Some(next) = queue.next(place) {
+            order.push(next.2.0);
+            place = Some(next);
+        }
+        order
+    }
+
+    #[test]
+    fn the_urgent_go_first_and_then_who_must_go_first() {
+        let mut queue = WaitQueue::default();
+        for it in [
+            waiting(1, Priority::Default, 500),
+            waiting(2, Priority::Default, 300),
+            waiting(3, Priority::Batch, 100),
+            waiting(4, Priority::Interactive, 900),
+        ] {
+            assert!(queue.push(it, 10).is_none());
+        }
+        assert_eq!(order(&queue), [4, 2, 1, 3]);
+        assert_eq!(queue.by_priority(), [1, 2, 1, 0]);
+    }
+
+    #[test]
+    fn a_full_queue_gives_up_its_last_whoever_that_is() {
+        let mut queue = WaitQueue::default();
+        queue.push(waiting(1, Priority::Default, 500), 1);
+        let out = queue.push(waiting(2, Priority::Interactive, 900), 1).unwrap();
+        assert_eq!(out.request.id, RequestId(1));
+        let out = queue.push(waiting(3, Priority::Batch, 1), 1).unwrap();
+        assert_eq!(out.request.id, RequestId(3));
+    }
+
+    proptest! {
+        /// The bound holds, nobody is lost or kept twice, and nobody stays beyond its time.
+        #[test]
+        fn everybody_who_came_in_comes_out_once(
+            pushed in vec((select(Priority::ALL.to_vec()), 0..1_000_u64), 0..100),
+            removed in vec(0..100_u64, 0..30),
+            now in 0..1_200_u64,
+        ) {
+            let mut queue = WaitQueue::default();
+            let mut out = Vec::new();
+            let total = pushed.len();
+            for (id, (priority, latest)) in (0..).zip(pushed) {
+                out.extend(queue.push(waiting(id, priority, latest), 20).map(|it| it.request.id));
+                prop_assert!(queue.len() <= 20);
+            }
+            out.extend(removed.iter().filter_map(|it| queue.remove(RequestId(*it))).map(|it| it.request.id));
+            let now = Timestamp::from_elapsed(Duration::from_millis(now));
+            while let Some(it) = queue.expired(now) {
+                out.push(it.request.id);
+            }
+            prop_assert!(queue.expires().is_none_or(|it| now <= it));
+            while let Some(place) = queue.next(None) {
+                out.extend(queue.take(place).map(|it| it.request.id));
+            }
+            prop_assert!(queue.places.is_empty() && queue.latest.is_empty());
+            out.sort();
+            out.dedup();
+            prop_assert_eq!(out.len(), total);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Requests that are let in, wait, or are told when to come again.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{CHAT, Stage, chat, config, stage, stage_with, until};
+use emulator::Fault;
+use http::{Method, Response};
+use hyper::body::Incoming;
+use policy::config::StrategyName::LeastRequest;
+
+/// One replica with one seat.
+async fn one_seat() -> Stage {
+    let mut config = config(LeastRequest);
+    config.policy.estimate.coefficients.sequences_max = 1;
+    stage_with(config, 1).await
+}
+
+/// A promise that leaves time to wait for as long as a test may take.
+const PATIENT: [(&str, &str); 1] = [("x-sluice-slo-ttft-ms", "600000")];
+
+/// Takes the seat, and keeps it until the answer is dropped.
+async fn take_the_seat(stage: &Stage) -> Response<Incoming> {
+    stage.replicas[0].set_fault(Fault::StallAfter(1)).await.unwrap();
+    let head = stage.stream(20).await;
+    stage.replicas[0].set_fault(Fault::None).await.unwrap();
+    head
+}
+
+async fn waiting(stage: &Stage, priority: &str) -> u64 {
+    let view = stage.admin(Method::GET, "/admin/admission", "").await.json();
+    view["waiting"][priority].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn who_finds_the_fleet_full_is_told_why_and_when_to_come_again() {
+    let stage = stage(LeastRequest, 1).await;
+    let set = r#"{"mode": "static", "in_flight_max": 1}"#;
+    assert_eq!(stage.admin(Method::PUT, "/admin/admission", set).await.status, 200);
+    let seat = take_the_seat(&stage).await;
+    let answer = stage.chat(&chat("hi", 1, false)).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "fleet_saturated"));
+    assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-saturated");
+    assert!(1 <= answer.header("retry-after").parse::<u64>().unwrap(), "{answer:?}");
+    assert!(1 <= answer.header("retry-after-ms").parse::<u64>().unwrap(), "{answer:?}");
+    let shed = "sluice_requests_rejected_total{reason=\"rejected-saturated\",priority=\"default\"}";
+    assert_eq!(stage.metric(shed).await, 1);
+    assert_eq!(stage.metric("sluice_admission_shed_total{gate=\"count\"}").await, 1);
+    assert_eq!(stage.metric("sluice_requests_total{outcome=\"client-gone\"}").await, 0);
+    drop(seat);
+    stage.until_idle().await;
+    assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_waits_is_served_when_a_seat_is_free() {
+    let stage = one_seat().await;
+    let seat = take_the_seat(&stage).await;
+    let body = chat("hi", 1, false).to_string();
+    let answer = stage.post(CHAT, &PATIENT, body);
+    let makes_room = async {
+        until("it waits", async || waiting(&stage, "default").await == 1).await;
+        drop(seat);
+    };
+    let (answer, ()) = tokio::join!(answer, makes_room);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.header("x-sluice-queue-ms").parse::<u64>().is_ok(), "{answer:?}");
+    assert_eq!(waiting(&stage, "default").await, 0);
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_waiting_leaves_nothing_behind() {
+    let stage = one_seat().await;
+    let seat = take_the_seat(&stage).await;
+    let headers = [PATIENT[0], ("x-sluice-priority", "batch")];
+    let body = chat("hi", 1, false).to_string();
+    tokio::select! {
+        answer = stage.post(CHAT, &headers, body) => panic!("{answer:?}"),
+        () = until("it waits", async || waiting(&stage, "batch").await == 1) => {}
+    }
+    until("nobody waits", async || waiting(&stage, "batch").await == 0).await;
+    drop(seat);
+    stage.until_idle().await;
+    assert_eq!(stage.metric("sluice_requests_total{outcome=\"refused\"}").await, 0);
+}
+
+#[tokio::test]
+async fn admission_is_switched_live_and_mistakes_are_named() {
+    let stage = stage(LeastRequest, 1).await;
+    let view = stage.admin(Method::GET, "/admin/admission", "").await.json();
+    assert_eq!(view["config"]["mode"], "knee");
+    let off = stage.admin(Method::PUT, "/admin/admission", r#"{"mode": "off"}"#).await;
+    assert_eq!(off.json()["mode"], "off");
+    for (wrong, culprit) in
+        [(r#"{"mode": "knees"}"#, "knees"), (r#"{"in_flight_max": 0}"#, "in_flight_max")]
+    {
+        let answer = stage.admin(Method::PUT, "/admin/admission", wrong).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.body.contains(culprit), "{}", answer.body);
+    }
+    let view = stage.admin(Method::GET, "/admin/admission", "").await.json();
+    assert_eq!(view["config"]["mode"], "off");
+}
