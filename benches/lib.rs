@@ -75,6 +75,6 @@ pub fn serve(
     let id = RequestId(id);
     let request = Request::new(id, ModelId(1), prompt, blocks);
     dispatcher.handle(Timestamp::ZERO, Event::Arrived(request), decisions);
-    let ended = Event::Ended { request: id, outcome: Outcome::Finished, output: None, cached: None };
+    let ended = Event::Ended { request: id, outcome: Outcome::Finished, output: None };
     dispatcher.handle(Timestamp::ZERO, ended, decisions);
 }

@@ -8,6 +8,7 @@ use std::hint::black_box;
 use benches::prompt;
 use criterion::{Criterion, criterion_group, criterion_main};
 use policy::prefix_index::{Hits, PrefixIndex};
+use types::request::TenantId;
 
 fn prefix_index(criterion: &mut Criterion) {
     let is_test = std::env::args().any(|it| it == "--test");
@@ -46,6 +47,46 @@ fn prefix_index(criterion: &mut Criterion) {
         });
     });
     group.finish();
+    flood(criterion, is_test);
+}
+
+/// A million unique prompts of one tenant beside another's few: what the other keeps, what memory it
+/// takes, and how long a look-up takes before and after.
+fn flood(criterion: &mut Criterion, is_test: bool) {
+    let (bytes_max, unique) = if is_test { (1 << 20, 10_000) } else { (64 << 20, 1_000_000_usize) };
+    let mut index = PrefixIndex::new(bytes_max, 64);
+    let slots: Vec<_> = (0..64).map(|_| index.join()).collect();
+    let slot = |at: usize| slots.get(at % slots.len()).copied().unwrap_or_default();
+    let quiet: Vec<_> = (0..100_u64).map(|family| prompt(family, 128)).collect();
+    for (at, blocks) in (0..).zip(&quiet) {
+        index.insert_for(slot(at), TenantId(1), blocks);
+    }
+    let (mut hits, mut at) = (Hits::default(), 0_usize);
+    let mut find = |index: &PrefixIndex, name: &str| {
+        criterion.bench_function(&format!("prefix_index/find 128 blocks, {name}"), |bencher| {
+            bencher.iter(|| {
+                at = at.wrapping_add(7);
+                let blocks = quiet.get(at % quiet.len());
+                index.hits(black_box(blocks.map_or(&[], |it| it)), &mut hits);
+                hits.of(slot(0))
+            });
+        });
+    };
+    find(&index, "before a flood");
+    for at in 0..unique {
+        index.insert_for(slot(at), TenantId(2), &prompt((1 << 40) | at as u64, 10));
+    }
+    find(&index, "after a million unique prompts");
+    let mut kept = 0;
+    for (at, blocks) in (0..).zip(&quiet) {
+        index.hits(blocks, &mut hits);
+        kept += hits.of(slot(at));
+    }
+    eprintln!(
+        "after {unique} unique prompts of another tenant: {kept} of {} hits kept, {} bytes of {bytes_max}",
+        quiet.len() * 128,
+        index.bytes(),
+    );
 }
 
 criterion_group!(benches, prefix_index);

@@ -66,7 +66,13 @@ impl Case {
             | Workload::Documents(_)
             | Workload::Mix(_) => None,
         };
-        Ok(Self { workload: workload.to_owned(), variant: variant.clone(), scenario, profile, trace })
+        Ok(Self {
+            workload: workload.to_owned(),
+            variant: variant.clone(),
+            scenario,
+            profile,
+            trace,
+        })
     }
 
     /// Whether a rate means how many times faster a trace is sent.
@@ -77,7 +83,11 @@ impl Case {
     /// The rate that the scenario names.
     pub(crate) fn own_rate(&self) -> f64 {
         let load = &self.scenario.load;
-        if self.is_trace() { load.speedup } else { load.rates_per_s.first().copied().unwrap_or(1.0) }
+        if self.is_trace() {
+            load.speedup
+        } else {
+            load.rates_per_s.first().copied().unwrap_or(1.0)
+        }
     }
 
     fn arrivals(&self, rate: f64, seed: u64) -> anyhow::Result<(Load, Vec<Arrival>)> {

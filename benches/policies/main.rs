@@ -59,7 +59,11 @@ enum What {
 #[derive(Debug, clap::Args)]
 struct Common {
     /// Workloads: names of scenarios.
-    #[arg(long, value_delimiter = ',', default_value = "chat,mixed,agent,hot-documents,no-sharing")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "chat,mixed,agent,hot-documents,no-sharing"
+    )]
     workload: Vec<String>,
     /// Strategies; a sensible set when absent.
     #[arg(long, value_delimiter = ',')]
@@ -122,7 +126,8 @@ fn main() -> anyhow::Result<()> {
 
 impl Common {
     fn variants(&self) -> anyhow::Result<Vec<Variant>> {
-        let names = if self.policy.is_empty() { presets::COMPARED.to_vec() } else { self.policy.clone() };
+        let names =
+            if self.policy.is_empty() { presets::COMPARED.to_vec() } else { self.policy.clone() };
         Ok(names.into_iter().map(|it| Variant::of(it, &self.set)).collect())
     }
 
@@ -137,7 +142,8 @@ impl Common {
 /// Finds every capacity, workload by workload.
 #[expect(clippy::print_stderr, reason = "progress, for whoever waits")]
 fn capacities(common: &Common, variants: &[Variant]) -> anyhow::Result<Vec<Found>> {
-    let log = common.log.as_ref().map(|path| OpenOptions::new().create(true).append(true).open(path));
+    let log =
+        common.log.as_ref().map(|path| OpenOptions::new().create(true).append(true).open(path));
     let log = log.transpose().context("cannot open the log")?.map(Mutex::new);
     let mut found = Vec::new();
     for workload in &common.workload {

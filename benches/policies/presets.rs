@@ -48,18 +48,32 @@ pub(crate) fn robustness() -> Vec<Variant> {
     let unlike = format!("faults=[{}]", slow.join(", "));
     vec![
         cost("as it is", &[]),
-        cost("engine adds up, 10 % noise", &["fleet.overrides.overlap=0", "fleet.overrides.step_noise=0.1"]),
+        cost(
+            "engine adds up, 10 % noise",
+            &["fleet.overrides.overlap=0", "fleet.overrides.step_noise=0.1"],
+        ),
         cost("engine 30 % noise", &["fleet.overrides.step_noise=0.3"]),
         cost("guess not scaled", &[guess]),
         cost(
             "prefill −30 %, decode +30 %, fixed",
-            &[guess, "policy.estimate.coefficients={prefill_us: 18, attention_ns: 0.74, sequence_us: 50, context_ns: 68, step_ms: 9.8}"],
+            &[
+                guess,
+                "policy.estimate.coefficients={prefill_us: 18, attention_ns: 0.74, sequence_us: 50, context_ns: 68, step_ms: 9.8}",
+            ],
         ),
         cost(
             "prefill +30 %, decode −30 %, fixed",
-            &[guess, "policy.estimate.coefficients={prefill_us: 34, attention_ns: 1.38, sequence_us: 27, context_ns: 36, step_ms: 5.3}"],
+            &[
+                guess,
+                "policy.estimate.coefficients={prefill_us: 34, attention_ns: 1.38, sequence_us: 27, context_ns: 36, step_ms: 5.3}",
+            ],
         ),
-        cost("starts 3 × too slow", &["policy.estimate.coefficients={prefill_us: 90, attention_ns: 3, sequence_us: 90, context_ns: 150, step_ms: 24}"]),
+        cost(
+            "starts 3 × too slow",
+            &[
+                "policy.estimate.coefficients={prefill_us: 90, attention_ns: 3, sequence_us: 90, context_ns: 150, step_ms: 24}",
+            ],
+        ),
         cost("reports 50 ms late", &["signals.scrape_delay=50ms"]),
         cost("reports 1 s late", &["signals.scrape_delay=1s"]),
         cost("no reports", &["signals.scrape_interval=null"]),

@@ -106,7 +106,9 @@ fn bisect(case: &Case, hint: f64, attainment: f64, seed: u64) -> anyhow::Result<
         }
         rate = match (&low, &high) {
             (Some((low, _)), None) => low * STRIDE,
-            (None, Some((high, _))) if *high < hint / 50.0 => return Ok((0.0, case.run(rate, seed)?)),
+            (None, Some((high, _))) if *high < hint / 50.0 => {
+                return Ok((0.0, case.run(rate, seed)?));
+            }
             (None, Some((high, _))) => high / STRIDE,
             (Some((low_rate, run)), Some((high_rate, missed))) => {
                 if high_rate / low_rate < PRECISION {

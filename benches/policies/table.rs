@@ -60,7 +60,9 @@ pub(crate) fn capacities(found: &[Found]) -> String {
 /// The figures of policies at one rate, means over the seeds.
 pub(crate) fn figures(workload: &str, rate: f64, rows: &[(String, Vec<Run>)]) -> String {
     let mut text = format!("\n{workload} at {rate}\n\n");
-    text.push_str("|policy|good|goodput/s|hit rate|TTFT p50 ms|TTFT p99 ms|TPOT p50 ms|TPOT p99 ms|\n");
+    text.push_str(
+        "|policy|good|goodput/s|hit rate|TTFT p50 ms|TTFT p99 ms|TPOT p50 ms|TPOT p99 ms|\n",
+    );
     text.push_str("|-|-|-|-|-|-|-|-|\n");
     for (label, runs) in rows {
         let mean = |of: &dyn Fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;

@@ -15,12 +15,13 @@ use types::{
 };
 
 use crate::{
-    answer::{self, Answer, FinishReason},
+    answer::{self, Answer},
     dialect::Dialect,
-    drive::{Replica, Ticket},
+    drive::{Planned, Replica, Ticket},
     error::ApiError,
     faults::{Cut, Fault},
     inbox::Reached,
+    kv_events::Content,
     prompt::Prompt,
     reply::{self, Head, Usage},
     request::{self, Asked, Delivery},
@@ -39,6 +40,8 @@ pub(crate) struct App {
     pub(crate) replica: Arc<Replica>,
     /// Makes the ids of this process's answers unlike those of another.
     pub(crate) id_seed: u64,
+    /// Whether it publishes what its engine caches.
+    pub(crate) publishes: bool,
 }
 
 /// Answers a request to generate.
@@ -54,7 +57,7 @@ pub(crate) async fn complete(
     let context = app.profile.max_model_len;
     let asked = request::parse(dialect, &body, &app.model, context)?;
     drop(body);
-    let plan = Plan::new(dialect, &asked, &app.model, &app.profile);
+    let plan = Plan::new(app, dialect, &asked);
 
     let ready = arrived + app.profile.api_overhead();
     sleep_until(ready).await;
@@ -115,13 +118,14 @@ fn completion_id(dialect: Dialect, headers: &HeaderMap, seed: u64, ticket: &Tick
 
 /// The jobs of a request and the answers they will give, in the order of the choices.
 struct Plan {
-    jobs: Vec<(Job, FinishReason)>,
+    jobs: Vec<Planned>,
     answers: Vec<Answer>,
     usage: UsageOf,
 }
 
 impl Plan {
-    fn new(dialect: Dialect, asked: &Asked, model: &str, profile: &Profile) -> Self {
+    fn new(app: &App, dialect: Dialect, asked: &Asked) -> Self {
+        let App { model, profile, publishes, .. } = app;
         let scope = Scope { model, cache_salt: asked.cache_salt.as_deref(), ..Scope::default() };
         let seed = ChainSeed::new(HashKey(0), &scope).as_parent();
         let block = profile.block_size;
@@ -133,6 +137,12 @@ impl Plan {
                 let content = hash_block(prompt.hash(seed), &choice.to_le_bytes());
                 let answer = answer::generate(content, tokens_max, asked.ignore_eos);
                 let (blocks, filled) = prompt.names(seed, block, &answer.text);
+                let mut content = Content::default();
+                if *publishes {
+                    let names = blocks.iter().chain(&filled).copied();
+                    content.blocks = names.zip(prompt.ids(block, &answer.text)).collect();
+                    content.salt.clone_from(&asked.cache_salt);
+                }
                 let job = Job {
                     id: RequestId(0),
                     prompt: prompt.tokens(),
@@ -140,7 +150,8 @@ impl Plan {
                     output: answer.tokens,
                     answer: engine::Answer::Known(filled.into()),
                 };
-                jobs.push((job, answer.finish_reason));
+                let finish_reason = answer.finish_reason;
+                jobs.push(Planned { job, finish_reason, content });
                 answers.push(answer);
             }
         }

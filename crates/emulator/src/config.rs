@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use engine::{Profile, UnknownProfile};
 use types::quantity::{Blocks, Tokens};
 
-use crate::faults::Fault;
+use crate::{faults::Fault, kv_events::KvEvents};
 
 /// One emulated replica.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Options {
     pub max_num_batched_tokens: Option<Tokens>,
     /// What goes wrong from the start, on every replica.
     pub fault: Fault,
+    /// Where the first replica publishes what its engine caches; the others take the ports after it.
+    pub kv_events: Option<KvEvents>,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             max_num_seqs: None,
             max_num_batched_tokens: None,
             fault: Fault::None,
+            kv_events: None,
         }
     }
 }

@@ -15,7 +15,12 @@ use tokio::{
 };
 use types::{replica::LoadReport, request::RequestId};
 
-use crate::{answer::FinishReason, inbox::Inbox, metrics::Latencies};
+use crate::{
+    answer::FinishReason,
+    inbox::Inbox,
+    kv_events::{Content, Publisher},
+    metrics::Latencies,
+};
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +45,8 @@ struct Core {
     ready: Option<Instant>,
     latencies: Latencies,
     progress: Vec<Progress>,
+    /// Tells what the engine caches, to whoever listens.
+    publisher: Option<Publisher>,
 }
 
 /// Who waits for the tokens of a job.
@@ -50,6 +57,7 @@ struct Reader {
     finish_reason: FinishReason,
     arrived: Instant,
     last_token: Instant,
+    content: Content,
 }
 
 /// What a replica shows of itself at one moment.
@@ -77,6 +85,23 @@ impl Ticket {
     }
 }
 
+/// A job, how its answer will end, and what its blocks hold.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) job: Job,
+    pub(crate) finish_reason: FinishReason,
+    pub(crate) content: Content,
+}
+
+impl Core {
+    /// Notes what the engine stored and evicted, while it is known what its blocks hold.
+    fn note_kv_events(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            publisher.note(self.engine.drain_kv_messages());
+        }
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.replica.abort(self.ids.clone());
@@ -84,14 +109,22 @@ impl Drop for Ticket {
 }
 
 impl Replica {
-    pub(crate) fn new(profile: Profile) -> Result<Self, InvalidProfile> {
+    pub(crate) fn new(
+        profile: Profile,
+        publisher: Option<Publisher>,
+    ) -> Result<Self, InvalidProfile> {
+        let mut engine = Engine::new(profile)?;
+        if publisher.is_some() {
+            engine.record_kv_events();
+        }
         let core = Core {
-            engine: Engine::new(profile)?,
+            engine,
             readers: HashMap::new(),
             requests: 0,
             ready: None,
             latencies: Latencies::default(),
             progress: Vec::new(),
+            publisher,
         };
         Ok(Self { core: Mutex::new(core), work: Notify::new() })
     }
@@ -100,7 +133,7 @@ impl Replica {
     /// The jobs get their ids here.
     pub(crate) fn submit(
         self: &Arc<Self>,
-        jobs: impl ExactSizeIterator<Item = (Job, FinishReason)>,
+        jobs: impl ExactSizeIterator<Item = Planned>,
         arrived: Instant,
         ready: Instant,
     ) -> Result<Ticket, Refusal> {
@@ -108,14 +141,18 @@ impl Replica {
         let mut core = self.core.lock();
         let first = core.requests;
         let mut refused = None;
-        for (choice, (job, finish_reason)) in jobs.enumerate() {
+        for (choice, Planned { job, finish_reason, content }) in jobs.enumerate() {
             let id = RequestId(core.requests);
             if let Err(refusal) = core.engine.submit(Job { id, ..job }) {
                 refused = Some(refusal);
                 break;
             }
+            if let Some(publisher) = &mut core.publisher {
+                publisher.arrived(&content);
+            }
             let inbox = Arc::clone(&inbox);
-            let reader = Reader { inbox, choice, finish_reason, arrived, last_token: arrived };
+            let last_token = arrived;
+            let reader = Reader { inbox, choice, finish_reason, arrived, last_token, content };
             core.readers.insert(id, reader);
             core.requests = core.requests.saturating_add(1);
         }
@@ -130,8 +167,11 @@ impl Replica {
     fn abort(&self, ids: Range<u64>) {
         let mut core = self.core.lock();
         for id in ids.map(RequestId) {
-            if core.readers.remove(&id).is_some() {
+            if let Some(reader) = core.readers.remove(&id) {
                 core.engine.abort(id);
+                if let Some(publisher) = &mut core.publisher {
+                    publisher.left(&reader.content);
+                }
             }
         }
     }
@@ -147,7 +187,25 @@ impl Replica {
     }
 
     pub(crate) fn reset_prefix_cache(&self) -> bool {
-        self.core.lock().engine.reset_prefix_cache()
+        let mut core = self.core.lock();
+        let is_reset = core.engine.reset_prefix_cache();
+        core.note_kv_events();
+        if let Some(publisher) = &mut core.publisher {
+            publisher.publish();
+        }
+        is_reset
+    }
+
+    /// Keeps the next `batches` of KV events from those who listen.
+    pub(crate) fn lose_kv_events(&self, batches: u32) {
+        if let Some(publisher) = &mut self.core.lock().publisher {
+            publisher.lose(batches);
+        }
+    }
+
+    /// KV events published since the start.
+    pub(crate) fn kv_events_published(&self) -> u64 {
+        self.core.lock().publisher.as_ref().map_or(0, Publisher::published)
     }
 
     /// Becomes what a new process would be: an empty cache, counters at zero, nothing in flight.
@@ -156,6 +214,10 @@ impl Replica {
         // The profile was valid when this engine was made from it.
         if let Ok(engine) = Engine::new(core.engine.profile().clone()) {
             core.engine = engine;
+        }
+        if let Some(publisher) = &mut core.publisher {
+            publisher.restart();
+            core.engine.record_kv_events();
         }
         core.readers.clear();
         core.ready = None;
@@ -190,13 +252,17 @@ impl Replica {
         if step.is_none() {
             core.ready = None;
         }
+        core.note_kv_events();
         step
     }
 
     /// Ends the step at `now` and collects who must be woken.
     fn finish_step(&self, now: Instant, wakers: &mut Vec<Waker>) {
         let mut core = self.core.lock();
-        let Core { engine, readers, latencies, progress, .. } = &mut *core;
+        if let Some(publisher) = &mut core.publisher {
+            publisher.publish();
+        }
+        let Core { engine, readers, latencies, progress, publisher, .. } = &mut *core;
         progress.clear();
         engine.finish_step(progress);
         for token in progress.iter() {
@@ -208,7 +274,10 @@ impl Replica {
             if token.last {
                 let whole = now.saturating_duration_since(reader.arrived);
                 latencies.record_end(reader.finish_reason, whole);
-                readers.remove(&token.id);
+                let reader = readers.remove(&token.id);
+                if let Some((publisher, reader)) = publisher.as_mut().zip(reader) {
+                    publisher.left(&reader.content);
+                }
             }
         }
     }

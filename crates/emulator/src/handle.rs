@@ -22,6 +22,7 @@ use crate::{
     config::{EmulatorConfig, Options},
     drive::Replica,
     faults::Fault,
+    kv_events::{KvEvents, Outlet, Publisher, Sockets},
     serve::{Switch, serve},
 };
 
@@ -33,6 +34,7 @@ pub struct Handle {
     switches: mpsc::Sender<Switch>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
+    kv_events: Option<KvEvents>,
 }
 
 /// What a replica shows of itself at one moment.
@@ -55,6 +57,14 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// An address for its KV events can't be had.
+    #[error("cannot publish KV events on {endpoint}: {source}; choose a free port")]
+    KvEvents {
+        /// The address.
+        endpoint: String,
         /// What the system says.
         source: io::Error,
     },
@@ -88,12 +98,46 @@ pub enum StartError {
 ///
 /// The profile can't run, or the listener has no address.
 pub fn spawn(config: EmulatorConfig, listener: TcpListener) -> Result<Handle, StartError> {
+    spawn_with(config, listener, None)
+}
+
+/// As [`spawn`], and publishes what the engine caches.
+///
+/// # Errors
+///
+/// As [`spawn`], or an address of `kv_events` can't be had.
+pub async fn spawn_publishing(
+    config: EmulatorConfig,
+    listener: TcpListener,
+    kv_events: &KvEvents,
+) -> Result<Handle, StartError> {
+    let sockets = Sockets::open(kv_events)
+        .await
+        .map_err(|source| StartError::KvEvents { endpoint: kv_events.endpoint.clone(), source })?;
+    spawn_with(config, listener, Some(sockets))
+}
+
+fn spawn_with(
+    config: EmulatorConfig,
+    listener: TcpListener,
+    sockets: Option<Sockets>,
+) -> Result<Handle, StartError> {
     let EmulatorConfig { model, mut profile, fault } = config;
     let address = listener.local_addr().map_err(StartError::Address)?;
     let kv = profile.kv_blocks().tokens(profile.block_size);
     profile.max_model_len = profile.max_model_len.min(kv);
-    let replica = Arc::new(Replica::new(profile.clone())?);
-    let app = App { model, profile, replica: Arc::clone(&replica), id_seed: id_seed(address) };
+    let (publisher, publishing) = match sockets {
+        Some(sockets) => {
+            let (publisher, outlet) = Publisher::new(profile.block_size);
+            (Some(publisher), Some((sockets, outlet)))
+        }
+        None => (None, None),
+    };
+    let kv_events = publishing.as_ref().map(|it| it.0.bound.clone());
+    let publishes = publisher.is_some();
+    let replica = Arc::new(Replica::new(profile.clone(), publisher)?);
+    let id_seed = id_seed(address);
+    let app = App { model, profile, replica: Arc::clone(&replica), id_seed, publishes };
     let (switches, receiver) = mpsc::channel(1);
     let stop = CancellationToken::new();
     let task = {
@@ -102,11 +146,20 @@ pub fn spawn(config: EmulatorConfig, listener: TcpListener) -> Result<Handle, St
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = replica.drive() => {}
+                () = publish(publishing) => {}
                 () = serve(Arc::new(app), listener, address, receiver, fault) => {}
             }
         })
     };
-    Ok(Handle { address, replica, switches, stop, task: Some(task) })
+    Ok(Handle { address, replica, switches, stop, task: Some(task), kv_events })
+}
+
+/// Publishes for ever, be there anything to publish or not.
+async fn publish(publishing: Option<(Sockets, Outlet)>) {
+    match publishing {
+        Some((sockets, outlet)) => sockets.serve(outlet).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Differs between processes and between replicas of one process.
@@ -127,6 +180,34 @@ impl Handle {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it publishes what its engine caches, free ports as they were given.
+    #[must_use]
+    pub const fn kv_events(&self) -> Option<&KvEvents> {
+        self.kv_events.as_ref()
+    }
+
+    /// Keeps the next `batches` of KV events from those who listen; whoever asks for them gets them.
+    pub fn lose_kv_events(&self, batches: u32) {
+        self.replica.lose_kv_events(batches);
+    }
+
+    /// KV events published so far, those kept from who listens included.
+    #[must_use]
+    pub fn kv_events_published(&self) -> u64 {
+        self.replica.kv_events_published()
+    }
+
+    /// Becomes what a new process would be, without a connection breaking.
+    pub fn restart_unseen(&self) {
+        self.replica.restart();
+    }
+
+    /// Forgets what is cached, unless something runs.
+    #[must_use]
+    pub fn reset_prefix_cache(&self) -> bool {
+        self.replica.reset_prefix_cache()
     }
 
     /// Makes something go wrong, or right again; returns once it is in force.
@@ -181,7 +262,12 @@ pub async fn start(options: &Options) -> Result<Vec<Handle>, StartError> {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| StartError::Listen { address, source })?;
-        let handle = spawn(config.clone(), listener)?;
+        let handle = match &options.kv_events {
+            None => spawn(config.clone(), listener)?,
+            Some(first) => {
+                spawn_publishing(config.clone(), listener, &first.of_replica(index)).await?
+            }
+        };
         let (model, profile) = (&config.model, &config.profile.name);
         tracing::info!(url = handle.url(), model, profile, "emulated replica is ready");
         handles.push(handle);

@@ -79,6 +79,14 @@ impl Prompt {
         Tokens::estimated_from_bytes(self.bytes.len())
     }
 
+    /// The token ids of the blocks of `block` tokens that the prompt fills, and of those that fill up
+    /// as `answer` is appended to it, block after block.
+    pub(crate) fn ids(&self, block: Tokens, answer: &str) -> Vec<Box<[u32]>> {
+        let bytes = [&self.bytes, answer.as_bytes()].concat();
+        let block_bytes = (block.0 as usize).saturating_mul(BYTES_PER_TOKEN).max(1);
+        bytes.chunks_exact(block_bytes).map(ids).collect()
+    }
+
     /// The hash of the whole content.
     pub(crate) fn hash(&self, seed: BlockHash) -> BlockHash {
         hash_block(seed, &self.bytes)
@@ -99,6 +107,12 @@ impl Prompt {
         tail.extend_from_slice(answer.as_bytes());
         (prompt, chain(parent, &tail, block_bytes))
     }
+}
+
+/// Four bytes make a token.
+fn ids(bytes: &[u8]) -> Box<[u32]> {
+    let (tokens, _) = bytes.as_chunks::<BYTES_PER_TOKEN>();
+    tokens.iter().map(|it| u32::from_le_bytes(*it)).collect()
 }
 
 /// Closes a turn.

@@ -87,7 +87,6 @@ impl Dispatch {
             placement,
             outcome: Outcome::Cancelled,
             output: None,
-            cached: None,
         })
     }
 
@@ -132,7 +131,6 @@ pub struct Ticket {
     placement: Placement,
     outcome: Outcome,
     output: Option<Tokens>,
-    cached: Option<Tokens>,
 }
 
 impl Ticket {
@@ -145,6 +143,11 @@ impl Ticket {
     /// Learns that the first token of the answer came.
     pub fn first_token(&self) {
         self.dispatch.observe(Event::FirstToken(self.id));
+    }
+
+    /// Learns how much of the prompt the answer says was found in the replica's cache.
+    pub fn found(&self, cached: Tokens) {
+        self.dispatch.observe(Event::Found { request: self.id, cached });
     }
 
     /// Has the request placed elsewhere after an attempt that failed before its first byte.
@@ -162,17 +165,16 @@ impl Ticket {
         self.outcome = outcome;
     }
 
-    /// Says how many tokens the answer had and how many of the prompt's the replica found in its
-    /// cache, as far as is known.
-    pub fn used(&mut self, output: Option<Tokens>, cached: Option<Tokens>) {
-        (self.output, self.cached) = (output, cached);
+    /// Says how many tokens the answer had, as far as is known.
+    pub fn generated(&mut self, output: Option<Tokens>) {
+        self.output = output;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let Self { id: request, outcome, output, cached, .. } = *self;
-        self.dispatch.observe(Event::Ended { request, outcome, output, cached });
+        let Self { id: request, outcome, output, .. } = *self;
+        self.dispatch.observe(Event::Ended { request, outcome, output });
     }
 }
 

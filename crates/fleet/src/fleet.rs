@@ -16,13 +16,14 @@ use crate::{
     client::ClientConfig,
     dispatch::Dispatch,
     health::HealthConfig,
+    kv::follow::{BlockNaming, follow},
     probe,
     replica::{Replica, ReplicaSpec, ReplicaStatus},
     scrape,
 };
 
 /// How replicas are watched and reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FleetConfig {
     /// When they are ejected and readmitted.
     pub health: HealthConfig,
@@ -32,6 +33,8 @@ pub struct FleetConfig {
     pub scrape_interval: Duration,
     /// How they are reached.
     pub client: ClientConfig,
+    /// How blocks are named, for replicas whose engines say what they hold.
+    pub naming: BlockNaming,
 }
 
 impl Default for FleetConfig {
@@ -41,6 +44,7 @@ impl Default for FleetConfig {
             health_path: "/health".to_owned(),
             scrape_interval: Duration::from_secs(1),
             client: ClientConfig::default(),
+            naming: BlockNaming::default(),
         }
     }
 }
@@ -58,7 +62,7 @@ pub struct Fleet {
 struct Member {
     replica: Arc<Replica>,
     /// Ended when the member is dropped.
-    watchers: [AbortHandle; 2],
+    watchers: Vec<AbortHandle>,
 }
 
 impl Drop for Member {
@@ -89,7 +93,13 @@ impl Fleet {
             self.config.scrape_interval,
             self.config.health.timeout,
         );
-        let watchers = [tokio::spawn(probe).abort_handle(), tokio::spawn(scrape).abort_handle()];
+        let mut watchers =
+            vec![tokio::spawn(probe).abort_handle(), tokio::spawn(scrape).abort_handle()];
+        if let Some((feed, source)) = replica.feed().zip(replica.kv_source()) {
+            let (feed, source) = (Arc::clone(feed), source.clone());
+            let follow = follow(Arc::clone(&replica), feed, source, self.config.naming);
+            watchers.push(tokio::spawn(follow).abort_handle());
+        }
         self.members.insert(id, Member { replica, watchers });
         id
     }

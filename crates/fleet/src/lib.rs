@@ -3,12 +3,13 @@
 //! Read in this order: [`dispatch`] (the dispatcher behind its lock, and the ticket that gives a
 //! request's place back), [`recorder`] (keeps what it learned and decided), [`replica`] (what the live layer keeps of a replica), [`health`] (when a
 //! replica is ejected and readmitted), [`fleet`] (the replicas together, and the tasks that probe
-//! and scrape them).
+//! and scrape them), [`kv`] (what engines publish of their caches).
 
 pub mod client;
 pub mod dispatch;
 pub mod fleet;
 pub mod health;
+pub mod kv;
 mod probe;
 pub mod recorder;
 pub mod replica;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use policy::event::Event;
 use tokio::time::Instant;
 use types::{
+    quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
     request::ModelId,
 };
@@ -21,6 +22,10 @@ use crate::{
     client::{self, ClientConfig, ReplicaClient},
     dispatch::Dispatch,
     health::{Failure, HealthConfig, HealthTracker},
+    kv::{
+        follow::KvSource,
+        status::{Feed, Following, KvStatus},
+    },
 };
 
 /// A replica as the operator names it.
@@ -30,6 +35,10 @@ pub struct ReplicaSpec {
     pub name: String,
     /// Where it is.
     pub origin: Origin,
+    /// Where its engine publishes what it holds.
+    pub kv: Option<KvSource>,
+    /// Tokens that its cache has room for, where its metrics do not say so.
+    pub cache: Option<Tokens>,
 }
 
 /// Scheme, host and port of a replica: `http://HOST:PORT`.
@@ -88,6 +97,9 @@ impl Origin {
     }
 }
 
+/// Tokens whose computing fills a block of any engine, so that there must be an event of it.
+const COMPUTED_MIN: Tokens = Tokens(512);
+
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -97,6 +109,7 @@ pub struct Replica {
     dispatch: Arc<Dispatch>,
     state: Mutex<State>,
     stream: Stream,
+    feed: Option<Arc<Feed>>,
 }
 
 /// Tokens that came and of which the dispatcher was not told: counted apart, because there are many
@@ -156,12 +169,16 @@ impl Replica {
         client: &ClientConfig,
     ) -> Arc<Self> {
         dispatch.observe(Event::ReplicaJoined(id));
+        if let Some(tokens) = spec.cache {
+            dispatch.observe(Event::CacheSized { replica: id, tokens });
+        }
         let tracker = HealthTracker::new(health);
         Arc::new(Self {
             id,
-            spec,
+            feed: spec.kv.as_ref().map(|_| Arc::default()),
             client: client::new(client),
             dispatch: Arc::clone(dispatch),
+            spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
             stream: Stream::default(),
         })
@@ -217,6 +234,31 @@ impl Replica {
         }
     }
 
+    /// How the following of its engine's events goes; `None` where it publishes none.
+    #[must_use]
+    pub fn kv_status(&self) -> Option<KvStatus> {
+        self.feed.as_ref().map(|it| it.status())
+    }
+
+    pub(crate) const fn feed(&self) -> Option<&Arc<Feed>> {
+        self.feed.as_ref()
+    }
+
+    pub(crate) const fn kv_source(&self) -> Option<&KvSource> {
+        self.spec.kv.as_ref()
+    }
+
+    pub(crate) fn observe(&self, event: Event) {
+        self.dispatch.observe(event);
+    }
+
+    /// Learns that the replica computed so many tokens of a prompt.
+    pub fn computed(&self, prompt: Tokens) {
+        if let Some(feed) = self.feed.as_ref().filter(|_| prompt > COMPUTED_MIN) {
+            feed.computed();
+        }
+    }
+
     /// Learns that the replica answered a request, be it with a refusal.
     pub fn answered(&self) {
         let now = self.dispatch.now();
@@ -264,8 +306,25 @@ impl Replica {
     }
 
     /// Time until the next probe is due.
-    pub(crate) fn probe_in(&self) -> std::time::Duration {
+    pub(crate) fn probe_in(&self) -> Duration {
         self.state.lock().tracker.probe_in()
+    }
+
+    /// Learns from its metrics that another process counts. What the engine itself publishes says so
+    /// sooner and better.
+    pub(crate) fn restarted(&self) {
+        match &self.feed {
+            Some(feed) if feed.status().following == Following::Followed => feed.lost(),
+            Some(_) | None => self.lost_cache(),
+        }
+    }
+
+    /// Learns that nothing is left in the replica's cache.
+    pub(crate) fn lost_cache(&self) {
+        self.dispatch.observe(Event::CacheLost(self.id));
+        if let Some(feed) = &self.feed {
+            feed.lost();
+        }
     }
 
     /// Learns what the replica says of its load; `None` when it says nothing any more.
@@ -297,7 +356,7 @@ impl Replica {
             Health::Ejected => {
                 if failure == Failure::Refused {
                     // Nothing listens: the process is gone, and its KV cache with it.
-                    self.dispatch.observe(Event::CacheLost(self.id));
+                    self.lost_cache();
                 }
                 tracing::warn!(replica = name, ?failure, "replica ejected");
             }

@@ -104,12 +104,7 @@ impl Routing {
     #[must_use]
     pub fn new(strategy: StrategyName) -> Self {
         let saturation = strategy.has_affinity().then(Saturation::default);
-        Self {
-            strategy,
-            saturation,
-            match_min: Self::MATCH_MIN,
-            cost: CostWeights::default(),
-        }
+        Self { strategy, saturation, match_min: Self::MATCH_MIN, cost: CostWeights::default() }
     }
 }
 
@@ -149,11 +144,13 @@ pub enum StrategyName {
     PeerLmetric,
     /// For comparison: Preble's exploit or explore.
     PeerPreble,
+    /// The replica with the least to compute before the answer, by what engines say they hold.
+    KvAware,
 }
 
 impl StrategyName {
     /// Every strategy, in the order in which they are listed to people.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::RoundRobin,
         Self::Random,
         Self::LeastRequest,
@@ -169,6 +166,7 @@ impl StrategyName {
         Self::PeerMooncake,
         Self::PeerLmetric,
         Self::PeerPreble,
+        Self::KvAware,
     ];
 
     /// The name as configuration, headers and metrics spell it.
@@ -190,6 +188,7 @@ impl StrategyName {
             Self::PeerMooncake => "peer-mooncake",
             Self::PeerLmetric => "peer-lmetric",
             Self::PeerPreble => "peer-preble",
+            Self::KvAware => "kv-aware",
         }
     }
 
@@ -197,7 +196,7 @@ impl StrategyName {
     #[must_use]
     pub const fn has_affinity(self) -> bool {
         match self {
-            Self::Sticky | Self::PrefixAware => true,
+            Self::Sticky | Self::PrefixAware | Self::KvAware => true,
             Self::RoundRobin
             | Self::Random
             | Self::LeastRequest
@@ -295,6 +294,10 @@ pub struct PrefixConfig {
     pub block: Tokens,
     /// Most memory the index takes, in bytes, whatever the number of replicas.
     pub index_bytes_max: usize,
+    /// Most memory that what engines say of their caches takes, in bytes; none is claimed before one
+    /// says anything.
+    #[serde(default = "PrefixConfig::held_bytes_max")]
+    pub held_bytes_max: usize,
     /// Replicas the index has room for at first; beyond it the index starts anew with twice the
     /// room.
     pub replicas: NonZeroUsize,
@@ -303,7 +306,18 @@ pub struct PrefixConfig {
 impl Default for PrefixConfig {
     fn default() -> Self {
         let replicas = NonZeroUsize::MIN.saturating_add(63);
-        Self { block: Tokens(64), index_bytes_max: 64 << 20, replicas }
+        Self {
+            block: Tokens(64),
+            index_bytes_max: 64 << 20,
+            held_bytes_max: Self::held_bytes_max(),
+            replicas,
+        }
+    }
+}
+
+impl PrefixConfig {
+    const fn held_bytes_max() -> usize {
+        64 << 20
     }
 }
 

@@ -4,6 +4,7 @@
 //! back when it does, whichever way it goes. Placing and reserving are one step, so that requests
 //! that arrive together see each other.
 
+mod caches;
 #[cfg(test)]
 mod tests;
 
@@ -20,11 +21,14 @@ use types::{
     time::Timestamp,
 };
 
+pub use self::caches::CacheMode;
+use self::caches::{Caches, Reserved};
 use crate::{
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Asked, Evictions, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
     fleet_view::{FleetView, Replica},
+    held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
     session::{Sessions, Turn},
@@ -40,6 +44,7 @@ pub struct Dispatcher {
     fallback: Option<(Saturation, Strategy)>,
     fleet: FleetView,
     prefixes: PrefixIndex,
+    caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
     outputs: OutputLengths,
@@ -65,6 +70,10 @@ struct InFlight {
     /// Whether its prompt is computed, so far as can be seen.
     answering: bool,
     first_token: Option<Timestamp>,
+    /// What it keeps with the replica's cache, where that is followed.
+    reserved: Option<Reserved>,
+    /// What of its prompt was believed to be there, and when the last of that was used.
+    believed: (Tokens, Option<u32>),
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -84,6 +93,7 @@ impl Dispatcher {
             fallback: fallback_of(&routing),
             fleet: FleetView::new(estimate),
             prefixes: PrefixIndex::new(prefix.index_bytes_max, prefix.replicas.get()),
+            caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
             outputs: OutputLengths::default(),
@@ -108,9 +118,7 @@ impl Dispatcher {
                     it.estimate.learn_gaps(now, tokens, waited, sharing);
                 }
             }
-            Event::Ended { request, outcome, output, cached } => {
-                self.end(now, request, outcome, output, cached);
-            }
+            Event::Ended { request, outcome, output } => self.end(now, request, outcome, output),
             Event::ReplicaJoined(id) => {
                 if self.fleet.get(id).is_none() {
                     let slot = self.prefixes.join();
@@ -132,11 +140,30 @@ impl Dispatcher {
                     self.prefixes.leave(replica.slot);
                     replica.slot = self.prefixes.join();
                 }
+                self.bound_prefixes(id);
+                self.caches.lost(id);
             }
+            Event::CacheSized { replica, tokens } if self.fleet.get(replica).is_some() => {
+                self.caches.sized(replica, tokens);
+                self.bound_prefixes(replica);
+            }
+            Event::CacheSized { .. } => {}
+            Event::CacheFollowed { replica, follows: true } => {
+                if self.fleet.get(replica).is_some() {
+                    self.caches.follow(replica);
+                }
+            }
+            Event::CacheFollowed { replica, follows: false } => self.caches.unfollow(replica),
+            Event::BlocksStored { replica, parent, blocks } => {
+                self.caches.stored(replica, parent, &blocks);
+            }
+            Event::BlocksRemoved { replica, blocks } => self.caches.removed(replica, &blocks),
+            Event::Found { request, cached } => self.found(now, request, cached),
             Event::ReplicaLeft(id) => {
                 if let Some(replica) = self.fleet.leave(id) {
                     self.prefixes.leave(replica.slot);
                 }
+                self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
             Event::RoutingChanged(routing) => {
@@ -228,7 +255,8 @@ impl Dispatcher {
         tried: Tried,
     ) {
         let uncached = request.prompt.saturating_sub(chosen.cached);
-        self.prefixes.insert(chosen.slot, &request.blocks);
+        let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
+        let reserved = self.caches.placed(chosen.id, &request);
         let mut forecast = chosen.forecast;
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
             if !self.strategy.forecasts() {
@@ -250,6 +278,8 @@ impl Dispatcher {
             indexed: chosen.indexed,
             answering: false,
             first_token: None,
+            reserved,
+            believed: (chosen.cached, last_used),
             tried,
             request,
         };
@@ -262,6 +292,7 @@ impl Dispatcher {
             self.release_prefill(now, it.replica, it.request.id, it.uncached);
         }
         self.fleet.release_request(it.replica);
+        self.caches.gone(it.replica, &it.request, it.reserved);
         self.strategy.left(it.replica, &it.request.blocks);
         if let Some(replica) = self.fleet.get_mut(it.replica) {
             replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
@@ -301,13 +332,15 @@ impl Dispatcher {
         candidates: &mut Vec<Candidate>,
     ) {
         self.prefixes.hits(&request.blocks, &mut self.hits);
+        self.caches.look_up(&request.blocks);
         // The last token is always computed, or there would be nothing to continue from.
         let cached_max = request.prompt.saturating_sub(Tokens(1));
         let forecasts = self.strategy.forecasts();
         let candidate = |replica: &Replica| {
             let hits = Blocks(self.hits.of(replica.slot)).tokens(self.block);
             let turn = home.filter(|it| it.0 == replica.id).map(|it| it.1).unwrap_or_default();
-            let cached = turn.continued(hits, self.block, request.prompt).min(cached_max);
+            let continued = turn.continued(hits, self.block, request.prompt).min(cached_max);
+            let cached = self.caches.told(replica.id, request).unwrap_or(continued);
             let sharing = replica.sharing(now);
             Candidate {
                 id: replica.id,
@@ -378,18 +411,8 @@ impl Dispatcher {
         }
     }
 
-    fn end(
-        &mut self,
-        now: Timestamp,
-        id: RequestId,
-        outcome: Outcome,
-        output: Option<Tokens>,
-        cached: Option<Tokens>,
-    ) {
+    fn end(&mut self, now: Timestamp, id: RequestId, outcome: Outcome, output: Option<Tokens>) {
         let Some(it) = self.in_flight.remove(&id) else { return };
-        if let Some(found) = cached {
-            self.evictions.observe(now, it.request.prompt, it.indexed, found);
-        }
         self.release(now, &it);
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
@@ -419,6 +442,28 @@ impl Dispatcher {
         }
     }
 
+    /// Learns how much of a prompt its replica found in its cache.
+    fn found(&mut self, now: Timestamp, id: RequestId, cached: Tokens) {
+        let Some(it) = self.in_flight.get(&id) else { return };
+        self.evictions.observe(now, it.request.prompt, it.indexed, cached);
+        self.caches.found(it.replica, it.reserved, cached);
+        // A hit that was not there: what was last used then is gone, and all that is staler.
+        let (believed, last_used) = it.believed;
+        let is_missing = cached + self.block < believed;
+        let slot = self.fleet.get(it.replica).map(|it| it.slot);
+        if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
+            self.prefixes.lacks(slot, last_used);
+        }
+    }
+
+    /// Tells the index how many blocks a replica's cache has room for, where that is known.
+    fn bound_prefixes(&mut self, id: ReplicaId) {
+        let slot = self.fleet.get(id).map(|it| it.slot);
+        if let Some((slot, size)) = slot.zip(self.caches.size(id)) {
+            self.prefixes.bound(slot, size.full_blocks(self.block).0);
+        }
+    }
+
     /// Requests placed and not yet gone.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -435,6 +480,18 @@ impl Dispatcher {
     #[must_use]
     pub fn prefixes(&self) -> &PrefixIndex {
         &self.prefixes
+    }
+
+    /// What engines say of their caches.
+    #[must_use]
+    pub const fn held(&self) -> &HeldIndex {
+        self.caches.held()
+    }
+
+    /// How far a replica's word on its cache is taken.
+    #[must_use]
+    pub fn cache_mode(&self, replica: ReplicaId) -> CacheMode {
+        self.caches.mode(replica)
     }
 
     /// Conversations remembered.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use types::{
+    block::BlockHash,
     outcome::Outcome,
     quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
@@ -34,9 +35,6 @@ pub enum Event {
         /// Tokens of its answer, where known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<Tokens>,
-        /// Prompt tokens that the replica says it found in its cache, where it says so.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        cached: Option<Tokens>,
     },
     /// A replica joined the fleet; it takes requests once it is [`Health::Ready`].
     ReplicaJoined(ReplicaId),
@@ -46,6 +44,16 @@ pub enum Event {
     ModelsListed { replica: ReplicaId, models: Box<[ModelId]> },
     /// A replica lost its KV cache, as a restart does.
     CacheLost(ReplicaId),
+    /// A replica says how many tokens its cache has room for.
+    CacheSized { replica: ReplicaId, tokens: Tokens },
+    /// From now on a replica's engine tells what it holds, beginning with nothing, or no longer does.
+    CacheFollowed { replica: ReplicaId, follows: bool },
+    /// A replica's engine stored a chain of blocks that follows `parent`.
+    BlocksStored { replica: ReplicaId, parent: Option<BlockHash>, blocks: Box<[BlockHash]> },
+    /// A replica's engine evicted blocks, those that follow others first.
+    BlocksRemoved { replica: ReplicaId, blocks: Box<[BlockHash]> },
+    /// A request's answer says how much of its prompt was found in the replica's cache.
+    Found { request: RequestId, cached: Tokens },
     /// A replica left the fleet for good.
     ReplicaLeft(ReplicaId),
     /// A replica reported its load.

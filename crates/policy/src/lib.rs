@@ -5,14 +5,16 @@
 //! events always replays to the same decisions.
 //!
 //! Read in this order: [`dispatcher`] (start here), [`event`], [`config`], [`fleet_view`],
-//! [`estimate`], [`prefix_index`], [`session`], [`strategy`], [`saturation`]; [`recording`] says how a run is kept and
-//! asked again.
+//! [`estimate`], [`prefix_index`] (what was sent where) and [`held_index`] (what engines say they hold), [`session`],
+//! [`strategy`], [`saturation`]; [`recording`] says how a run is kept and asked again.
 
+mod coming;
 pub mod config;
 pub mod dispatcher;
 pub mod estimate;
 pub mod event;
 pub mod fleet_view;
+pub mod held_index;
 pub mod prefix_index;
 pub mod recording;
 pub mod saturation;

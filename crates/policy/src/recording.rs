@@ -122,7 +122,8 @@ impl Replay {
             && entry.decisions.iter().any(|it| it.verdict.is_err())
         {
             // It was turned away then, so nothing will say that it has left.
-            let left = Event::Ended { request: request.id, outcome: Outcome::Cancelled, output: None, cached: None };
+            let left =
+                Event::Ended { request: request.id, outcome: Outcome::Cancelled, output: None };
             self.dispatcher.handle(entry.at, left, &mut self.decisions);
         }
     }

@@ -4,6 +4,7 @@
 //! dispatcher, so each can be tested on cases made by hand.
 
 mod consistent_hash;
+mod kv_aware;
 mod least_latency;
 mod least_request;
 mod peer_dynamo;
@@ -107,6 +108,8 @@ pub enum Strategy {
     PeerLmetric,
     /// As Preble does.
     PeerPreble(peer_preble::Window),
+    /// Where the least is left to compute.
+    KvAware,
 }
 
 impl Strategy {
@@ -120,6 +123,7 @@ impl Strategy {
             StrategyName::PowerOfTwo => Self::PowerOfTwo,
             StrategyName::Sticky => Self::Sticky,
             StrategyName::PrefixAware => Self::PrefixAware { match_min: routing.match_min },
+            StrategyName::KvAware => Self::KvAware,
             StrategyName::LeastLatency => Self::LeastLatency(routing.cost),
             StrategyName::ConsistentHash => Self::ConsistentHash,
             StrategyName::PeerSglang => Self::PeerSglang,
@@ -155,6 +159,7 @@ impl Strategy {
             | Self::PowerOfTwo
             | Self::Sticky
             | Self::PrefixAware { .. }
+            | Self::KvAware
             | Self::LeastLatency(_)
             | Self::ConsistentHash
             | Self::PeerSglang
@@ -209,6 +214,7 @@ impl Strategy {
             Self::PeerMooncake => peer_mooncake::choose(candidates, rng),
             Self::PeerLmetric => peer_lmetric::choose(ask, candidates, rng),
             Self::PeerPreble(window) => window.choose(ask, candidates, rng),
+            Self::KvAware => kv_aware::choose(ask, candidates, rng),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The router's configuration: one YAML file, checked in full before anything starts.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use fleet::{client::ClientConfig, fleet::FleetConfig, health::HealthConfig, replica::Origin};
+use fleet::{
+    client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
+};
 use policy::{
     config::{
         CostWeights, DispatcherConfig, PrefixConfig, Routing, Saturation, SessionConfig,
@@ -20,6 +22,8 @@ use policy::{
 use serde::{Deserialize, Serialize};
 use wire::headers::session::{SOURCES, Source, Sources};
 
+pub use self::replica::Replica;
+use types::block::HashKey;
 pub use types::units;
 use types::units::{ByteSize, TokenCount};
 
@@ -50,6 +54,9 @@ pub struct Config {
     /// Keys every hash; routers that share a fleet must share it. Drawn at random when absent.
     #[serde(skip_serializing)]
     pub hash_seed: Option<u64>,
+    /// Folders of models' tokenizers (`tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`), by
+    /// the names that clients give the models. Without one, text is counted in bytes.
+    pub tokenizers: BTreeMap<String, PathBuf>,
     /// Header that names the tenant, which a trusted proxy in front must set; tenants then never
     /// share a prefix or a session. Absent: everyone is one tenant.
     pub tenant_header: Option<String>,
@@ -63,17 +70,6 @@ pub struct Config {
 pub struct Admin {
     /// Its address, which must be a loopback one: nothing on it asks who is there.
     pub listen: SocketAddr,
-}
-
-/// A replica.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Replica {
-    /// Name in headers, logs and metrics; the host and port when absent.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// Where it is: `http://HOST:PORT`.
-    pub url: String,
 }
 
 /// How replicas are chosen.
@@ -103,10 +99,15 @@ pub struct Prefix {
     pub block: TokenCount,
     /// Most memory for the index, whatever the number of replicas.
     pub index_bytes_max: ByteSize,
+    /// Most memory for what engines say they hold; none is claimed where none says anything.
+    pub held_bytes_max: ByteSize,
     /// Replicas the index has room for at first.
     pub replicas: NonZeroUsize,
     /// Share of the prompt a replica must hold for `prefix-aware` to follow it, 0 to 1.
     pub match_min: f64,
+    /// Whether tenants find each other's prompts, as they do in the engines' caches unless they send
+    /// a `cache_salt`.
+    pub shared_by_tenants: bool,
 }
 
 /// How conversations are remembered.
@@ -234,6 +235,7 @@ impl Default for Config {
             drain: Drain::default(),
             recording: None,
             hash_seed: None,
+            tokenizers: BTreeMap::new(),
             tenant_header: None,
             worker_threads: None,
         }
@@ -261,12 +263,15 @@ impl Default for Policy {
 
 impl Default for Prefix {
     fn default() -> Self {
-        let PrefixConfig { block, index_bytes_max, replicas } = PrefixConfig::default();
+        let PrefixConfig { block, index_bytes_max, held_bytes_max, replicas } =
+            PrefixConfig::default();
         Self {
             block: TokenCount(block),
             index_bytes_max: ByteSize(index_bytes_max),
+            held_bytes_max: ByteSize(held_bytes_max),
             replicas,
             match_min: Routing::MATCH_MIN,
+            shared_by_tenants: false,
         }
     }
 }
@@ -280,7 +285,7 @@ impl Default for Session {
 
 impl Default for Health {
     fn default() -> Self {
-        let FleetConfig { health, health_path, scrape_interval, client: _ } =
+        let FleetConfig { health, health_path, scrape_interval, client: _, naming: _ } =
             FleetConfig::default();
         Self {
             path: health_path,
@@ -385,7 +390,7 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = self.replica_problems();
+        let mut problems = replica::problems(self);
         problems.extend(self.policy.problems());
         if !self.admin.listen.ip().is_loopback() {
             problems.push(format!(
@@ -442,35 +447,6 @@ impl Config {
         durations.into_iter().chain(numbers).filter(|it| it.1).map(|it| it.0)
     }
 
-    fn replica_problems(&self) -> Vec<String> {
-        if self.replicas.is_empty() {
-            return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
-        }
-        let mut problems = Vec::new();
-        let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
-        for (at, replica) in self.replicas.iter().enumerate() {
-            match replica.url.parse::<Origin>() {
-                Ok(origin) => {
-                    if !urls.insert(origin.to_string()) {
-                        problems.push(format!("replicas[{at}].url: {origin} is there twice"));
-                    }
-                }
-                Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
-            }
-            let name = replica.name();
-            if name.is_empty() || 64 < name.len() || !name.bytes().all(|it| it.is_ascii_graphic()) {
-                problems.push(format!(
-                    "replicas[{at}].name: `{}` must be 1 to 64 printable characters without spaces",
-                    name.escape_debug()
-                ));
-            }
-            if !names.insert(name) {
-                problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
-            }
-        }
-        problems
-    }
-
     /// The header that names the tenant.
     #[must_use]
     pub fn tenant_header(&self) -> Option<http::HeaderName> {
@@ -487,6 +463,7 @@ impl Config {
             prefix: PrefixConfig {
                 block: prefix.block.0,
                 index_bytes_max: prefix.index_bytes_max.0,
+                held_bytes_max: prefix.held_bytes_max.0,
                 replicas: prefix.replicas,
             },
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
@@ -496,7 +473,7 @@ impl Config {
 
     /// What the fleet is told.
     #[must_use]
-    pub fn fleet(&self) -> FleetConfig {
+    pub fn fleet(&self, key: HashKey) -> FleetConfig {
         let health = &self.health;
         FleetConfig {
             health: HealthConfig {
@@ -514,16 +491,8 @@ impl Config {
                 idle_timeout: self.timeouts.upstream_idle,
                 ..ClientConfig::default()
             },
+            naming: BlockNaming { key, block: self.policy.prefix.block.0 },
         }
-    }
-}
-
-impl Replica {
-    /// Its name: the one given, or the host and port.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        let address = || self.url.trim_start_matches("http://").trim_end_matches('/');
-        self.name.as_deref().unwrap_or_else(address)
     }
 }
 
@@ -581,5 +550,6 @@ impl Policy {
     }
 }
 
+mod replica;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::OwnedSemaphorePermit;
 use types::{
-    block::HashKey,
+    block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
     request::{ModelId, Request as Routed, SessionKey, TenantId},
 };
@@ -18,7 +18,9 @@ use wire::{
     prompt::PromptHash,
 };
 
-use crate::{app::App, passage::Passage, reject::Refusal};
+use crate::{
+    app::App, passage::Passage, reject::Refusal, token_ratio::TokenRatios, tokenize::Tokenizers,
+};
 
 /// Bodies longer than this are read off the threads that serve: parsing takes milliseconds then.
 const INLINE_BYTES_MAX: usize = 256 << 10;
@@ -48,6 +50,8 @@ struct Read {
     tenant: TenantId,
     output_max: Option<Tokens>,
     streamed: bool,
+    /// What the names of its blocks begin from, where its tokens can be told.
+    tokenised_from: Option<ChainSeed>,
 }
 
 /// Reads `request`.
@@ -63,8 +67,15 @@ pub(crate) async fn read(
     }
     let (body, budget) = receive(app, &headers, body).await?;
     let tenant = tenant(app, &headers)?;
-    let read = interpret(&app.reader, passage.endpoint(), &headers, tenant, &body).await?;
-    passage.describe(&read.model, read.prompt.prompt);
+    let endpoint = passage.endpoint();
+    let mut read = interpret(&app.reader, endpoint, &headers, tenant, &body).await?;
+    if let Some(seed) = read.tokenised_from {
+        let Reader { tokenizers, block, .. } = &*app.reader;
+        let tokenised =
+            tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block).await;
+        read.prompt = tokenised.unwrap_or(read.prompt);
+    }
+    passage.describe(&read.model, &read.prompt);
 
     headers::strip_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
@@ -138,11 +149,16 @@ fn tenant(app: &App, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 }
 
 /// How bodies are read; the same for all requests.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) hash_key: HashKey,
     pub(crate) block: Tokens,
     pub(crate) sources: Sources,
+    /// Whether tenants find each other's prompts.
+    pub(crate) tenants_share: bool,
+    pub(crate) tokenizers: Tokenizers,
+    /// How long tokens are, for models without a tokenizer.
+    pub(crate) ratios: TokenRatios,
 }
 
 impl Reader {
@@ -156,7 +172,21 @@ impl Reader {
         let view = openai::parse(endpoint, body)?;
         let session = self.sources.find(headers, &view, self.hash_key, tenant);
         Ok(Read {
-            prompt: view.hash_prompt(self.hash_key, tenant, self.block),
+            prompt: view.hash_prompt_of(
+                self.hash_key,
+                tenant.filter(|_| !self.tenants_share),
+                self.block,
+                self.ratios.centibytes(ModelId::from_name(&view.model)),
+            ),
+            tokenised_from: self.tokenizers.knows(&view.model).then(|| {
+                let scope = Scope {
+                    model: &view.model,
+                    adapter: view.adapter.as_deref(),
+                    tenant: tenant.filter(|_| !self.tenants_share),
+                    cache_salt: view.cache_salt.as_deref(),
+                };
+                ChainSeed::new(self.hash_key, &scope)
+            }),
             session: session.map(|it| it.key),
             tenant: tenant.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it)),
             output_max: view.output_max,

@@ -17,4 +17,10 @@ mod relay;
 mod routes;
 pub mod serve;
 pub mod telemetry;
+mod token_ratio;
+#[cfg(feature = "tokenizer")]
+mod tokenize;
+#[cfg(not(feature = "tokenizer"))]
+#[path = "tokenize_absent.rs"]
+mod tokenize;
 mod upstream;

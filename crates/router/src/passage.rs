@@ -9,13 +9,18 @@ use fleet::{dispatch::Ticket, replica::Replica};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use policy::event::{Placement, Reject};
 use tokio::time::Instant;
-use types::{outcome::Outcome, quantity::Tokens, request::Request};
-use wire::{headers, openai::Endpoint, usage::Usage};
+use types::{
+    outcome::Outcome,
+    quantity::Tokens,
+    request::{ModelId, Request},
+};
+use wire::{headers, openai::Endpoint, prompt::PromptHash, usage::Usage};
 
 use crate::{
     app::App,
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
+    token_ratio::TokenRatios,
 };
 
 /// Longest piece of a model's name that is logged; a client may send any.
@@ -68,6 +73,9 @@ pub(crate) struct Passage {
     received: Instant,
     model: String,
     prompt: Tokens,
+    /// The model, where the prompt's length is estimated by what was learned of it.
+    estimated: Option<ModelId>,
+    ratios: TokenRatios,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
     status: StatusCode,
@@ -91,6 +99,8 @@ impl Passage {
             received: Instant::now(),
             model: String::new(),
             prompt: Tokens::ZERO,
+            estimated: None,
+            ratios: app.reader.ratios.clone(),
             ticket: None,
             sent: None,
             status: StatusCode::OK,
@@ -113,9 +123,10 @@ impl Passage {
     }
 
     /// Learns what the body asks for.
-    pub(crate) fn describe(&mut self, model: &str, prompt: Tokens) {
+    pub(crate) fn describe(&mut self, model: &str, prompt: &PromptHash) {
         self.model.push_str(model.get(..MODEL_BYTES_LOGGED).unwrap_or(model));
-        self.prompt = prompt;
+        self.prompt = prompt.prompt;
+        self.estimated = prompt.is_estimated.then(|| ModelId::from_name(model));
     }
 
     /// Has a replica chosen and the request's place on it reserved.
@@ -196,8 +207,11 @@ impl Passage {
     pub(crate) fn ended(&mut self, end: End, usage: Usage) {
         (self.end, self.usage) = (end, usage);
         if let Some(ticket) = &mut self.ticket {
+            if let Some(cached) = usage.cached.filter(|_| end == End::Complete) {
+                ticket.found(cached);
+            }
             ticket.leave_as(end.outcome());
-            ticket.used(usage.completion.or(self.pieces), usage.cached);
+            ticket.generated(usage.completion.or(self.pieces));
         }
     }
 
@@ -246,6 +260,15 @@ impl Drop for Passage {
     fn drop(&mut self) {
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped);
+        if let (End::Complete, Some((replica, _)), Some(ticket)) =
+            (self.end, &self.sent, &self.ticket)
+        {
+            if let Some((model, prompt)) = self.estimated.zip(self.usage.prompt) {
+                self.ratios.learn(model, self.prompt, prompt);
+            }
+            let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
+            replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
+        }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());
             replica.used(&self.usage);

@@ -6,7 +6,7 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder, replica::ReplicaSpec};
+use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -24,7 +24,11 @@ use crate::{
     config::{Config, ConfigError, Drain, Problems, Recording},
     intake::Reader,
     routes, telemetry,
+    token_ratio::TokenRatios,
+    tokenize::Tokenizers,
 };
+
+pub use crate::tokenize::TokenizerError;
 
 /// Longest head of a request, in bytes, and so what one idle connection may hold.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -52,6 +56,9 @@ pub enum StartError {
         "cannot make the recording {file} (`recording.directory`): {source}; name a folder that can be written"
     )]
     Recording { file: String, source: io::Error },
+    /// A model's tokenizer can't be used.
+    #[error("cannot use a tokenizer (`tokenizers`): {0}")]
+    Tokenizer(#[from] TokenizerError),
     /// The system gives no random numbers.
     #[error("cannot draw a random seed: {0}")]
     Random(String),
@@ -166,13 +173,22 @@ fn assemble(config: &Config) -> Result<App, StartError> {
     let dispatcher = config.dispatcher(draw()?);
     let recording = config.recording.as_ref();
     let recorder = recording.map(|it| record(it, run, dispatcher)).transpose()?;
-    let fleet = Fleet::new(config.fleet(), Dispatch::recorded(dispatcher, recorder));
+    let fleet = Fleet::new(config.fleet(hash_key), Dispatch::recorded(dispatcher, recorder));
     for replica in &config.replicas {
-        if let Ok(origin) = replica.url.parse() {
-            fleet.join(ReplicaSpec { name: replica.name().to_owned(), origin });
+        if let Some(spec) = replica.spec() {
+            fleet.join(spec);
         }
     }
-    let reader = Reader { hash_key, block: config.policy.prefix.block.0, sources };
+    let prefix = &config.policy.prefix;
+    let tenants_share = prefix.shared_by_tenants;
+    let reader = Reader {
+        hash_key,
+        block: prefix.block.0,
+        sources,
+        tenants_share,
+        tokenizers: Tokenizers::load(&config.tokenizers, hash_key)?,
+        ratios: TokenRatios::default(),
+    };
     Ok(App::new(fleet, config, reader, run))
 }
 

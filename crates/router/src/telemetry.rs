@@ -18,6 +18,8 @@ use wire::usage::Usage;
 
 use crate::passage::End;
 
+mod caches;
+
 /// A metric that the router exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
@@ -63,11 +65,22 @@ const REPORTED_RUNNING: &str = "sluice_replica_reported_running";
 const REPORTED_WAITING: &str = "sluice_replica_reported_waiting";
 const INDEX_BYTES: &str = "sluice_prefix_index_bytes";
 const INDEX_BLOCKS: &str = "sluice_prefix_index_blocks";
+const HELD_BYTES: &str = "sluice_held_index_bytes";
+const HELD_BLOCKS: &str = "sluice_held_index_blocks";
+const HELD_REFUSED: &str = "sluice_held_index_refused_total";
+const CACHE_MODE: &str = "sluice_cache_mode";
+const KV_FOLLOWING: &str = "sluice_kv_following";
+const KV_EVENTS: &str = "sluice_kv_events_total";
+const KV_LAG: &str = "sluice_kv_event_lag_seconds";
+const KV_GAPS: &str = "sluice_kv_event_gaps_total";
+const KV_REPLAYS: &str = "sluice_kv_event_replays_total";
+const KV_RESTARTS: &str = "sluice_kv_restarts_total";
+const KV_ORPHANS: &str = "sluice_kv_orphan_blocks_total";
 const SESSIONS: &str = "sluice_sessions";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 21] = [
+pub const METRICS: [Metric; 32] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -87,6 +100,25 @@ pub const METRICS: [Metric; 21] = [
     metric(REPORTED_WAITING, Kind::Gauge, "Requests that a replica says are waiting"),
     metric(INDEX_BYTES, Kind::Gauge, "Memory claimed by the prefix index, in bytes"),
     metric(INDEX_BLOCKS, Kind::Gauge, "Blocks in the prefix index"),
+    metric(HELD_BYTES, Kind::Gauge, "Memory claimed for what engines say they hold, in bytes"),
+    metric(HELD_BLOCKS, Kind::Gauge, "Blocks that engines say they hold"),
+    metric(HELD_REFUSED, Kind::Counter, "Blocks that engines told of and there was no room for"),
+    metric(CACHE_MODE, Kind::Gauge, "By what a replica's cache is judged (1), by replica and mode"),
+    metric(
+        KV_FOLLOWING,
+        Kind::Gauge,
+        "How its engine's events are followed (1), by replica and state",
+    ),
+    metric(KV_EVENTS, Kind::Counter, "KV-cache events received, by replica"),
+    metric(KV_LAG, Kind::Gauge, "Time from the newest KV-cache event to its arrival, by replica"),
+    metric(KV_GAPS, Kind::Counter, "Times that KV-cache events were missed, by replica"),
+    metric(
+        KV_REPLAYS,
+        Kind::Counter,
+        "Times that KV-cache events were asked for again, by replica",
+    ),
+    metric(KV_RESTARTS, Kind::Counter, "Restarts that KV-cache events gave away, by replica"),
+    metric(KV_ORPHANS, Kind::Counter, "Blocks told of that follow one never told of, by replica"),
     metric(SESSIONS, Kind::Gauge, "Conversations remembered"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
@@ -259,6 +291,7 @@ fn describe(metric: &Metric) {
 
 /// Sets every gauge from what the dispatcher and the replicas say now.
 fn read_gauges(fleet: &Fleet) {
+    caches::read_gauges(fleet);
     for status in fleet.status() {
         let ready = if status.health == Health::Ready { 1.0 } else { 0.0 };
         gauge!(READY, "replica" => status.name.clone()).set(ready);

@@ -170,9 +170,10 @@ async fn a_replica_that_takes_no_connection_is_replaced() {
     config.timeouts.connect = Duration::from_millis(100);
     config.health.interval = Duration::from_secs(3_600);
     config.health.scrape_interval = Duration::from_secs(3_600);
-    config
-        .replicas
-        .push(Replica { name: Some("full".to_owned()), url: format!("http://{address}") });
+    config.replicas.push(Replica {
+        name: Some("full".to_owned()),
+        ..Replica::at(format!("http://{address}"))
+    });
     let answering = tokio::spawn(async move {
         for _ in 0..3 {
             let (mut socket, _) = listener.accept().await.unwrap();

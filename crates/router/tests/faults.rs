@@ -61,7 +61,7 @@ async fn a_model_whose_only_replica_fails_is_not_called_unknown() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let rare = emulator::spawn(options.replica().unwrap(), listener).unwrap();
     let mut config = config(RoundRobin);
-    config.replicas.push(Replica { name: None, url: rare.url() });
+    config.replicas.push(Replica::at(rare.url()));
     let stage = stage_with(config, 1).await;
     let body = json!({ "model": "rare", "messages": [], "max_tokens": 1 });
     rare.set_fault(Fault::CloseBeforeAnswer).await.unwrap();

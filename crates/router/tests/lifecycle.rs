@@ -50,7 +50,7 @@ async fn what_outlasts_the_deadline_is_cut_off_with_an_error() {
 async fn it_starts_before_its_replicas_and_finds_them_later() {
     let replica = common::emulate(Fault::Down).await;
     let mut config = config(RoundRobin);
-    config.replicas.push(Replica { name: Some("late".to_owned()), url: replica.url() });
+    config.replicas.push(Replica { name: Some("late".to_owned()), ..Replica::at(replica.url()) });
     config.health.interval = Duration::from_millis(100);
     let router = Router::open(config).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(200), router.all_ready()).await.is_err());
@@ -62,7 +62,7 @@ async fn it_starts_before_its_replicas_and_finds_them_later() {
 async fn a_port_that_is_taken_is_named() {
     let stage = stage(RoundRobin, 1).await;
     let mut config = config(RoundRobin);
-    config.replicas.push(Replica { name: None, url: stage.replicas[0].url() });
+    config.replicas.push(Replica::at(stage.replicas[0].url()));
     config.listen = stage.data;
     let error = Router::open(config).await.unwrap_err().to_string();
     assert!(error.contains(&stage.data.to_string()) && error.contains("`listen`"), "{error}");

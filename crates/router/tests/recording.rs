@@ -90,9 +90,7 @@ async fn a_recording_ends_at_its_length_and_requests_go_on() {
 #[tokio::test]
 async fn a_folder_that_is_not_there_is_named() {
     let mut config = config(StrategyName::PrefixAware);
-    config
-        .replicas
-        .push(router::config::Replica { name: None, url: "http://127.0.0.1:9".to_owned() });
+    config.replicas.push(router::config::Replica::at("http://127.0.0.1:9".to_owned()));
     config.recording = Some(Recording::into_directory("no/such/folder".into()));
     let error = Router::open(config).await.unwrap_err().to_string();
     assert!(error.contains("no/such/folder") && error.contains("recording.directory"), "{error}");

@@ -23,6 +23,8 @@ pub(crate) struct Flight {
     pub(crate) reason: Option<Reason>,
     /// Where it was sent last.
     pub(crate) replica: Option<u32>,
+    /// Tokens that its router expected to be found there.
+    pub(crate) expected: Option<Tokens>,
     pub(crate) cached: Option<Tokens>,
     pub(crate) first_token: Option<Timestamp>,
     /// Step of its replica that brought the first token.

@@ -232,12 +232,17 @@ impl Scenario {
             }
             None => Kind::Engine(Box::new(self.fleet.overrides.applied_to(profile))),
         };
+        let mut dispatcher = self.policy.dispatcher(strategy);
+        // What an engine publishes can be followed in blocks of its own size.
+        if let (Some(_), Kind::Engine(profile)) = (self.signals.event_lag, &kind) {
+            dispatcher.prefix.block = profile.block_size;
+        }
         Setup {
             seed,
             replicas: self.fleet.replicas,
             kind,
             routers: self.routers,
-            dispatcher: self.policy.dispatcher(strategy),
+            dispatcher,
             attempts_max: self.attempts_max,
             closed_conversations: self.conversations == Conversations::Closed,
             quoted_answers: self.quoted_answers,

@@ -110,6 +110,12 @@ pub struct Signals {
     pub scrape_delay: Duration,
     /// Share of readings that are lost, 0 to 1.
     pub scrape_loss: f64,
+    /// Time from a change of an engine's cache until the routers know; engines tell nothing when absent.
+    /// Routers then name blocks of the engine's size.
+    #[serde(with = "friendly_optional")]
+    pub event_lag: Option<Duration>,
+    /// Share of such messages that are noticed to be missing, and asked for, with the next one only.
+    pub event_loss: f64,
     /// Time until a router knows that a replica is gone or back, unless a request finds out.
     #[serde(with = "friendly")]
     pub health_delay: Duration,
@@ -145,6 +151,10 @@ impl Signals {
             let loss = self.scrape_loss;
             problems.push(format!("scrape_loss: needs a share from 0 to 1, has {loss}"));
         }
+        if !(0.0..1.0).contains(&self.event_loss) {
+            let loss = self.event_loss;
+            problems.push(format!("event_loss: needs a share from 0 to below 1, has {loss}"));
+        }
         problems
     }
 }
@@ -156,6 +166,8 @@ impl Default for Signals {
             scrape_interval: Some(Duration::from_secs(1)),
             scrape_delay: Duration::ZERO,
             scrape_loss: 0.0,
+            event_lag: None,
+            event_loss: 0.0,
             health_delay: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
         }

@@ -6,6 +6,7 @@
 
 mod check;
 mod faults;
+mod kv_events;
 mod replicas;
 mod requests;
 mod signals;
@@ -19,7 +20,7 @@ use std::{
     vec,
 };
 
-use engine::{InvalidProfile, Progress};
+use engine::{InvalidProfile, KvMessage, Progress};
 use policy::{dispatcher::Dispatcher, event::Decision};
 use rand::rngs::Xoshiro256PlusPlus;
 use report::{Histogram, RequestRecord};
@@ -101,6 +102,8 @@ pub(crate) enum Event {
     Scrape { router: u32 },
     /// A reading reaches the dispatcher.
     Reported { router: u32, replica: u32, report: LoadReport },
+    /// What an engine published reaches the routers.
+    Told { at: (u32, u32), messages: Vec<KvMessage> },
     /// A router's probe finds out how a replica is.
     Probed { router: u32, replica: u32 },
     /// A fault of the setup begins.
@@ -125,7 +128,7 @@ pub(crate) struct World<'a> {
     setup: &'a Setup,
     now: Timestamp,
     calendar: Calendar<Event>,
-    /// Events in the calendar that only carry news of load.
+    /// Events in the calendar that only carry news.
     news: usize,
     arrivals: Peekable<vec::IntoIter<Arrival>>,
     requests: usize,
@@ -265,6 +268,7 @@ impl<'a> World<'a> {
             Event::GaveUp { number } => self.gave_up(number),
             Event::Scrape { router } => self.scrape(router),
             Event::Reported { router, replica, report } => self.reported(router, replica, report),
+            Event::Told { at, messages } => self.told(at, messages),
             Event::Probed { router, replica } => self.probed(router, replica),
             Event::Fault { index } => self.begin_fault(index),
             Event::FaultEnds { index, generation } => self.end_fault(index, generation),

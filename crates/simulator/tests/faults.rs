@@ -58,20 +58,30 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
     };
     let faults = (0..draws.random_range(0..6)).map(|_| fault(&mut draws, replicas, routers));
     let faults: Vec<Fault> = faults.collect();
+    let mut dispatcher = DispatcherConfig::new(strategy, 0);
+    if draws.random() {
+        // Engines whose blocks are as long can be followed.
+        dispatcher.prefix.block = profile.block_size;
+    }
     let setup = Setup {
         seed,
         replicas,
         kind: Kind::Engine(Box::new(profile)),
         routers,
-        dispatcher: DispatcherConfig::new(strategy, 0),
+        dispatcher,
         attempts_max: draws.random_range(1..4),
         closed_conversations: draws.random(),
         quoted_answers: draws.random(),
         patience: draws.random::<bool>().then(|| millis(&mut draws, 4_000)),
+        step_noise: 0.0,
         warm_up: Duration::ZERO,
         signals: Signals {
             scrape_delay: millis(&mut draws, 2_000),
             scrape_loss: draws.random(),
+            event_lag: draws
+                .random_bool(0.5)
+                .then(|| Duration::from_millis(draws.random_range(0..500))),
+            event_loss: draws.random_range(0.0..0.5),
             health_delay: millis(&mut draws, 2_000),
             ..Signals::default()
         },

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use emulator::{Fault, Options};
+use emulator::{Fault, KvEvents, Options};
 use types::quantity::{Blocks, Tokens};
 
 use crate::{limits, shutdown, simulate::load};
@@ -34,6 +34,16 @@ pub(crate) struct Emulate {
     /// Most tokens in one step, instead of the profile's.
     #[arg(long, value_name = "N")]
     max_num_batched_tokens: Option<u32>,
+    /// Publishes what the first replica caches, as vLLM does, on tcp://HOST:PORT; the others take the
+    /// ports after it.
+    #[arg(long, value_name = "ENDPOINT")]
+    kv_events: Option<String>,
+    /// Answers on tcp://HOST:PORT who missed such events; needs --kv-events.
+    #[arg(long, value_name = "ENDPOINT", requires = "kv_events")]
+    kv_events_replay: Option<String>,
+    /// What the topics of such events begin with.
+    #[arg(long, value_name = "TEXT", default_value = "kv-events")]
+    kv_events_topic: String,
     /// What goes wrong: down, silence, close, break:CHUNKS, stall:CHUNKS, status:CODE …
     #[arg(long, value_name = "FAULT", default_value = "none")]
     fault: Fault,
@@ -41,6 +51,7 @@ pub(crate) struct Emulate {
 
 pub(crate) fn run(emulate: Emulate) -> anyhow::Result<()> {
     let profile = load::profile(&emulate.profile)?;
+    let (replay, topic) = (emulate.kv_events_replay, emulate.kv_events_topic);
     let options = Options {
         listen: emulate.listen,
         replicas: emulate.replicas,
@@ -51,6 +62,7 @@ pub(crate) fn run(emulate: Emulate) -> anyhow::Result<()> {
         max_num_seqs: emulate.max_num_seqs,
         max_num_batched_tokens: emulate.max_num_batched_tokens.map(Tokens),
         fault: emulate.fault,
+        kv_events: emulate.kv_events.map(|endpoint| KvEvents { endpoint, replay, topic }),
     };
     limits::raise();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads that serve")?;

@@ -23,7 +23,8 @@ pub(crate) struct Serve {
     /// A replica, in addition to those of the configuration; may be repeated.
     #[arg(long, value_name = "URL")]
     replica: Vec<String>,
-    /// The strategy: round-robin, random, least-request, power-of-two, sticky or prefix-aware.
+    /// The strategy: round-robin, random, least-request, power-of-two, sticky, prefix-aware or
+    /// kv-aware.
     #[arg(long, value_name = "NAME")]
     policy: Option<StrategyName>,
     /// Address of the data port.
@@ -63,9 +64,7 @@ fn configuration(serve: Serve) -> anyhow::Result<Config> {
         Some(path) => config::read(path)?,
         None => Config::default(),
     };
-    config
-        .replicas
-        .extend(serve.replica.into_iter().map(|url| config::Replica { name: None, url }));
+    config.replicas.extend(serve.replica.into_iter().map(config::Replica::at));
     config.policy.strategy = serve.policy.unwrap_or(config.policy.strategy);
     config.listen = serve.listen.unwrap_or(config.listen);
     config.admin.listen = serve.admin_listen.unwrap_or(config.admin.listen);

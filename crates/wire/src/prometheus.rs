@@ -26,6 +26,10 @@ pub struct Scrape {
     pub block: Option<Tokens>,
     /// KV blocks that the cache has room for, over all ranks.
     pub cache_blocks: Option<Blocks>,
+    /// When the process started, in seconds since 1970.
+    pub started_s: Option<f64>,
+    /// Prompt tokens since then; less than before means that another process counts.
+    pub prompt_tokens: Option<f64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +40,8 @@ enum Metric {
     BlockTokens,
     CacheBlocks,
     CacheTokens,
+    Started,
+    PromptTokens,
 }
 
 /// Reads a page of metrics; `None` where none of its lines is known.
@@ -72,6 +78,10 @@ impl<'t> Samples<'t> {
             | b"llamacpp:kv_cache_usage_ratio" => Metric::KvUsage,
             b"sglang:page_size" => Metric::BlockTokens,
             b"sglang:max_total_num_tokens" => Metric::CacheTokens,
+            b"process_start_time_seconds" => Metric::Started,
+            b"vllm:prompt_tokens_total"
+            | b"sglang:prompt_tokens_total"
+            | b"llamacpp:prompt_tokens_total" => Metric::PromptTokens,
             b"vllm:cache_config_info" => return self.take_cache_config(line),
             _ => return,
         };
@@ -110,7 +120,8 @@ impl<'t> Samples<'t> {
     }
 
     fn scrape(&self) -> Option<Scrape> {
-        if self.0.is_empty() {
+        // What any process says of itself makes no engine.
+        if self.0.keys().all(|it| it.0 == Metric::Started) {
             return None;
         }
         let ranks = self.values(Metric::KvUsage).count();
@@ -128,6 +139,8 @@ impl<'t> Samples<'t> {
                 .sum(Metric::CacheBlocks)
                 .map(|blocks| Blocks(whole(blocks)))
                 .or_else(|| Some(cache_tokens?.full_blocks(block?))),
+            started_s: self.values(Metric::Started).reduce(f64::max),
+            prompt_tokens: self.sum(Metric::PromptTokens),
         })
     }
 }

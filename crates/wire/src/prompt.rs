@@ -63,6 +63,40 @@ pub(crate) enum Content<'a> {
     Pairs(Option<&'a RawValue>, Option<&'a RawValue>),
 }
 
+impl Content<'_> {
+    /// Whether it is text, and not token ids.
+    fn is_text(&self) -> bool {
+        match self {
+            Content::None => false,
+            Content::Conversation { .. } | Content::Pairs(..) => true,
+            Content::Prompts(prompts) => {
+                let mut is_text = true;
+                for_each_prompt(*prompts, |prompt| is_text &= json::quoted(prompt).is_some());
+                is_text
+            }
+        }
+    }
+}
+
+/// Hundredths of a byte to a token.
+#[derive(Clone, Copy)]
+struct TokenBytes(u32);
+
+impl TokenBytes {
+    /// Of token ids, each laid out as four bytes.
+    const EXACT: Self = Self(400);
+
+    fn of(self, tokens: Tokens) -> usize {
+        let bytes = u64::from(tokens.0).saturating_mul(self.0.into()) / 100;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    fn tokens_in(self, bytes: usize) -> Tokens {
+        let tokens = (bytes as u64).saturating_mul(100).div_ceil(u64::from(self.0.max(1)));
+        Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))
+    }
+}
+
 /// A prompt as the dispatcher sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptHash {
@@ -70,20 +104,37 @@ pub struct PromptHash {
     pub blocks: Vec<BlockHash>,
     /// Length of the prompt, of all prompts in a batch: exact for token ids, else estimated.
     pub prompt: Tokens,
+    /// Whether it is one text whose length is estimated.
+    pub is_estimated: bool,
 }
 
 impl View<'_> {
     /// Names the prompt's blocks of `block` tokens each, within the request's scope.
     #[must_use]
     pub fn hash_prompt(&self, key: HashKey, tenant: Option<&str>, block: Tokens) -> PromptHash {
+        let centibytes = u32::try_from(BYTES_PER_TOKEN.saturating_mul(100)).unwrap_or(u32::MAX);
+        self.hash_prompt_of(key, tenant, block, centibytes)
+    }
+
+    /// As [`Self::hash_prompt`], where a token of text is taken to be `centibytes` hundredths of a byte
+    /// long instead of four bytes.
+    #[must_use]
+    pub fn hash_prompt_of(
+        &self,
+        key: HashKey,
+        tenant: Option<&str>,
+        block: Tokens,
+        centibytes: u32,
+    ) -> PromptHash {
         let scope = Scope {
             model: &self.model,
             adapter: self.adapter.as_deref(),
             tenant,
             cache_salt: self.cache_salt.as_deref(),
         };
-        let block_bytes = usize::try_from(block.0).unwrap_or(usize::MAX);
-        let block_bytes = block_bytes.saturating_mul(BYTES_PER_TOKEN);
+        let is_text = self.content.is_text();
+        let token_bytes = if is_text { TokenBytes(centibytes.max(1)) } else { TokenBytes::EXACT };
+        let block_bytes = token_bytes.of(block);
         let mut hasher = BlockHasher::new(ChainSeed::new(key, &scope), block_bytes);
         let mut bytes_beside = 0_usize;
         match self.content {
@@ -115,8 +166,9 @@ impl View<'_> {
                 bytes_beside = others.map_or(0, |raw| raw.get().len());
             }
         }
-        let prompt = Tokens::estimated_from_bytes(hasher.bytes().saturating_add(bytes_beside));
-        PromptHash { blocks: hasher.finish(), prompt }
+        let is_estimated = is_text && bytes_beside == 0;
+        let prompt = token_bytes.tokens_in(hasher.bytes().saturating_add(bytes_beside));
+        PromptHash { blocks: hasher.finish(), prompt, is_estimated }
     }
 
     /// Names a conversation by what all its requests share: the system's turns and the user's

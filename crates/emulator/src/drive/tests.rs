@@ -10,13 +10,13 @@ use super::*;
 const TICK: Duration = Duration::from_millis(1);
 
 fn replica() -> Arc<Replica> {
-    let replica = Arc::new(Replica::new(Profile::named("llama-3-8b-h100").unwrap()).unwrap());
+    let replica = Arc::new(Replica::new(Profile::named("llama-3-8b-h100").unwrap(), None).unwrap());
     let driven = Arc::clone(&replica);
     tokio::spawn(async move { driven.drive().await });
     replica
 }
 
-fn job(output: u32) -> (Job, FinishReason) {
+fn job(output: u32) -> Planned {
     let job = Job {
         id: RequestId(0),
         prompt: Tokens(1000),
@@ -24,7 +24,7 @@ fn job(output: u32) -> (Job, FinishReason) {
         output: Tokens(output),
         answer: engine::Answer::Private,
     };
-    (job, FinishReason::Length)
+    Planned { job, finish_reason: FinishReason::Length, content: Content::default() }
 }
 
 fn submit(replica: &Arc<Replica>, output: u32) -> Ticket {

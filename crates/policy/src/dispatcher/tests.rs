@@ -12,7 +12,7 @@ use types::{
     time::Timestamp,
 };
 
-use super::Dispatcher;
+use super::{CacheMode, Dispatcher};
 use crate::{
     config::{DispatcherConfig, Routing, StrategyName},
     event::{Decision, Event, Placement, Reason, Reject},
@@ -162,7 +162,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => arrived,
         2 => id().prop_map(Event::AttemptFailed),
         4 => id().prop_map(Event::FirstToken),
-        6 => (id(), outcome).prop_map(|(request, outcome)| Event::Ended { request, outcome, output: Some(Tokens(9)), cached: None }),
+        6 => (id(), outcome).prop_map(|(request, outcome)| Event::Ended { request, outcome, output: Some(Tokens(9)) }),
         2 => replica().prop_map(Event::ReplicaJoined),
         4 => (replica(), health).prop_map(|(replica, health)| Event::HealthChanged { replica, health }),
         1 => (replica(), 0..9_u32).prop_map(|(replica, tokens)| Event::TokensCame {
@@ -176,6 +176,19 @@ fn event() -> impl Strategy<Value = Event> {
             replica,
             report: LoadReport { running, ..LoadReport::default() },
         }),
+        2 => (replica(), any::<bool>())
+            .prop_map(|(replica, follows)| Event::CacheFollowed { replica, follows }),
+        3 => (replica(), 0..5_u64, 1..20_u64).prop_map(|(replica, family, blocks)| {
+            let blocks = Box::from(&*request(0, family, blocks).blocks);
+            Event::BlocksStored { replica, parent: None, blocks }
+        }),
+        1 => (replica(), 0..5_u64, 1..20_usize).prop_map(|(replica, family, blocks)| {
+            let all = request(0, family, 20).blocks;
+            let blocks = all.iter().rev().take(blocks).copied().collect();
+            Event::BlocksRemoved { replica, blocks }
+        }),
+        2 => (id(), 0..1_000_u32)
+            .prop_map(|(request, cached)| Event::Found { request, cached: Tokens(cached) }),
         1 => strategy.prop_map(|it| Event::RoutingChanged(Routing::new(it))),
     ]
 }
@@ -220,12 +233,13 @@ fn decide(events: &[Event]) -> Vec<Decision> {
         all.extend(decisions);
     }
     for id in open {
-        let ended = Event::Ended { request: id, outcome: Outcome::Cancelled, output: None, cached: None };
+        let ended = Event::Ended { request: id, outcome: Outcome::Cancelled, output: None };
         dispatcher.handle(Timestamp::ZERO, ended, &mut all);
     }
     check_books(&dispatcher, 0);
     let idle = dispatcher.fleet().replicas().iter().all(|it| it.load == Load::default());
     assert!(idle, "all that was reserved was given back: {:?}", dispatcher.fleet());
+    assert!(dispatcher.caches.is_idle(), "nothing is on its way any more");
     all
 }
 
@@ -247,4 +261,94 @@ proptest! {
     fn replaying_events_replays_decisions(events in vec(event(), 0..250)) {
         prop_assert_eq!(decide(&events), decide(&events));
     }
+}
+
+/// A dispatcher of `replicas` that are all followed.
+fn following(replicas: u32) -> Dispatcher {
+    let mut dispatcher = dispatcher(StrategyName::KvAware, replicas);
+    for replica in (0..replicas).map(ReplicaId) {
+        told(&mut dispatcher, Event::CacheFollowed { replica, follows: true });
+    }
+    dispatcher
+}
+
+fn stored(dispatcher: &mut Dispatcher, replica: u32, request: &Request, blocks: usize) {
+    let blocks = request.blocks[..blocks].into();
+    let replica = ReplicaId(replica);
+    told(dispatcher, Event::BlocksStored { replica, parent: None, blocks });
+}
+
+fn ended(dispatcher: &mut Dispatcher, id: u64, cached: u32) {
+    let request = RequestId(id);
+    told(dispatcher, Event::Found { request, cached: Tokens(cached) });
+    told(dispatcher, Event::Ended { request, outcome: Outcome::Finished, output: None });
+}
+
+#[test]
+fn what_an_engine_says_counts_and_not_what_was_sent() {
+    let mut dispatcher = following(2);
+    stored(&mut dispatcher, 1, &request(1, 1, 10), 7);
+    let first = placed(&mut dispatcher, request(1, 1, 10));
+    assert_eq!((first.replica, first.cached), (ReplicaId(1), Tokens(7 * 64)));
+    ended(&mut dispatcher, 1, 7 * 64);
+    // The engine has not said that it stored the rest, and nobody brings it any more.
+    assert_eq!(placed(&mut dispatcher, request(2, 1, 10)).cached, Tokens(7 * 64));
+    ended(&mut dispatcher, 2, 7 * 64);
+    let blocks = request(1, 1, 10).blocks[3..7].iter().rev().copied().collect();
+    told(&mut dispatcher, Event::BlocksRemoved { replica: ReplicaId(1), blocks });
+    assert_eq!(placed(&mut dispatcher, request(3, 1, 10)).cached, Tokens(3 * 64));
+}
+
+#[test]
+fn blocks_on_their_way_are_coming_hits() {
+    let mut dispatcher = following(4);
+    let first = placed(&mut dispatcher, request(1, 1, 10));
+    told(&mut dispatcher, Event::FirstToken(RequestId(1)));
+    let second = placed(&mut dispatcher, request(2, 1, 10));
+    assert_eq!((first.cached, second.cached), (Tokens(0), Tokens(640)));
+    assert_eq!(second.replica, first.replica);
+    // The second brings nothing that the first does not, and so nothing is left without it.
+    ended(&mut dispatcher, 1, 0);
+    ended(&mut dispatcher, 2, 640);
+    assert_eq!(placed(&mut dispatcher, request(3, 1, 10)).cached, Tokens(0));
+    let again = told(&mut dispatcher, Event::AttemptFailed(RequestId(3)))[0].verdict.unwrap();
+    assert_eq!(again.cached, Tokens(0));
+}
+
+#[test]
+fn a_prompt_of_whole_blocks_never_hits_its_last() {
+    let mut dispatcher = following(1);
+    let whole = Request { prompt: Tokens(640), ..request(1, 1, 10) };
+    stored(&mut dispatcher, 0, &whole, 10);
+    assert_eq!(placed(&mut dispatcher, whole).cached, Tokens(9 * 64));
+}
+
+#[test]
+fn a_lost_cache_leaves_no_ghost() {
+    let mut dispatcher = following(2);
+    stored(&mut dispatcher, 1, &request(1, 1, 10), 10);
+    told(&mut dispatcher, Event::CacheLost(ReplicaId(1)));
+    assert_eq!(placed(&mut dispatcher, request(1, 1, 10)).cached, Tokens(0));
+    ended(&mut dispatcher, 1, 0);
+    stored(&mut dispatcher, 1, &request(1, 1, 10), 4);
+    assert_eq!(placed(&mut dispatcher, request(2, 1, 10)).cached, Tokens(4 * 64));
+}
+
+#[test]
+fn an_engine_whose_answers_find_something_else_is_not_believed_until_they_agree() {
+    let mut dispatcher = following(1);
+    stored(&mut dispatcher, 0, &request(0, 1, 10), 10);
+    let mode = |it: &Dispatcher| it.cache_mode(ReplicaId(0));
+    for id in 0..32 {
+        placed(&mut dispatcher, request(id, 1, 10));
+        ended(&mut dispatcher, id, 0);
+    }
+    assert_eq!(mode(&dispatcher), CacheMode::Disagreeing);
+    for id in 32..64 {
+        placed(&mut dispatcher, request(id, 1, 10));
+        ended(&mut dispatcher, id, 640);
+    }
+    assert_eq!(mode(&dispatcher), CacheMode::Precise);
+    told(&mut dispatcher, Event::CacheFollowed { replica: ReplicaId(0), follows: false });
+    assert_eq!(mode(&dispatcher), CacheMode::Approximate);
 }

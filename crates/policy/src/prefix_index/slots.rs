@@ -9,41 +9,41 @@ pub struct Slot(u16);
 
 impl Slot {
     /// The slot as an index.
-    pub(super) const fn index(self) -> usize {
+    pub(crate) const fn index(self) -> usize {
         self.0 as usize
     }
 
     /// The word of a set that has this slot.
-    pub(super) const fn word(self) -> usize {
+    pub(crate) const fn word(self) -> usize {
         self.index() / 64
     }
 
     /// The slot's bit in its word.
-    pub(super) const fn bit(self) -> u64 {
+    pub(crate) const fn bit(self) -> u64 {
         1 << (self.0 % 64)
     }
 }
 
 /// Which slots are taken.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     live: Vec<u64>,
     dead: Vec<u64>,
 }
 
 impl Slots {
     /// `words × 64` free slots.
-    pub(super) fn new(words: usize) -> Self {
+    pub(crate) fn new(words: usize) -> Self {
         Self { live: vec![0; words], dead: vec![0; words] }
     }
 
     /// The slots in use, as words of a set.
-    pub(super) fn live(&self) -> &[u64] {
+    pub(crate) fn live(&self) -> &[u64] {
         &self.live
     }
 
     /// Takes the lowest free slot.
-    pub(super) fn take(&mut self) -> Option<Slot> {
+    pub(crate) fn take(&mut self) -> Option<Slot> {
         for (word, (live, dead)) in self.live.iter_mut().zip(&self.dead).enumerate() {
             let bit = (*live | dead).trailing_ones();
             if bit < 64 {
@@ -56,7 +56,7 @@ impl Slots {
     }
 
     /// Declares `slot` dead.
-    pub(super) fn retire(&mut self, slot: Slot) {
+    pub(crate) fn retire(&mut self, slot: Slot) {
         if let (Some(live), Some(dead)) =
             (self.live.get_mut(slot.word()), self.dead.get_mut(slot.word()))
         {
@@ -66,17 +66,17 @@ impl Slots {
     }
 
     /// Whether a slot waits to be free again.
-    pub(super) fn any_dead(&self) -> bool {
+    pub(crate) fn any_dead(&self) -> bool {
         self.dead.iter().any(|word| *word != 0)
     }
 
     /// Frees every dead slot: no block names one any more.
-    pub(super) fn swept(&mut self) {
+    pub(crate) fn swept(&mut self) {
         self.dead.fill(0);
     }
 
     /// Makes room for `words × 64` slots, those taken staying as they are.
-    pub(super) fn widen(&mut self, words: usize) {
+    pub(crate) fn widen(&mut self, words: usize) {
         self.live.resize(words, 0);
         self.dead.resize(words, 0);
     }

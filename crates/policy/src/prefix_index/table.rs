@@ -10,7 +10,7 @@ use types::block::BlockHash;
 
 /// Maps block hashes to node numbers; which hash a node has is told by the caller.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// Node number plus one; zero is empty, so that untouched pages stay unclaimed.
     cells: Vec<u32>,
 }
@@ -20,20 +20,20 @@ impl Table {
     const CELLS_PER_ENTRY: usize = 2;
 
     /// Memory for one entry, in bytes.
-    pub(super) const BYTES_PER_ENTRY: usize = Self::CELLS_PER_ENTRY * size_of::<u32>();
+    pub(crate) const BYTES_PER_ENTRY: usize = Self::CELLS_PER_ENTRY * size_of::<u32>();
 
     /// A table for at most `capacity` entries.
-    pub(super) fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self { cells: vec![0; capacity * Self::CELLS_PER_ENTRY] }
     }
 
     /// Memory claimed, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.cells.capacity() * size_of::<u32>()
     }
 
     /// The node of `hash`, among those that share its cells the one that `is_it`.
-    pub(super) fn find(&self, hash: BlockHash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: BlockHash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mut at = self.home(hash);
         loop {
             let node = self.cells.get(at)?.checked_sub(1)?;
@@ -47,7 +47,7 @@ impl Table {
     /// Adds `node`, whose hash is not in the table yet.
     ///
     /// At most `capacity` entries may be present; half of the cells are then still empty.
-    pub(super) fn insert(&mut self, hash: BlockHash, node: u32) {
+    pub(crate) fn insert(&mut self, hash: BlockHash, node: u32) {
         let mut at = self.home(hash);
         while let Some(cell) = self.cells.get_mut(at) {
             if *cell == 0 {
@@ -60,7 +60,7 @@ impl Table {
 
     /// Removes `node`, whose hash is `hash`, and moves later entries up so that each is still found
     /// from its home.
-    pub(super) fn remove(
+    pub(crate) fn remove(
         &mut self,
         hash: BlockHash,
         node: u32,

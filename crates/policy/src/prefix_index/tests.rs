@@ -186,3 +186,79 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_flood_of_one_tenants_prompts_evicts_its_own() {
+    let mut index = index_of(2_000);
+    let slot = index.join();
+    let (quiet, loud) = (TenantId(1), TenantId(2));
+    let of_quiet: Vec<_> = (0..20).map(|family| prompt(family, 0, 10)).collect();
+    for blocks in &of_quiet {
+        index.insert_for(slot, quiet, blocks);
+    }
+    for family in 0..10_000_u64 {
+        let mut parent = BlockHash(family.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let blocks: Vec<_> = (0..10)
+            .map(|at: u8| {
+                parent = hash_block(parent, &[at]);
+                parent
+            })
+            .collect();
+        index.insert_for(slot, loud, &blocks);
+    }
+    assert!(of_quiet.iter().all(|it| depth_of(&index, slot, it) == 10));
+    assert!(index.bytes() <= 2_000 * PrefixIndex::block_bytes(1));
+    assert_eq!(index.len(), index.capacity());
+}
+
+#[test]
+fn tenants_that_share_a_beginning_never_lose_it_before_what_follows() {
+    let mut index = index_of(40);
+    let slot = index.join();
+    for round in 0..200_u8 {
+        let blocks = prompt(round, 4, 12);
+        index.insert_for(slot, TenantId((round % 3).into()), &blocks);
+        for family in 0..=round {
+            let blocks = prompt(family, 4, 12);
+            let held: Vec<_> = blocks.iter().map(|it| index.is_held(*it)).collect();
+            assert!(held.is_sorted_by(|a, b| a >= b), "closed: {held:?}");
+        }
+    }
+}
+
+#[test]
+fn a_replica_holds_no_more_than_its_cache_has_room_for() {
+    let mut index = index_of(10_000);
+    let (small, large) = (index.join(), index.join());
+    index.bound(small, 100);
+    let prompts: Vec<_> = (0..50).map(|family| prompt(family, 0, 10)).collect();
+    for blocks in &prompts {
+        index.insert(small, blocks);
+        index.insert(large, blocks);
+    }
+    let held = |slot| prompts.iter().filter(|it| depth_of(&index, slot, it) == 10).count();
+    assert_eq!(held(large), 50);
+    assert!((9..=11).contains(&held(small)), "{}", held(small));
+    assert_eq!(depth_of(&index, small, &prompts[49]), 10);
+    assert_eq!(depth_of(&index, small, &prompts[0]), 0);
+}
+
+#[test]
+fn what_was_not_found_takes_all_that_is_staler_with_it() {
+    let mut index = index_of(1_000);
+    let (a, b) = (index.join(), index.join());
+    let [first, second, third] = [1, 2, 3].map(|family| prompt(family, 0, 10));
+    for blocks in [&first, &second, &third] {
+        index.insert(a, blocks);
+        index.insert(b, blocks);
+    }
+    let stamp = index.insert_for(a, TenantId::NONE, &second).unwrap();
+    index.lacks(a, stamp);
+    assert_eq!(depth_of(&index, a, &first), 0);
+    assert_eq!(depth_of(&index, a, &second), 10, "it was computed anew");
+    assert_eq!(depth_of(&index, a, &third), 10);
+    assert_eq!(depth_of(&index, b, &first), 10, "the other one's cache is its own");
+    // Whoever else uses it does not bring it back.
+    index.insert(b, &first);
+    assert_eq!(depth_of(&index, a, &first), 0);
+}

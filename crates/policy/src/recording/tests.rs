@@ -51,7 +51,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => (40..1_000_000_u64, 0..6_u64).prop_map(|(id, prefix)| arrival(id, prefix)),
         1 => request.clone().prop_map(Event::AttemptFailed),
         1 => request.clone().prop_map(Event::FirstToken),
-        2 => request.prop_map(|request| Event::Ended { request, outcome: Outcome::Finished, output: None, cached: None }),
+        2 => request.prop_map(|request| Event::Ended { request, outcome: Outcome::Finished, output: None }),
         1 => (replica.clone(), any::<f32>()).prop_map(|(replica, kv)| Event::LoadReported {
             replica,
             report: LoadReport { running: 3, waiting: 1, kv_usage: if kv.is_finite() { kv } else { 0.5 } },
@@ -92,7 +92,8 @@ fn another_rule_is_asked_what_it_would_have_chosen() {
     let header = header(StrategyName::RoundRobin);
     // Prefixes in turn, and one replica more than prefixes: round-robin never comes back in time.
     let events = (0..12).flat_map(|id| {
-        let ended = Event::Ended { request: RequestId(id), outcome: Outcome::Finished, output: None, cached: None };
+        let ended =
+            Event::Ended { request: RequestId(id), outcome: Outcome::Finished, output: None };
         [arrival(id, id % 3), Event::FirstToken(RequestId(id)), ended]
     });
     let entries = record(&header, fleet(4).chain(events));

@@ -93,3 +93,31 @@ fn what_is_printed_reads_back() {
     let again = serde_yaml::to_string(&parsed(&text)).unwrap();
     assert_eq!(text, again);
 }
+
+#[test]
+fn what_is_said_of_events_must_go_together() {
+    let problems = |replica: &str, more: &str| {
+        let text = format!("replicas: [{{ url: \"http://a:1\", {replica} }}]\n{more}");
+        let config: Config = serde_yaml::from_str(&text).unwrap();
+        match config.checked("given") {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    };
+    for (replica, more, told) in [
+        ("kv_events: \"tcp://a:1\", kv_replay: \"tcp://a:2\", kv_ranks: 2", "", ""),
+        ("kv_events: \"http://a:1\"", "", "write tcp://HOST:PORT"),
+        ("kv_replay: \"tcp://a:2\"", "", "say where the events are"),
+        ("kv_events: \"tcp://a:1\", kv_ranks: 2", "", "needs kv_replay"),
+        ("kv_events: \"tcp://a:1\"", "tenant_header: x-t", "shared_by_tenants"),
+        (
+            "kv_events: \"tcp://a:1\"",
+            "tenant_header: x-t\npolicy: { prefix: { shared_by_tenants: true } }",
+            "",
+        ),
+    ] {
+        let problems = problems(replica, more);
+        let is_told = if told.is_empty() { problems.is_empty() } else { problems.contains(told) };
+        assert!(is_told, "{replica}: {problems}");
+    }
+}

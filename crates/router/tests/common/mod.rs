@@ -98,7 +98,9 @@ pub async fn stage_with(mut config: Config, count: usize) -> Stage {
     let mut replicas = Vec::new();
     for at in 0..count {
         let replica = emulate(Fault::None).await;
-        config.replicas.push(Replica { name: Some(format!("r{at}")), url: replica.url() });
+        config
+            .replicas
+            .push(Replica { name: Some(format!("r{at}")), ..Replica::at(replica.url()) });
         replicas.push(replica);
     }
     let router = Router::open(config).await.unwrap();
@@ -112,7 +114,7 @@ pub async fn stage_with(mut config: Config, count: usize) -> Stage {
 
 /// A router before the replica at `url`.
 pub async fn stage_before(url: String, mut config: Config) -> Stage {
-    config.replicas.push(Replica { name: None, url });
+    config.replicas.push(Replica::at(url));
     stage_with(config, 0).await
 }
 

@@ -13,7 +13,7 @@ use types::{
     time::Timestamp,
 };
 
-use super::{Event, Violation, World};
+use super::{Event, Violation, World, kv_events::Feed};
 use crate::{
     seed::{Subsystem, generator, seed_of},
     server::{Fcfs, Server},
@@ -54,6 +54,8 @@ pub(crate) struct Replica {
     waited: Duration,
     /// When routers last took stock.
     counted: Timestamp,
+    /// What it publishes of its cache.
+    pub(super) feed: Feed,
 }
 
 /// What follows when a replica has drained.
@@ -104,6 +106,9 @@ impl World<'_> {
                     let seed = seed_of(self.setup.seed, Subsystem::Steps(replica));
                     engine.vary_steps(StepNoise { sigma: self.setup.step_noise, seed });
                 }
+                if self.publishes() {
+                    engine.record_kv_events();
+                }
                 Server::Engine(Box::new(engine))
             }
             Kind::Fcfs { servers, .. } => Server::Fcfs(Fcfs::new(*servers)),
@@ -136,6 +141,7 @@ impl World<'_> {
             tokens: Tokens::ZERO,
             waited: Duration::ZERO,
             counted: Timestamp::ZERO,
+            feed: Feed::default(),
         });
         for router in self.router_numbers() {
             if let Some(it) = self.routers.get_mut(router as usize) {
@@ -144,6 +150,7 @@ impl World<'_> {
             self.tell(router, Learned::ReplicaJoined(ReplicaId(number)));
             self.see(router, number, health);
         }
+        self.follow(number);
         Ok(number)
     }
 
@@ -159,6 +166,7 @@ impl World<'_> {
                     it.generation = it.generation.saturating_add(1);
                     it.stepping = false;
                     it.is_up = is_up;
+                    it.feed = Feed { generation: it.feed.generation, ..Feed::default() };
                 }
             }
             Err(violation) => {
@@ -202,6 +210,7 @@ impl World<'_> {
         if it.stepping {
             self.enter_plan_end(at);
         }
+        self.publish(at);
         self.check_kv(at.0);
     }
 

@@ -56,6 +56,7 @@ impl World<'_> {
             decided: None,
             reason: None,
             replica: None,
+            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -141,6 +142,7 @@ impl World<'_> {
         flight.attempts = flight.attempts.saturating_add(1);
         flight.reason = Some(placement.reason);
         flight.replica = Some(replica);
+        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
@@ -236,6 +238,10 @@ impl World<'_> {
             self.tell(router, Learned::FirstToken(token.id));
         }
         if token.last {
+            let flight = self.flight_mut(number).map(|it| (it.router, it.cached));
+            if let Some((router, Some(cached))) = flight {
+                self.tell(router, Learned::Found { request: RequestId(number), cached });
+            }
             self.end(number, Outcome::Finished, None);
         }
     }
@@ -260,8 +266,7 @@ impl World<'_> {
 
     /// Ends a request that was placed.
     fn end(&mut self, number: u64, outcome: Outcome, error: Option<String>) {
-        let Some(flight) = self.flight_mut(number) else { return };
-        let (router, cached) = (flight.router, flight.cached);
+        let Some(router) = self.flight_mut(number).map(|it| it.router) else { return };
         self.give_back(number);
         let request = RequestId(number);
         let ending = if error.is_none() { Ending::Completed } else { Ending::Failed };
@@ -271,8 +276,7 @@ impl World<'_> {
         let is_whole = outcome == Outcome::Finished;
         let output = record.and_then(Option::as_ref).map(|it| it.output_tokens);
         let output = output.filter(|_| is_whole);
-        let cached = cached.filter(|_| is_whole);
-        self.tell(router, Learned::Ended { request, outcome, output, cached });
+        self.tell(router, Learned::Ended { request, outcome, output });
     }
 
     /// Takes a request off the replica it was sent to.

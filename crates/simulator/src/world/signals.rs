@@ -81,13 +81,18 @@ impl World<'_> {
         }
     }
 
-    fn enter_news(&mut self, at: types::time::Timestamp, event: Event) {
+    pub(super) fn enter_news(&mut self, at: types::time::Timestamp, event: Event) {
         self.news = self.news.saturating_add(1);
         self.calendar.enter(at, event);
     }
 
-    pub(super) fn scrape(&mut self, router: u32) {
+    /// Takes note that news has arrived.
+    pub(super) fn heard_news(&mut self) {
         self.news = self.news.saturating_sub(1);
+    }
+
+    pub(super) fn scrape(&mut self, router: u32) {
+        self.heard_news();
         // A run of which nothing but news is left to come is over, or stuck.
         let is_over = self.left >= self.requests;
         let is_stuck = self.arrivals.peek().is_none() && self.calendar.len() == self.news;
@@ -111,7 +116,7 @@ impl World<'_> {
     }
 
     pub(super) fn reported(&mut self, router: u32, replica: u32, report: LoadReport) {
-        self.news = self.news.saturating_sub(1);
+        self.heard_news();
         let replica = ReplicaId(replica);
         self.tell(router, Learned::LoadReported { replica, report });
     }

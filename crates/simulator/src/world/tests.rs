@@ -296,3 +296,48 @@ fn steps_planned_together_are_the_steps_taken_one_by_one() {
     let endings = together.records.iter().filter(|it| it.ending == Ending::Failed).count();
     assert!((10..300).contains(&endings), "{endings}");
 }
+
+/// Requests of eight families over and over, on replicas with room for three of them.
+fn pressed(signals: Signals, strategy: StrategyName) -> (Setup, Vec<Arrival>) {
+    let mut setup = Setup { signals, ..setup(2) };
+    setup.dispatcher = DispatcherConfig::new(strategy, 0);
+    setup.dispatcher.prefix.block = Tokens(16);
+    let profile = Profile::named("llama-3-8b-h100").unwrap();
+    let profile = Profile { kv_tokens: Tokens(3_600), max_model_len: Tokens(2_000), ..profile };
+    setup.kind = Kind::Engine(Box::new(profile));
+    let family = |at: u64| (at * at + at / 3) % 8;
+    (setup, (0..400).map(|at| request(at * 300, family(at))).collect())
+}
+
+/// How many of 400 requests found something else than their router expected.
+fn surprised(signals: Signals) -> usize {
+    let (setup, arrivals) = pressed(signals, StrategyName::KvAware);
+    let mut world = World::new(&setup, arrivals).unwrap();
+    let mut expected = Vec::new();
+    while let Some(arrival) = world.arrivals.next() {
+        while world.calendar.next_at().is_some_and(|it| it < arrival.at) {
+            let (at, event) = world.calendar.pop().unwrap();
+            world.advance_to(at);
+            world.happen(event);
+        }
+        world.advance_to(arrival.at);
+        world.arrive(&arrival);
+        expected.push(world.flights.last().unwrap().as_ref().unwrap().expected);
+    }
+    while let Some((at, event)) = world.calendar.pop() {
+        world.advance_to(at);
+        world.happen(event);
+    }
+    let found = world.records.iter().map(|it| it.as_ref().unwrap().cached_tokens);
+    assert_eq!(expected.len(), 400);
+    found.zip(expected).filter(|(found, expected)| found != expected).count()
+}
+
+#[test]
+fn routers_that_are_told_know_what_is_found_and_those_that_are_not_do_not() {
+    let told = Signals { event_lag: Some(millis(1)), ..Signals::default() };
+    let late = Signals { event_lag: Some(millis(1_000)), event_loss: 0.2, ..told };
+    let [exact, late, inferred] = [told, late, Signals::default()].map(surprised);
+    assert!(exact <= 4, "{exact} surprises in spite of exact events");
+    assert!(exact < late && 40 < inferred, "{exact}, {late} with late events, {inferred} without");
+}

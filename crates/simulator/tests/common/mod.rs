@@ -18,6 +18,7 @@ pub(crate) fn station(servers: u32, service: ServiceTime) -> Setup {
         closed_conversations: false,
         quoted_answers: false,
         patience: None,
+        step_noise: 0.0,
         warm_up: std::time::Duration::ZERO,
         signals: Signals { scrape_interval: None, ..Signals::default() },
         faults: Vec::new(),

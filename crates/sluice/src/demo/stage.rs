@@ -79,7 +79,7 @@ impl Stage {
         }
         let named = |(at, it): (usize, &Handle)| Replica {
             name: Some(format!("replica-{at}")),
-            url: it.url(),
+            ..Replica::at(it.url())
         };
         let mut config = Config {
             listen: port.local_addr()?,
