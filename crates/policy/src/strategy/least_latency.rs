@@ -104,13 +104,7 @@ mod tests {
 
     #[test]
     fn each_term_can_be_switched_off() {
-        let weights = |wait, harm, price| CostWeights {
-            wait,
-            harm,
-            price,
-            tie: 0.0,
-            ..CostWeights::default()
-        };
+        let weights = |wait, harm, price| CostWeights { wait, harm, price, tie: 0.0, memory: true };
         let slow = with(0, 0, 0.9, 0.1, 0.1);
         let crowded = with(1, 50, 0.1, 0.1, 0.1);
         let full = with(2, 0, 0.3, 0.1, 0.9);
@@ -124,9 +118,9 @@ mod tests {
     fn near_equals_share() {
         let all = [with(0, 0, 1.0, 0.0, 0.0), with(1, 0, 1.015, 0.0, 0.0)];
         let tally = tallied(&all, &CostWeights::default());
-        let more_work = [all[0], with(1, 0, 0.99, 0.02, 0.0)];
+        let more_work = [all[0], with(1, 0, 1.01, 0.02, 0.0)];
         let idle = CostWeights { price: 0.0, ..CostWeights::default() };
-        assert_eq!(tallied(&more_work, &idle), [0, 1_000]);
+        assert_eq!(tallied(&more_work, &idle), [1_000, 0], "more work is no equal");
         assert!(tally.iter().all(|it| (430..570).contains(it)), "{tally:?}");
     }
 
