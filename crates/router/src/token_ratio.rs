@@ -7,10 +7,7 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use types::{
-    quantity::{BYTES_PER_TOKEN, Tokens},
-    request::ModelId,
-};
+use types::{quantity::Tokens, request::ModelId};
 
 /// Models whose figure is kept; clients may make up any number of names, and replicas answer to few.
 const MODELS_MAX: usize = 256;
@@ -38,8 +35,8 @@ struct Ratio {
     centibytes: u32,
 }
 
-/// Without knowing better, in hundredths of a byte.
-const DEFAULT: u32 = 100 * BYTES_PER_TOKEN as u32;
+/// Without knowing better, in hundredths of a byte: [`types::quantity::BYTES_PER_TOKEN`].
+const DEFAULT: u32 = 400;
 
 impl TokenRatios {
     /// Hundredths of a byte to a token of `model`.
