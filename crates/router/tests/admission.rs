@@ -8,11 +8,12 @@ use common::{CHAT, Stage, chat, config, stage, stage_with, until};
 use emulator::Fault;
 use http::{Method, Response};
 use hyper::body::Incoming;
-use policy::config::StrategyName::LeastRequest;
+use policy::{admission::AdmissionConfig, config::StrategyName::LeastRequest};
 
 /// One replica with one seat.
 async fn one_seat() -> Stage {
     let mut config = config(LeastRequest);
+    config.admission = AdmissionConfig::default();
     config.policy.estimate.coefficients.sequences_max = 1;
     stage_with(config, 1).await
 }
@@ -87,7 +88,7 @@ async fn who_hangs_up_while_waiting_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn admission_is_switched_live_and_mistakes_are_named() {
-    let stage = stage(LeastRequest, 1).await;
+    let stage = one_seat().await;
     let view = stage.admin(Method::GET, "/admin/admission", "").await.json();
     assert_eq!(view["config"]["mode"], "knee");
     let off = stage.admin(Method::PUT, "/admin/admission", r#"{"mode": "off"}"#).await;
