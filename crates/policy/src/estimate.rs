@@ -9,7 +9,7 @@
 //! configuration; two *margins* ([`margin`]) say by how much predictions must be raised for only a
 //! few to be broken. How long an answer will be is learned for each tenant and model ([`output`]).
 //!
-//! Decision 12 has the options, what each was measured to do, and why learning stops under load.
+//! Learning stops under load, where what is observed tells of queues and no longer of speed.
 
 pub mod coefficients;
 pub(crate) mod decay;
