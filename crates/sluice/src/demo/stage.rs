@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use emulator::{EmulatorConfig, Handle};
-use policy::config::StrategyName;
+use policy::{admission::AdmissionMode, config::StrategyName};
 use router::{
     config::{Admin, Config, Drain, Replica},
     serve::Router,
@@ -89,6 +89,8 @@ impl Stage {
             ..Config::default()
         };
         config.policy.strategy = policy;
+        // Policies are compared by what becomes of everything that is sent.
+        config.admission.mode = AdmissionMode::Off;
         let router = Router::open_on(config, port).await?;
         if tokio::time::timeout(READY_WITHIN, router.all_ready()).await.is_err() {
             bail!("the emulated replicas were not ready within {READY_WITHIN:?}");
