@@ -103,7 +103,12 @@ class Fleet:
 
 def spread(name, values):
     values = sorted(values)
-    at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
+
+    def at(share):
+        place = share * (len(values) - 1)
+        low, high = values[int(place)], values[min(int(place) + 1, len(values) - 1)]
+        return low + (high - low) * (place - int(place))
+
     return {f"{name}_mean": statistics.fmean(values), f"{name}_p50": at(0.5), f"{name}_p99": at(0.99)}
 
 
@@ -121,6 +126,7 @@ def run_aiperf(aiperf, out, lines, requests):
         (out / "aiperf.log").write_text(done.stdout + done.stderr)
         if done.returncode:
             sys.exit(f"AIPerf ended with {done.returncode}; see {out / 'aiperf.log'}")
+        time.sleep(0.5)
         seen = fleet.seen()
     said = json.loads(next((out / "aiperf").rglob("profile_export_aiperf.json")).read_text())
     value = lambda name, key: (said.get(name) or {}).get(key)
@@ -138,6 +144,7 @@ def run_sluice(out, lines):
         command = [BIN, "replay", "--target", f"http://127.0.0.1:{PORT}", "--trace", lines, "--goodput", goodput,
                    "--no-session-header", "--allow-lag", "--json", "--out", out / "sluice"]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+        time.sleep(0.5)
         seen = fleet.seen()
     run = json.loads(done.stdout)["runs"][0]
     rows = [json.loads(line) for line in (out / "sluice/requests.jsonl").read_text().splitlines()]

@@ -5,7 +5,7 @@
     benches/load_generator.py OUT [rate|streams|stall]...
 
 The target is `canned-server` on the same machine, one thread. Nothing is pinned. On a machine that others use,
-`nice -n -10` before the command keeps their work out of the lag; say so beside the figures. Prints one JSON object a
+`chrt -f 1` before the command keeps their work out of the lag; say so beside the figures. Prints one JSON object a
 measurement and keeps the results folders in OUT.
 """
 
@@ -51,7 +51,7 @@ class Watch(threading.Thread):
                 self.cpu = cpu_s(self.pid)
             except (FileNotFoundError, ProcessLookupError, IndexError):
                 return
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
 def measure(name, out, server, replay, answer_tokens=3):
@@ -101,11 +101,12 @@ def streams(out):
     """Five thousand answers of twenty tokens, one a second, all open at once."""
     figures, watch = measure("streams", out, ["tokens=20", "gap_ms=1000"],
                              ["--rate", "1000", "--arrivals", "constant", "--duration", "5s"], answer_tokens=20)
-    idle = min(rss for files, rss in watch.rss if files > 0)
+    # Before the first stream, with the whole schedule planned.
+    idle = next(rss for files, rss in watch.rss if files >= 10)
     most = max(files for files, _ in watch.rss)
     busy = max(rss for files, rss in watch.rss if files == most)
     figures |= {"open_files": watch.files, "resident_kb_before": idle, "resident_kb_open": busy,
-                "kb_per_stream": round((busy - idle) / figures["requests"], 2)}
+                "kb_per_stream": round((busy - idle) / (most - 10), 2)}
     yield figures
 
 

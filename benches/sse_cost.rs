@@ -61,6 +61,13 @@ async fn stream() -> Response {
 async fn replica(address: &str) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/health", get(async || ""))
+        // What other routers want to know of a replica before they send it anything.
+        .route(
+            "/v1/models",
+            get(async || r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#),
+        )
+        .route("/get_model_info", get(async || r#"{"model_path":"m","is_generation":true}"#))
+        .route("/get_server_info", get(async || r#"{"model_path":"m"}"#))
         .route("/v1/chat/completions", axum::routing::post(stream));
     axum::serve(TcpListener::bind(address).await?, routes).await
 }
@@ -70,7 +77,7 @@ async fn read(address: String) -> std::io::Result<usize> {
     let body = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"go"}]}"#;
     let mut socket = TcpStream::connect(&address).await?;
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: r\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: r\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     socket.write_all(head.as_bytes()).await?;

@@ -13,22 +13,28 @@ use serde_json::json;
 use tokens::model::{Files, Model};
 use wire::openai::Endpoint;
 
-/// Words of a question and of an answer.
-const WORDS: (usize, usize) = (60, 300);
+/// Words of a question and of an answer: those of the workload `support-chat` on average, four bytes a
+/// token.
+const WORDS: (usize, usize) = (87, 100);
 
-/// Words of the system prompt.
-const SYSTEM_WORDS: usize = 800;
+/// Words of the system prompt: the 6,000 tokens of that workload.
+const SYSTEM_WORDS: usize = 4_000;
 
 fn text(words: usize, seed: usize) -> String {
     const SOME: [&str; 12] = [
         "routing", "a", "request", "costs", "what", "the", "cache", "lacks", "and", "nothing",
         "else,", "mostly.",
     ];
-    let word = |at: usize| {
-        let place = at.wrapping_mul(7_919).wrapping_add(seed.wrapping_mul(104_729)) % SOME.len();
+    let mut state = (seed as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut word = || {
+        // Xorshift: no two texts are alike, or one would be remembered as the other.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let place = usize::try_from(state >> 33).unwrap_or_default() % SOME.len();
         SOME.get(place).copied().unwrap_or_default()
     };
-    (0..words).map(word).collect::<Vec<_>>().join(" ")
+    (0..words).map(|_| word()).collect::<Vec<_>>().join(" ")
 }
 
 /// The body of a conversation's `turn`-th request, counted from one.

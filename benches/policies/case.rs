@@ -5,7 +5,7 @@ use std::{fs, io::Read as _};
 use anyhow::{Context as _, bail};
 use engine::Profile;
 use limits::visits::{Visit, Visits};
-use policy::config::StrategyName;
+use policy::{admission::AdmissionMode, config::StrategyName};
 use report::{Run, RunInfo};
 use serde_json::Value;
 use simulator::{Scenario, scenario::Conversations};
@@ -105,7 +105,10 @@ impl Case {
     /// One run.
     pub(crate) fn run(&self, rate: f64, seed: u64) -> anyhow::Result<Run> {
         let (load, arrivals) = self.arrivals(rate, seed)?;
-        let setup = self.scenario.setup(self.variant.strategy, seed, self.profile.clone());
+        // Who turns requests away hides what placing them well is worth.
+        let admission = AdmissionMode::Off;
+        let strategy = self.variant.strategy;
+        let setup = self.scenario.setup(strategy, admission, seed, self.profile.clone());
         let recording = simulator::run(&setup, arrivals)?;
         let has_end = !self.is_trace() && self.scenario.conversations == Conversations::Open;
         let info = RunInfo {

@@ -373,7 +373,7 @@ mod tests {
         dispatch.observe(Event::HealthChanged { replica, health: Health::Ready });
         let slo = Slo { ttft: Some(Duration::from_secs(1)), ..Slo::default() };
         let long =
-            |id| Request { slo, ..Request::new(id, ModelId(1), Tokens(15_000), Vec::new().into()) };
+            |id| Request { slo, ..Request::new(id, ModelId(1), Tokens(16_000), Vec::new().into()) };
         let requests = (0..=n).map(|_| long(dispatch.next_id())).collect();
         (dispatch, requests)
     }

@@ -14,7 +14,7 @@
 //! The less urgent, those who have had more than their share ([`shares`]) and those who come again meet
 //! gates that close earlier: what is left open is for the others, who then always find room.
 //!
-//! Decision 16 has the options and what each was measured to do.
+//! Decision 7 has the options and what each was measured to do.
 
 pub mod config;
 pub mod gate;

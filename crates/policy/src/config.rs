@@ -73,11 +73,14 @@ pub struct CostWeights {
     /// Replicas whose cost exceeds the least by no more than this share count as equal, and lots are
     /// drawn: routers that see the same fleet must not all choose the same one.
     pub tie: f64,
+    /// Whether work counts for more while caches are too small: what it pushes out must then be
+    /// computed anew, which pushes out more.
+    pub memory: bool,
 }
 
 impl Default for CostWeights {
     fn default() -> Self {
-        Self { wait: 1.0, harm: 1.0, price: 6.0, tie: 0.02 }
+        Self { wait: 1.0, harm: 1.0, price: 6.0, tie: 0.02, memory: true }
     }
 }
 

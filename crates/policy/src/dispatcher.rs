@@ -6,6 +6,7 @@
 
 mod admit;
 mod caches;
+mod learn;
 #[cfg(test)]
 mod tests;
 
@@ -30,13 +31,13 @@ use self::{
 use crate::{
     admission::Admission,
     config::{DispatcherConfig, Routing, Saturation},
-    estimate::{Asked, Forecast, OutputLengths},
+    estimate::{Asked, Evictions, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
     fleet_view::{Accuracy, FleetView, Replica},
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
-    session::Sessions,
+    session::{Sessions, Turn},
     strategy::{Ask, Candidate, Strategy},
 };
 
@@ -56,6 +57,7 @@ pub struct Dispatcher {
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
     outputs: OutputLengths,
+    evictions: Evictions,
     admission: Admission,
     /// When requests whose first token can't be seen are taken to have it.
     unseen: BTreeSet<(Timestamp, RequestId)>,
@@ -74,6 +76,8 @@ struct InFlight {
     forecast: Forecast,
     /// Prompt tokens reserved on the replica until the first token comes.
     uncached: Tokens,
+    /// Prompt tokens that the index said the replica holds.
+    indexed: Tokens,
     /// Whether its prompt is computed, so far as can be seen.
     answering: bool,
     /// What it keeps with the replica's cache, where that is followed.
@@ -114,6 +118,7 @@ impl Dispatcher {
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
             outputs: OutputLengths::default(),
+            evictions: Evictions::default(),
             admission: Admission::new(admission),
             unseen: BTreeSet::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -256,10 +261,13 @@ impl Dispatcher {
             prompt: request.prompt,
             output: self.outputs.expected(request),
             tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
+            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
         };
         let mut candidates = std::mem::take(&mut self.candidates);
-        self.find_candidates(now, request, &asked, tried, &mut candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
+        let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
+        let home = bound.zip(turn);
+        self.find_candidates(now, request, &asked, tried, home, &mut candidates);
         let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
         let admitted = if candidates.is_empty() || !tried.is_empty() {
             Ok(())
@@ -341,6 +349,7 @@ impl Dispatcher {
             placed: now,
             forecast,
             uncached,
+            indexed: chosen.indexed,
             answering: false,
             reserved,
             believed: (chosen.cached, last_used),
@@ -394,6 +403,7 @@ impl Dispatcher {
         request: &Request,
         asked: &Asked,
         tried: &Tried,
+        home: Option<(ReplicaId, Turn)>,
         candidates: &mut Vec<Candidate>,
     ) {
         self.prefixes.hits(&request.blocks, &mut self.hits);
@@ -402,8 +412,10 @@ impl Dispatcher {
         let cached_max = request.prompt.saturating_sub(Tokens(1));
         let forecasts = self.forecasts();
         let candidate = |replica: &Replica| {
-            let believed = || Blocks(self.hits.of(replica.slot)).tokens(self.block).min(cached_max);
-            let cached = self.caches.told(replica.id, request).unwrap_or_else(believed);
+            let hits = Blocks(self.hits.of(replica.slot)).tokens(self.block);
+            let turn = home.filter(|it| it.0 == replica.id).map(|it| it.1).unwrap_or_default();
+            let believed = turn.continued(hits, self.block, request.prompt).min(cached_max);
+            let cached = self.caches.told(replica.id, request).unwrap_or(believed);
             let sharing = replica.sharing(now);
             Candidate {
                 id: replica.id,
@@ -411,6 +423,7 @@ impl Dispatcher {
                 requests: sharing.all,
                 queued_prefill: replica.load.queued_prefill,
                 cached,
+                indexed: hits.min(cached_max),
                 forecast: if forecasts {
                     replica.estimate.forecast(now, asked, cached, sharing)
                 } else {
@@ -489,6 +502,7 @@ impl Dispatcher {
         let Some(it) = self.in_flight.remove(&id) else { return self.stop_waiting(id) };
         if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
             self.found(&it, cached);
+            self.evictions.observe(now, it.request.prompt, it.indexed, cached);
         }
         self.release(now, &it);
         match (outcome, it.request.session) {
@@ -499,41 +513,6 @@ impl Dispatcher {
         if let (Outcome::Finished, Some(output)) = (outcome, output) {
             self.learn_answer(now, &it, output);
         }
-    }
-
-    /// Learns how many tokens of its prompt an answer found in its replica's cache.
-    fn found(&mut self, it: &InFlight, cached: Tokens) {
-        self.caches.found(it.replica, it.reserved, cached);
-        // A hit that was not there: what was last used then is gone, and all that is staler.
-        let (believed, last_used) = it.believed;
-        let is_missing = cached + self.block < believed;
-        let slot = self.fleet.get(it.replica).map(|it| it.slot);
-        if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
-            self.prefixes.lacks(slot, last_used);
-        }
-    }
-
-    /// Tells the index how many blocks a replica's cache has room for, where that is known.
-    fn bound_prefixes(&mut self, id: ReplicaId) {
-        let slot = self.fleet.get(id).map(|it| it.slot);
-        if let Some((slot, size)) = slot.zip(self.caches.size(id)) {
-            self.prefixes.bound(slot, size.full_blocks(self.block).0);
-        }
-    }
-
-    /// Learns from an answer that came to its end after `output` tokens.
-    fn learn_answer(&mut self, now: Timestamp, it: &InFlight, output: Tokens) {
-        self.outputs.observe(&it.request, output);
-        let gaps = output.saturating_sub(Tokens(1)).0;
-        let first = it.first_token.filter(|_| gaps > 0);
-        let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));
-        if let Some((tpot_s, tpot_max)) = tpot_s.zip(it.request.slo.tpot)
-            && let Some(replica) = self.fleet.get_mut(it.replica)
-        {
-            replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
-            Accuracy::move_to(&mut replica.accuracy.tpot, it.forecast.tpot_s, tpot_s);
-        }
-        self.learn_limits(now, it, tpot_s);
     }
 
     /// Requests placed and not yet gone.

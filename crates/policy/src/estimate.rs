@@ -9,10 +9,11 @@
 //! configuration; two *margins* ([`margin`]) say by how much predictions must be raised for only a
 //! few to be broken. How long an answer will be is learned for each tenant and model ([`output`]).
 //!
-//! Decision 12 has the options, what each was measured to do, and why learning stops under load.
+//! Learning stops under load, where what is observed tells of queues and no longer of speed.
 
 pub mod coefficients;
 pub(crate) mod decay;
+pub mod eviction;
 pub mod margin;
 pub mod output;
 pub mod replica;
@@ -23,6 +24,7 @@ use types::quantity::Tokens;
 
 pub use self::{
     coefficients::Coefficients,
+    eviction::Evictions,
     output::OutputLengths,
     replica::{Forecast, ReplicaEstimate},
 };
@@ -56,4 +58,6 @@ pub struct Asked {
     /// Time per output token at which a replica counts as full, seconds; `None` where nothing was
     /// promised.
     pub tpot_max_s: Option<f64>,
+    /// How many times its own time prefill costs in the end, because of what its blocks push out.
+    pub recomputing: f64,
 }

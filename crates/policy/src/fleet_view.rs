@@ -117,7 +117,8 @@ impl Replica {
     #[must_use]
     pub fn has_room(&self, now: Timestamp) -> bool {
         let is_full = |(seen, report): (Timestamp, LoadReport)| {
-            now.since(seen) <= REPORT_AGE_MAX && KV_USAGE_MAX <= report.kv_usage
+            let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
+            now.since(seen) <= REPORT_AGE_MAX && waits_for_memory
         };
         self.requests(now) < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
     }

@@ -6,7 +6,7 @@
 
 use lru::LruCache;
 use rustc_hash::FxBuildHasher;
-use types::{replica::ReplicaId, request::SessionKey, time::Timestamp};
+use types::{quantity::Tokens, replica::ReplicaId, request::SessionKey, time::Timestamp};
 
 use crate::config::SessionConfig;
 
@@ -21,6 +21,31 @@ pub struct Sessions {
 struct Binding {
     replica: ReplicaId,
     used: Timestamp,
+    turn: Turn,
+}
+
+/// The last turn of a conversation whose answer came to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Length of its prompt.
+    pub prompt: Tokens,
+    /// Length of its answer, which the replica holds as well as the prompt.
+    pub answer: Tokens,
+}
+
+impl Turn {
+    /// Tokens of a prompt that are cached where `hits` of it are known to be: the next prompt quotes the
+    /// answer, which no router has seen as tokens.
+    #[must_use]
+    pub fn continued(self, hits: Tokens, block: Tokens, prompt: Tokens) -> Tokens {
+        let held = self.prompt + self.answer;
+        // The prompt's last block is not full, and so not known.
+        let holds_prompt = self.prompt.saturating_sub(block) < hits;
+        if !holds_prompt || prompt < held {
+            return hits;
+        }
+        hits.max(held.full_blocks(block).tokens(block))
+    }
 }
 
 impl Sessions {
@@ -33,7 +58,7 @@ impl Sessions {
 
     /// The replica that serves `session`, unless that was longer ago than sessions live.
     pub fn replica_of(&mut self, now: Timestamp, session: SessionKey) -> Option<ReplicaId> {
-        let Binding { replica, used } = *self.bindings.get(&session)?;
+        let Binding { replica, used, .. } = *self.bindings.get(&session)?;
         if self.config.ttl < now.since(used) {
             self.bindings.pop(&session);
             return None;
@@ -41,9 +66,24 @@ impl Sessions {
         Some(replica)
     }
 
+    /// The last turn of `session` on `replica`; nothing where another one serves it.
+    #[must_use]
+    pub fn last_turn(&self, session: SessionKey, replica: ReplicaId) -> Turn {
+        let binding = self.bindings.peek(&session).filter(|it| it.replica == replica);
+        binding.map(|it| it.turn).unwrap_or_default()
+    }
+
+    /// Learns of an answer that `replica` gave in `session`.
+    pub fn answered(&mut self, session: SessionKey, replica: ReplicaId, turn: Turn) {
+        if let Some(it) = self.bindings.peek_mut(&session).filter(|it| it.replica == replica) {
+            it.turn = turn;
+        }
+    }
+
     /// Binds `session` to `replica`, whatever it was bound to before.
     pub fn bind(&mut self, now: Timestamp, session: SessionKey, replica: ReplicaId) {
-        self.bindings.put(session, Binding { replica, used: now });
+        let turn = self.last_turn(session, replica);
+        self.bindings.put(session, Binding { replica, used: now, turn });
         if self.config.sessions_max.get() < self.bindings.len() {
             self.bindings.pop_lru();
         }
@@ -117,6 +157,22 @@ mod tests {
         sessions.bind(at(1), C, TWO);
         assert_eq!(sessions.len(), 2);
         assert_eq!(sessions.replica_of(at(1), B), None);
+    }
+
+    #[test]
+    fn a_prompt_that_quotes_the_answer_finds_it_where_the_conversation_was() {
+        let mut sessions = sessions();
+        sessions.bind(at(0), A, ONE);
+        let turn = Turn { prompt: Tokens(100), answer: Tokens(60) };
+        sessions.answered(A, ONE, turn);
+        sessions.bind(at(1), A, ONE);
+        assert_eq!(sessions.last_turn(A, ONE), turn);
+        assert_eq!(sessions.last_turn(A, TWO), Turn::default());
+        let block = Tokens(16);
+        assert_eq!(turn.continued(Tokens(96), block, Tokens(200)), Tokens(160));
+        // The replica lost the prompt, or the prompt is another one.
+        assert_eq!(turn.continued(Tokens(80), block, Tokens(200)), Tokens(80));
+        assert_eq!(turn.continued(Tokens(96), block, Tokens(150)), Tokens(96));
     }
 
     #[test]

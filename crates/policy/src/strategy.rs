@@ -49,6 +49,8 @@ pub struct Candidate {
     pub queued_prefill: Tokens,
     /// Tokens of this prompt it is believed to hold.
     pub cached: Tokens,
+    /// Those of them that the index names: the others follow from the conversation.
+    pub indexed: Tokens,
     /// What the request is expected to meet there; nothing where the rule does not look at it.
     pub forecast: Forecast,
     /// Whether it has room for one more: a seat in its batch, and memory.
@@ -232,6 +234,7 @@ pub(crate) mod testing {
             requests,
             queued_prefill: Tokens::ZERO,
             cached: Tokens(cached),
+            indexed: Tokens(cached),
             forecast: Forecast::default(),
             has_room: true,
             reported: LoadReport::default(),

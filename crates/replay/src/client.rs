@@ -3,10 +3,11 @@
 use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::{Request, uri::Scheme};
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, Error, connect::HttpConnector},
+    client::legacy::{Client, Error, ResponseFuture, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use rustls::{
@@ -22,12 +23,30 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What each connection reads into, and so the longest head of an answer. The library would take at
 /// least 8 KiB and grow from there; thousands of open streams that bring a token at a time need
 /// neither, and heads are long at 2 KiB (nginx takes 4 or 8 from its upstreams).
-const READ_BUFFER_BYTES: usize = 6 * 1024;
+const READ_BUFFER_BYTES: usize = 4 * 1024;
 
 /// The system's number for "too many open files".
 const EMFILE: i32 = 24;
 
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+/// Sends requests to targets of either kind.
+///
+/// Plain targets have a client of their own: a connection that could be encrypted is as large as one
+/// that is, two KiB more, and thousands of streams are open at once.
+pub(crate) struct HttpClient {
+    plain: Client<HttpConnector, Full<Bytes>>,
+    /// Where a target is encrypted.
+    encrypted: Option<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
+}
+
+impl HttpClient {
+    pub(crate) fn request(&self, request: Request<Full<Bytes>>) -> ResponseFuture {
+        let is_https = request.uri().scheme() == Some(&Scheme::HTTPS);
+        match self.encrypted.as_ref().filter(|_| is_https) {
+            Some(encrypted) => encrypted.request(request),
+            None => self.plain.request(request),
+        }
+    }
+}
 
 /// Why no encrypted connection can be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,25 +74,29 @@ pub(crate) fn client(targets: &[Target], ca_pem: Option<&[u8]>) -> Result<HttpCl
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    connector.enforce_http(false);
-    let roots = match ca_pem {
-        Some(pem) => given_roots(pem)?,
-        None if targets.iter().any(Target::is_https) => system_roots()?,
-        None => RootCertStore::empty(),
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.http1_read_buf_exact_size(READ_BUFFER_BYTES);
+    let encrypted = if ca_pem.is_some() || targets.iter().any(Target::is_https) {
+        let roots = ca_pem.map_or_else(system_roots, given_roots)?;
+        connector.enforce_http(false);
+        Some(builder.build(encrypting(connector.clone(), roots)?))
+    } else {
+        None
     };
+    Ok(HttpClient { plain: builder.build(connector), encrypted })
+}
+
+fn encrypting(
+    connector: HttpConnector,
+    roots: RootCertStore,
+) -> Result<HttpsConnector<HttpConnector>, BadTrust> {
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| BadTrust::Unusable(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(connector);
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder.http1_read_buf_exact_size(READ_BUFFER_BYTES);
-    Ok(builder.build(connector))
+    let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
+    Ok(builder.enable_http1().wrap_connector(connector))
 }
 
 fn given_roots(pem: &[u8]) -> Result<RootCertStore, BadTrust> {
@@ -130,7 +153,7 @@ mod tests {
     fn authorities_that_cannot_be_used_are_named_with_the_cure() {
         for pem in ["", "not PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
         {
-            let error = client(&[], Some(pem.as_bytes())).unwrap_err().to_string();
+            let error = client(&[], Some(pem.as_bytes())).err().unwrap().to_string();
             assert!(error.contains("with --ca"), "{error}");
         }
     }

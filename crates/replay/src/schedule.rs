@@ -72,7 +72,7 @@ pub(crate) struct Clock {
     /// What has a time of its own, by time.
     timeline: std::vec::IntoIter<Numbered>,
     /// What is ready to leave, by time: the next of the timeline, and turns that follow answers.
-    ready: BTreeMap<(Timestamp, usize), Outgoing>,
+    ready: BTreeMap<(Timestamp, usize), Box<Outgoing>>,
     /// Whether the next of the timeline is among what is ready.
     is_next_ready: Option<(Timestamp, usize)>,
     /// Turns that follow answers; none where no more will come.

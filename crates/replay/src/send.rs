@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use hyper_util::client::legacy::ResponseFuture;
 use report::{Ending, RequestRecord};
 use tokio::{
     runtime::Handle,
@@ -65,7 +66,8 @@ pub(crate) struct Sender {
     ended: mpsc::Sender<Ended>,
 }
 
-/// A request that waits for its time.
+/// A request that waits for its time. It stays in one place until it has ended: a task would hold a
+/// copy for each function that it is handed through.
 pub(crate) struct Outgoing {
     request: Option<Request<Full<Bytes>>>,
     record: RequestRecord,
@@ -144,7 +146,7 @@ impl Sender {
     }
 
     /// Makes the `index`-th request ready to leave.
-    pub(crate) fn prepare(&self, index: usize, arrival: &Arrival) -> Outgoing {
+    pub(crate) fn prepare(&self, index: usize, arrival: &Arrival) -> Box<Outgoing> {
         let given = arrival.prompt.given.as_deref();
         let endpoint = match given.and_then(|it| it.api) {
             Some(Api::Chat) => Endpoint::ChatCompletions,
@@ -163,13 +165,13 @@ impl Sender {
             request_id,
             ..RequestRecord::default()
         };
-        Outgoing {
+        Box::new(Outgoing {
             request: self.request(index, endpoint, &record, body),
             record,
             endpoint,
             may_be_whole: given.is_some(),
             hang_up: self.hang_ups.and_then(|it| it.of(self.seed, index)),
-        }
+        })
     }
 
     /// None where it cannot be formed.
@@ -198,18 +200,20 @@ impl Sender {
     }
 
     /// Sends `outgoing` now, unless too many requests are open; never waits.
-    pub(crate) fn send(self: &Arc<Self>, runtime: &Handle, outgoing: Outgoing) {
+    pub(crate) fn send(self: &Arc<Self>, runtime: &Handle, outgoing: Box<Outgoing>) {
         let sender = Arc::clone(self);
         let permit = Arc::clone(&self.open).try_acquire_owned().ok();
         runtime.spawn(async move { sender.carry_out(outgoing, permit).await });
     }
 
-    async fn carry_out(&self, outgoing: Outgoing, permit: Option<OwnedSemaphorePermit>) {
-        let Outgoing { request, mut record, endpoint, may_be_whole, hang_up } = outgoing;
-        let mut seen = Observation::new(endpoint);
-        let result = match (request, &permit) {
+    async fn carry_out(&self, mut outgoing: Box<Outgoing>, permit: Option<OwnedSemaphorePermit>) {
+        let hang_up = outgoing.hang_up;
+        let mut seen = Observation::new(outgoing.endpoint);
+        let result = match (outgoing.request.take(), &permit) {
             (Some(request), Some(_)) => {
+                let record = &mut outgoing.record;
                 record.sent = Some(self.plan.now());
+                let answer = self.client.request(request);
                 let deadline = self.plan.deadline(record.scheduled, self.request_deadline);
                 let patience = match hang_up {
                     Some(HangUpAfter::Time(time)) => self.plan.instant(record.scheduled + time),
@@ -221,9 +225,9 @@ impl Sender {
                 };
                 let exchange = Exchange {
                     sender: self,
-                    record: &mut record,
+                    record,
                     seen: &mut seen,
-                    may_be_whole,
+                    may_be_whole: outgoing.may_be_whole,
                     tokens_max,
                 };
                 let late = match hang_up {
@@ -232,7 +236,7 @@ impl Sender {
                 };
                 tokio::select! {
                     biased;
-                    result = exchange.run(request) => result,
+                    result = exchange.run(answer) => result,
                     () = time::sleep_until(patience.min(deadline).into()) => Err(late),
                     () = self.plan.stop.cancelled() => Err(Refusal::failed("the run was stopped")),
                 }
@@ -240,7 +244,7 @@ impl Sender {
             (_, None) => Err(Refusal::unsent("too many requests are open")),
             (None, _) => Err(Refusal::failed("the request could not be formed")),
         };
-        let ended = self.record(record, seen, result);
+        let ended = self.record(std::mem::take(&mut outgoing.record), seen, result);
         // Whoever no longer listens has dropped the run.
         let _ = self.ended.send(ended).await;
         drop(permit);
@@ -282,8 +286,10 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(mut self, request: Request<Full<Bytes>>) -> Result<(), Refusal> {
-        let response = self.sender.client.request(request).await.map_err(|error| {
+    /// What ends early or seldom happens is boxed, so that a stream that is open does not keep room
+    /// for it.
+    async fn run(mut self, answer: ResponseFuture) -> Result<(), Refusal> {
+        let response = answer.await.map_err(|error| {
             if is_out_of_files(&error) {
                 Refusal::unsent("too many open files; raise `ulimit -n`")
             } else {
@@ -297,13 +303,13 @@ impl Exchange<'_> {
         self.record.attempts = text(headers::ATTEMPTS).and_then(|it| it.parse().ok());
         let is_stream = is_stream(response.headers());
         if response.status() != StatusCode::OK || !(is_stream || self.may_be_whole) {
-            return Err(refusal(response).await);
+            return Err(Box::pin(refusal(response)).await);
         }
         let body = response.into_body();
         if is_stream {
             self.read_stream(body).await?;
         } else {
-            self.read_whole(body).await?;
+            Box::pin(self.read_whole(body)).await?;
         }
         self.seen.fault().map_or(Ok(()), |fault| Err(Refusal::failed(fault)))
     }
@@ -319,7 +325,7 @@ impl Exchange<'_> {
                 return Err(Refusal::hung_up(HangUpAfter::Tokens(max)));
             }
         }
-        read_to_end(body, self.seen, self.sender).await;
+        Box::pin(read_to_end(body, self.seen, self.sender)).await;
         Ok(())
     }
 

@@ -95,9 +95,11 @@ async fn anthropics_endpoint_is_spoken_to_as_it_wants() {
 }
 
 fn given(api: Option<Api>, body: &str) -> Vec<Arrival> {
-    let mut arrivals = arrivals(1, Duration::ZERO);
     let given = Some(Arc::new(Given { api, body: body.to_owned() }));
-    arrivals[0].prompt = Prompt { given, ..arrivals[0].prompt.clone() };
+    let mut arrivals = arrivals(1, Duration::ZERO);
+    for arrival in &mut arrivals {
+        arrival.prompt = Prompt { given: given.clone(), ..arrival.prompt.clone() };
+    }
     arrivals
 }
 

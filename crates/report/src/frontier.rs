@@ -122,8 +122,8 @@ pub struct Point {
     pub requests: u64,
     /// Completed requests per second of the window, whenever they were completed.
     pub request_throughput: f64,
-    /// Completed requests per second of the window and of the time it took to work off what was left:
-    /// what the fleet sustains.
+    /// Completed requests per second of the window and of the time it took to work off what was left,
+    /// beyond the time that an answer takes when nothing waits: what the fleet sustains.
     pub sustained_rps: f64,
     /// Good requests per second.
     pub request_goodput: f64,
@@ -156,9 +156,10 @@ pub struct Point {
 }
 
 impl Point {
-    /// The figures of `runs`, all of one rate.
+    /// The figures of `runs`, all of one rate, of a fleet that takes up to `answer_s` seconds for an
+    /// answer when nothing waits.
     #[must_use]
-    pub fn of(rate_per_s: f64, runs: &[Run]) -> Self {
+    pub fn of(rate_per_s: f64, runs: &[Run], answer_s: f64) -> Self {
         let mean = |of: fn(&Run) -> f64| mean(runs.iter().map(of)).unwrap_or_default();
         let some = |of: fn(&Run) -> Option<f64>| self::mean(runs.iter().filter_map(of));
         let stats = |of: fn(&Run) -> Option<Stats>| mean_stats(runs.iter().filter_map(of));
@@ -177,7 +178,8 @@ impl Point {
             runs: runs.len() as u64,
             requests,
             request_throughput: mean(|it| it.request_throughput),
-            sustained_rps: mean(sustained),
+            sustained_rps: self::mean(runs.iter().map(|it| sustained(it, answer_s)))
+                .unwrap_or_default(),
             request_goodput: mean(|it| it.request_goodput),
             good_request_fraction: ratio(good, asked as f64),
             output_token_throughput: mean(|it| it.output_token_throughput),
@@ -196,8 +198,16 @@ impl Point {
     }
 }
 
-fn sustained(run: &Run) -> f64 {
-    ratio(run.completed as f64, run.window_s + run.drain_s).unwrap_or_default()
+fn sustained(run: &Run, answer_s: f64) -> f64 {
+    let backlog_s = (run.drain_s - answer_s).max(0.0);
+    ratio(run.completed as f64, run.window_s + backlog_s).unwrap_or_default()
+}
+
+/// How long the slowest hundredth of answers takes at the lowest rate, in seconds: the drain of a fleet
+/// that has fallen behind in nothing.
+fn unhurried_answer_s(rates: &[(f64, Vec<Run>)]) -> f64 {
+    let lowest = rates.first().map(|it| it.1.as_slice()).unwrap_or_default();
+    mean(lowest.iter().filter_map(|it| Some(it.e2e_ms?.p99 / 1_000.0))).unwrap_or_default()
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -311,12 +321,13 @@ impl Measured {
     /// Measures the runs at each rate, ascending.
     #[must_use]
     pub fn of(rates: &[(f64, Vec<Run>)]) -> Self {
-        let curve = |of: fn(&Run) -> f64| {
+        let curve = |of: &dyn Fn(&Run) -> f64| {
             let values = |runs: &[Run]| runs.iter().map(of).collect();
             Curve(rates.iter().map(|(rate, runs)| (*rate, values(runs))).collect())
         };
-        let goodput = curve(|it| it.request_goodput);
-        let throughput = curve(sustained);
+        let answer_s = unhurried_answer_s(rates);
+        let goodput = curve(&|it| it.request_goodput);
+        let throughput = curve(&|it| sustained(it, answer_s));
         let of_goodput = |points: &[(f64, f64)]| knee::find(&knee::running_maximum(points));
         let knee_by_goodput = knee_of(&goodput, of_goodput);
         let collapse_ratio = goodput.estimate(|points| {
@@ -325,7 +336,7 @@ impl Measured {
             ratio(knee::value_at(points, knee * OVERLOAD)?, at_knee)
         });
         let mut points: Vec<Point> =
-            rates.iter().map(|(rate, runs)| Point::of(*rate, runs)).collect();
+            rates.iter().map(|(rate, runs)| Point::of(*rate, runs, answer_s)).collect();
         let best = points.iter().max_by(|a, b| a.request_goodput.total_cmp(&b.request_goodput));
         let knee = knee_by_goodput.rate_per_s.map(|it| it.value);
         let knee = knee.or(best.map(|it| it.rate_per_s)).unwrap_or(f64::INFINITY);

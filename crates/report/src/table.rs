@@ -73,10 +73,14 @@ pub fn single(run: &Run) -> String {
     align_right(&mut latencies);
     let Run { workload, requests, completed, good, rejected, failed, .. } = run;
     let fraction = percent(run.good_request_fraction);
+    let cancelled = match run.cancelled {
+        0 => String::new(),
+        count => format!(", cancelled {count}"),
+    };
     let hit_rate = percent(run.cache_hit_rate);
     format!(
         "{workload}: {requests} requests at {:.2}/s for {:.1} s; last answer {:.1} s later\n\
-         completed {completed}, rejected {rejected}, failed {failed}; good {good} ({fraction})\n\
+         completed {completed}, rejected {rejected}, failed {failed}{cancelled}; good {good} ({fraction})\n\
          requests: throughput {:.2}/s, goodput {:.2}/s\n\
          output tokens: throughput {:.1}/s, goodput {:.1}/s\n\
          cache hit rate: {hit_rate}\n{latencies}\n",

@@ -185,5 +185,5 @@ fn gaps((longest, shortest): (Duration, Duration)) -> Gaps {
 
 /// A class's name, cut to what is kept.
 fn class(name: &str) -> &str {
-    name.get(..CLASS_BYTES_MAX).unwrap_or_default()
+    name.get(..CLASS_BYTES_MAX).unwrap_or(name)
 }

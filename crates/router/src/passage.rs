@@ -337,7 +337,7 @@ impl Passage {
             ending: self.end.ending(self.status),
             attempts: self.ticket.as_ref().map_or(1, |it| it.placement().attempt),
             prompt: self.usage.prompt.unwrap_or(self.prompt),
-            output: self.usage.completion,
+            output: self.usage.completion.or(self.pieces),
             cached: self.usage.cached,
         });
     }

@@ -116,7 +116,22 @@ impl Refusal {
         match self {
             Self::Dispatcher(reject) => reject.retry_after().unwrap_or(RETRY_AFTER),
             Self::Quota { after, .. } => *after,
-            _ => RETRY_AFTER,
+            Self::Bad(_)
+            | Self::NoPath
+            | Self::Framing(_)
+            | Self::Expectation
+            | Self::Method { .. }
+            | Self::TooLarge { .. }
+            | Self::Encoded
+            | Self::BodyBroken
+            | Self::BodyTimedOut { .. }
+            | Self::NoTenant
+            | Self::NoKey
+            | Self::OutOfMemory
+            | Self::Unreadable
+            | Self::ShuttingDown
+            | Self::Poison
+            | Self::Upstream { .. } => RETRY_AFTER,
         }
     }
 
@@ -175,33 +190,8 @@ impl Refusal {
                 "rejected-shutting-down",
                 Told { code: "router_shutting_down", ..unavailable },
             ),
-            Self::Dispatcher(Reject::NoReplicas) => {
-                dropped("rejected-no-replicas", Told { code: "no_replicas", ..unavailable })
-            }
-            Self::Dispatcher(Reject::UnknownModel) => {
-                told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "model_not_found")
-            }
-            Self::Dispatcher(Reject::OverShare { .. }) => dropped(
-                "rejected-quota",
-                told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "over_share"),
-            ),
-            Self::Dispatcher(Reject::RetriesUsedUp { .. }) => {
-                dropped("rejected-retries", Told { code: "retries_used_up", ..unavailable })
-            }
-            Self::Dispatcher(Reject::Saturated { .. }) => {
-                dropped("rejected-saturated", Told { code: "fleet_saturated", ..unavailable })
-            }
-            Self::Dispatcher(Reject::Infeasible { .. }) => {
-                dropped("rejected-infeasible", Told { code: "promise_infeasible", ..unavailable })
-            }
-            Self::Dispatcher(Reject::Expired { .. }) => {
-                dropped("rejected-ttl-expired", Told { code: "fleet_saturated", ..unavailable })
-            }
-            Self::Dispatcher(Reject::Evicted { .. }) => {
-                dropped("evicted-priority", Told { code: "fleet_saturated", ..unavailable })
-            }
-            Self::Dispatcher(Reject::AllTried)
-            | Self::Upstream { failure: Failure::Refused, .. } => {
+            Self::Dispatcher(reject) => told_of(reject),
+            Self::Upstream { failure: Failure::Refused, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
             }
             Self::Poison => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_crash"),
@@ -211,6 +201,41 @@ impl Refusal {
             Self::Upstream { failure: Failure::TimedOut, .. } => {
                 told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "upstream_timeout")
             }
+        }
+    }
+}
+
+/// What a client is told of the dispatcher's refusal.
+fn told_of(reject: &Reject) -> Told {
+    let told = |status, kind, code| Told { status, kind, code, dropped: None };
+    let dropped = |reason, told: Told| Told { dropped: Some(reason), ..told };
+    let unavailable = told(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Overloaded, "overloaded");
+    match reject {
+        Reject::NoReplicas => {
+            dropped("rejected-no-replicas", Told { code: "no_replicas", ..unavailable })
+        }
+        Reject::UnknownModel => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "model_not_found"),
+        Reject::OverShare { .. } => dropped(
+            "rejected-quota",
+            told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "over_share"),
+        ),
+        Reject::RetriesUsedUp { .. } => {
+            dropped("rejected-retries", Told { code: "retries_used_up", ..unavailable })
+        }
+        Reject::Saturated { .. } => {
+            dropped("rejected-saturated", Told { code: "fleet_saturated", ..unavailable })
+        }
+        Reject::Infeasible { .. } => {
+            dropped("rejected-infeasible", Told { code: "promise_infeasible", ..unavailable })
+        }
+        Reject::Expired { .. } => {
+            dropped("rejected-ttl-expired", Told { code: "fleet_saturated", ..unavailable })
+        }
+        Reject::Evicted { .. } => {
+            dropped("evicted-priority", Told { code: "fleet_saturated", ..unavailable })
+        }
+        Reject::AllTried => {
+            told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
         }
     }
 }

@@ -390,9 +390,7 @@ mod tests {
         let limited = Configured { requests_per_minute: Some(60), ..configured("a", b"k") };
         let before = Tenants::new(std::slice::from_ref(&limited), &Tenants::default()).unwrap();
         let tenant = before.by_key.values().next().unwrap();
-        for _ in 0..60 {
-            tenant.admit(Tokens(1)).unwrap();
-        }
+        (0..60).for_each(|_| drop(tenant.admit(Tokens(1)).unwrap()));
         let after = Tenants::new(std::slice::from_ref(&limited), &before).unwrap();
         assert!(after.by_key.values().next().unwrap().admit(Tokens(1)).is_err());
         let more = Configured { requests_per_minute: Some(120), ..limited };

@@ -35,7 +35,7 @@ struct Ratio {
     centibytes: u32,
 }
 
-/// Without knowing better: [`types::quantity::BYTES_PER_TOKEN`] in hundredths of a byte.
+/// Without knowing better, in hundredths of a byte: [`types::quantity::BYTES_PER_TOKEN`].
 const DEFAULT: u32 = 400;
 
 impl TokenRatios {

@@ -241,7 +241,8 @@ async fn with_everyone_down_clients_are_told_to_come_again_at_once() {
     assert!(took[10] < Duration::from_millis(50), "refused without waiting: {took:?}");
     assert_eq!(stage.admin(Method::GET, "/readyz", "").await.status, 503);
     assert_eq!(stage.admin(Method::GET, "/livez", "").await.status, 200);
-    let rejected = "sluice_requests_rejected_total{reason=\"rejected-no-replicas\"}";
+    let rejected =
+        "sluice_requests_rejected_total{reason=\"rejected-no-replicas\",priority=\"default\"}";
     assert_eq!(stage.metric(rejected).await, 21);
     stage.replicas[0].set_fault(Fault::None).await.unwrap();
     until("one is back", async || stage.chat(&chat("hi", 1, false)).await.status == 200).await;

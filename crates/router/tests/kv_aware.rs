@@ -137,6 +137,17 @@ async fn a_restart_leaves_no_ghost() {
 }
 
 #[tokio::test]
+async fn an_engine_that_hangs_up_is_taken_to_hold_nothing() {
+    let mut stage = stage(2, 4_000).await;
+    let home = ask(&stage, 1, 40).await;
+    until_held(&stage, 40).await;
+    let at: usize = home.header("x-sluice-replica")[1..].parse().unwrap();
+    stage.replicas.remove(at).shutdown().await;
+    until_following(&stage, at, "waiting").await;
+    assert_eq!(hits(&ask(&stage, 1, 40).await), (0, 0));
+}
+
+#[tokio::test]
 async fn an_engine_that_restarted_unseen_gives_itself_away_with_its_first_event() {
     let stage = stage(1, 4_000).await;
     for family in 1..4 {

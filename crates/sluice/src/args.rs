@@ -24,7 +24,7 @@ pub(crate) enum Verb {
     Demo(Demo),
     Serve(Serve),
     Emulate(Emulate),
-    Replay(Replay),
+    Replay(Box<Replay>),
     Simulate(Simulate),
     Compare(Compare),
     Frontier(Box<frontier::Args>),

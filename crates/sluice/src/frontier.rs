@@ -115,7 +115,10 @@ struct Gated<'a> {
 #[expect(clippy::print_stdout, reason = "the result is for the terminal")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (frontiers, details) = match &args.scenario {
-        Some(file) => of_policies(file, &args.policy, &args.effort, &args.paid)?,
+        Some(file) => {
+            let trace = args.live.trace.as_deref();
+            of_policies(file, trace, &args.policy, &args.effort, &args.paid)?
+        }
         None => target::measure(&args.live, &args.effort, &args.paid, progress)?,
     };
     let all = Frontiers::new(frontiers);
@@ -151,18 +154,20 @@ pub(crate) fn of_scenario(
     effort: &Effort,
 ) -> anyhow::Result<Frontier> {
     let policies: Vec<StrategyName> = policy.into_iter().collect();
-    let (frontiers, _) = of_policies(file, &policies, effort, &Paid::default())?;
+    let (frontiers, _) = of_policies(file, None, &policies, effort, &Paid::default())?;
     frontiers.into_iter().next().ok_or_else(|| anyhow::anyhow!("no policy was measured"))
 }
 
 fn of_policies(
     file: &Path,
+    trace: Option<&str>,
     policies: &[StrategyName],
     effort: &Effort,
     paid: &Paid,
 ) -> anyhow::Result<(Vec<Frontier>, Vec<Detail>)> {
     let what = What {
         scenario: Some(file.to_owned()),
+        trace: trace.map(str::to_owned),
         policy: policies.to_vec(),
         seed: effort.seed,
         no_limits: true,

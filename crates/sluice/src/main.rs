@@ -28,11 +28,6 @@ use crate::args::{Args, Verb};
 /// What `sysexits.h` calls `EX_CONFIG`: the configuration can't be used.
 const EXIT_CONFIG: u8 = 78;
 
-/// A proxied request allocates some hundred times and frees on the thread that allocated, which this
-/// one does at half the cost of the system's; and it returns memory when many streams have ended.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let Args { verb, log_format } = Args::parse();
     let _logs = logs::start(log_format, verb.log_filter());

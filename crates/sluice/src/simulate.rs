@@ -126,10 +126,8 @@ impl Case {
     /// Name of the folder that its results go to.
     fn folder(&self) -> String {
         let rate = self.rate.map(|it| format!("{it}-per-s-")).unwrap_or_default();
-        let admission = match self.admission {
-            AdmissionMode::Off => String::new(),
-            mode => format!("{mode}-"),
-        };
+        let is_off = self.admission == AdmissionMode::Off;
+        let admission = if is_off { String::new() } else { format!("{}-", self.admission) };
         format!("{rate}{}-{admission}seed-{}", self.strategy, self.seed)
     }
 }

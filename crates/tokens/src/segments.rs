@@ -30,6 +30,7 @@ pub struct Segments {
     tokenizer: Tokenizer,
     /// Special tokens at which text can be cut, longest first.
     separators: Vec<String>,
+    may_begin: FirstBytes,
     memory: Mutex<Memory>,
     /// Keys what is remembered, so that nobody can craft two segments that are taken for one.
     seed: u64,
@@ -77,7 +78,8 @@ impl Segments {
         let capacity = NonZeroUsize::MIN.saturating_add(SEGMENTS_MAX.saturating_sub(1));
         let memory = Memory { ids: LruCache::new(capacity), remembered: 0, ids_max };
         let separators = separators(&file.added_tokens);
-        Ok(Self { tokenizer, separators, memory: Mutex::new(memory), seed })
+        let may_begin = FirstBytes::of(&separators);
+        Ok(Self { tokenizer, separators, may_begin, memory: Mutex::new(memory), seed })
     }
 
     /// The ids of `text`, special tokens in it being taken as such; `None` where the tokenizer fails.
@@ -128,25 +130,45 @@ impl Segments {
         let skipped = self.begins_with_separator(text).map_or(0, str::len);
         let rest = text.get(skipped..).unwrap_or_default();
         let mut from = 0;
-        // Special tokens begin with few different characters; a search for those is quick.
-        while let Some(at) = rest.get(from..).and_then(|it| it.find(|it| self.may_begin(it))) {
+        while let Some(at) = rest.get(from..).and_then(|it| self.may_begin.find(it.as_bytes())) {
             let at = from.saturating_add(at);
-            let here = rest.get(at..).unwrap_or_default();
-            if self.begins_with_separator(here).is_some() {
+            // A byte that begins a special token is none within a longer character.
+            if rest.get(at..).is_some_and(|it| self.begins_with_separator(it).is_some()) {
                 return skipped.saturating_add(at);
             }
-            let width = here.chars().next().map_or(1, char::len_utf8);
-            from = at.saturating_add(width);
+            from = at.saturating_add(1);
+            while !rest.is_char_boundary(from) {
+                from = from.saturating_add(1);
+            }
         }
         text.len()
     }
 
-    fn may_begin(&self, character: char) -> bool {
-        self.separators.iter().any(|it| it.starts_with(character))
-    }
-
     fn begins_with_separator(&self, text: &str) -> Option<&str> {
         self.separators.iter().map(String::as_str).find(|it| text.starts_with(it))
+    }
+}
+
+/// The bytes that special tokens begin with: nearly always one, and then the search is quick.
+#[derive(Clone, Debug)]
+struct FirstBytes(Vec<u8>);
+
+impl FirstBytes {
+    fn of(separators: &[String]) -> Self {
+        let mut bytes: Vec<u8> = separators.iter().filter_map(|it| it.bytes().next()).collect();
+        bytes.sort_unstable();
+        bytes.dedup();
+        Self(bytes)
+    }
+
+    /// Where the first of them is.
+    fn find(&self, text: &[u8]) -> Option<usize> {
+        match self.0[..] {
+            [] => None,
+            [byte] => memchr::memchr(byte, text),
+            [one, other] => memchr::memchr2(one, other, text),
+            [..] => text.iter().position(|it| self.0.contains(it)),
+        }
     }
 }
 

@@ -160,9 +160,24 @@ impl Follower {
     async fn take(&mut self, rank: usize, signal: Signal) -> Result<(), Unusable> {
         match signal {
             Signal::Connected => self.begin_anew().await,
+            Signal::Disconnected => {
+                self.disconnected();
+                Ok(())
+            }
             Signal::Message(_) if self.following == Following::Silent => self.begin_anew().await,
             Signal::Message(message) => self.live(rank, &message).await,
         }
+    }
+
+    /// The engine hung up. More often than not it died, and its cache with it; until it is heard again
+    /// it is taken to hold nothing but what it is sent from now on.
+    fn disconnected(&mut self) {
+        if self.following == Following::Waiting {
+            return;
+        }
+        self.forget();
+        self.is(Following::Waiting);
+        self.replica.observe(Event::CacheLost(self.replica.id()));
     }
 
     /// Something else says that the cache was lost. Without a replay the numbers will tell.

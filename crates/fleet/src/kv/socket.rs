@@ -78,6 +78,8 @@ impl KvEndpoint {
 pub(super) enum Signal {
     /// A connection came about: what was published before it is not known.
     Connected,
+    /// The connection is gone, and with it perhaps the engine.
+    Disconnected,
     /// A message.
     Message(Message),
 }
@@ -105,6 +107,9 @@ pub(super) async fn pump(
                 tracing::debug!(%endpoint, %error, "cannot receive KV events");
                 pause = pause.saturating_mul(2).min(RETRY.1);
             }
+        }
+        if signals.send((rank, Signal::Disconnected)).await.is_err() {
+            return;
         }
         tokio::time::sleep(pause).await;
     }
@@ -135,7 +140,8 @@ async fn pump_once(
             event = monitor.recv() => match event {
                 Ok(SocketEvent::Accepted(..)) => Signal::Connected,
                 // Connected again here and not by the library, which waits up to half a minute.
-                Ok(SocketEvent::Disconnected(_)) if !listens => return Ok(()),
+                Ok(SocketEvent::Disconnected(_)) if listens => Signal::Disconnected,
+                Ok(SocketEvent::Disconnected(_)) => return Ok(()),
                 Ok(_) => continue,
                 Err(_) => return Ok(()),
             },

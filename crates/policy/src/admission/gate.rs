@@ -121,19 +121,19 @@ impl Pass<'_> {
     /// The gates of time.
     fn latency(&self, replica: &Replica, candidate: &Candidate) -> Option<Closed> {
         let (ttft_margin, tpot_margin) = replica.estimate.margins();
-        let raised = |margin: f64| match self.mode {
-            AdmissionMode::FixedMargins => self.reserve,
-            _ => margin * self.reserve,
-        };
+        let is_fixed = self.mode == AdmissionMode::FixedMargins;
+        let raised = |margin: f64| if is_fixed { self.reserve } else { margin * self.reserve };
         let forecast = &candidate.forecast;
         let waited_s = self.waited.as_secs_f64();
         let ttft_s = waited_s + raised(ttft_margin.value()) * forecast.ttft_s;
-        let tpot_s = raised(tpot_margin.value())
-            * match self.mode {
-                AdmissionMode::InstantTpot => forecast.step_s,
-                AdmissionMode::SizeBlind => forecast.tpot_before_s,
-                _ => forecast.tpot_s,
-            };
+        let predicted_s = if self.mode == AdmissionMode::InstantTpot {
+            forecast.step_s
+        } else if self.mode == AdmissionMode::SizeBlind {
+            forecast.tpot_before_s
+        } else {
+            forecast.tpot_s
+        };
+        let tpot_s = raised(tpot_margin.value()) * predicted_s;
         let ttft = self.slo.ttft.and_then(|it| over(Gate::Ttft, ttft_s, it.as_secs_f64()));
         if self.mode == AdmissionMode::TtftOnly {
             return ttft;

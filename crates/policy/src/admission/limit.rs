@@ -113,11 +113,11 @@ mod tests {
     fn settle(limit: &mut Limit, rounds: u32) {
         for round in 0..rounds {
             let now = Timestamp::from_elapsed(Duration::from_millis(u64::from(round) * 2));
-            let beside = limit.value().floor() - 1.0;
-            let took = (beside + 1.0) * 0.002 / 0.2;
-            let flight = Duration::from_secs_f64((beside + 1.0) * 0.002);
+            let there = (1..).take_while(|it| f64::from(*it) <= limit.value()).last().unwrap_or(1);
+            let took = f64::from(there) * 0.002 / 0.2;
+            let flight = Duration::from_secs_f64(f64::from(there) * 0.002);
             let placed = Timestamp::from_elapsed(now.elapsed().saturating_sub(flight));
-            limit.observe(now, placed, beside as u32, took);
+            limit.observe(now, placed, there - 1, took);
         }
     }
 

@@ -58,10 +58,12 @@ impl PeerLimit {
             return;
         }
         let mean_s = (self.sum_s / f64::from(WINDOW)).max(1e-4);
-        let next = match mode {
-            AdmissionMode::Gradient => self.gradient(mean_s),
-            AdmissionMode::Vegas => self.vegas(mean_s),
-            _ => self.aimd(),
+        let next = if mode == AdmissionMode::Gradient {
+            self.gradient(mean_s)
+        } else if mode == AdmissionMode::Vegas {
+            self.vegas(mean_s)
+        } else {
+            self.aimd()
         };
         self.value = next.clamp(1.0, MOST);
         (self.sum_s, self.broken, self.most_beside, self.seen) = (0.0, 0, 0, 0);

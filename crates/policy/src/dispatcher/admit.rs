@@ -271,7 +271,8 @@ impl Dispatcher {
     #[must_use]
     pub fn admission_view(&self, now: Timestamp) -> AdmissionView {
         let placed_per_s = self.admission.rate_per_s(now);
-        let asked = Asked { prompt: types::quantity::Tokens(1), output: 1.0, tpot_max_s: None };
+        let prompt = types::quantity::Tokens(1);
+        let asked = Asked { prompt, output: 1.0, tpot_max_s: None, recomputing: 1.0 };
         let ready: Vec<f64> = self
             .fleet
             .replicas()

@@ -97,9 +97,11 @@ pub struct Forecast {
     pub step_s: f64,
     /// Work that it adds: its prefill, and the part of each decode step that is there for it.
     pub work_s: f64,
-    /// Share of the replica's time that is spoken for, at the pace that was promised: prefill, and one
-    /// token for everybody within the time promised per token.
+    /// Time between tokens of late, over the time promised: at 1 one more request breaks promises.
     pub utilisation: f64,
+    /// Whether the replica is so quiet that what is observed of the request tells of its speed, and not
+    /// of its queue.
+    pub is_quiet: bool,
     /// Prefill that it adds, by the form, unscaled.
     pub prefill_form_s: f64,
     /// Tokens of context that it adds.
@@ -180,7 +182,7 @@ impl ReplicaEstimate {
         let own_prefill_s = prefill_form_s * prefill;
         let context = f64::from(asked.prompt.0) + asked.output / 2.0;
         let token_s = decode * form.decode_token_s(1.0, context);
-        let work_s = own_prefill_s + asked.output * token_s;
+        let work_s = own_prefill_s * asked.recomputing + asked.output * token_s;
 
         let share = sharing.share();
         let step_s = decode * form.decode_step_s(f64::from(sharing.all), self.context * share);
@@ -195,8 +197,8 @@ impl ReplicaEstimate {
         let tpot_s = (step_s + token_s) / (1.0 - duty_then);
         let tpot_before_s = step_s / (1.0 - duty);
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
-        let decoding_s = self.gap_s(now).map_or(step_s, |gap| gap * (1.0 - duty));
-        let utilisation = duty + decoding_s / full_s;
+        let gap_s = self.gap_s(now).unwrap_or(step_s / (1.0 - duty));
+        let utilisation = gap_s / full_s;
         Forecast {
             ttft_s,
             prefilling_s,
@@ -206,6 +208,7 @@ impl ReplicaEstimate {
             step_s: step_s + token_s,
             work_s,
             utilisation,
+            is_quiet: utilisation.max(duty) < LEARN_BELOW && ahead_s < 0.1 * own_prefill_s,
             prefill_form_s,
             context,
         }
@@ -283,7 +286,7 @@ impl ReplicaEstimate {
     /// Learns from a first token that came `took_s` after the decision.
     pub fn learn_ttft(&mut self, forecast: &Forecast, took_s: f64) {
         self.ttft_margin.observe(self.ttft_margin.value() * forecast.ttft_s < took_s);
-        if self.frozen || (LEARN_BELOW <= forecast.utilisation && self.prefill.is_settled()) {
+        if self.frozen || !forecast.is_quiet {
             return;
         }
         let fixed_s = forecast.ttft_s - forecast.prefilling_s;
@@ -312,8 +315,8 @@ impl ReplicaEstimate {
         let share = sharing.share();
         let step_s = self.decode.value()
             * self.form.decode_step_s(f64::from(sharing.all), self.context * share);
-        let utilisation = duty + step_s / self.full_s();
-        let may_learn = utilisation < LEARN_BELOW || !self.decode.is_settled();
+        let is_quiet = duty.max(step_s / self.full_s()) < LEARN_BELOW;
+        let may_learn = is_quiet || !self.decode.is_learned();
         if self.frozen || !undisturbed || !may_learn {
             return;
         }

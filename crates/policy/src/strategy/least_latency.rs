@@ -17,9 +17,6 @@ use crate::{config::CostWeights, event::Reason};
 /// Utilisation beyond which the price of work no longer rises.
 const UTILISATION_MAX: f64 = 0.97;
 
-/// Difference that is never more than chance, seconds.
-const TIE_S: f64 = 0.000_5;
-
 /// What a request costs on a replica, by term, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Cost {
@@ -33,7 +30,6 @@ pub(crate) struct Cost {
 
 impl Cost {
     /// The cost of the request on `candidate`.
-    #[must_use]
     pub(crate) fn of(candidate: &Candidate, weights: &CostWeights) -> Self {
         let forecast = &candidate.forecast;
         let utilisation = forecast.utilisation.clamp(0.0, UTILISATION_MAX);
@@ -52,7 +48,7 @@ impl Cost {
     }
 }
 
-/// Chooses the cheapest, by lot among those that are as cheap but for chance.
+/// Chooses the cheapest, by lot among those that are as cheap but for chance and as little work.
 pub(super) fn choose(
     weights: &CostWeights,
     candidates: &[Candidate],
@@ -61,11 +57,15 @@ pub(super) fn choose(
     let has_room = candidates.iter().any(|it| it.has_room);
     let eligible = || candidates.iter().filter(|it| it.has_room || !has_room);
     let cost = |it: &Candidate| Cost::of(it, weights).total_s();
-    let least = eligible().map(cost).fold(f64::INFINITY, f64::min);
-    let bound = least * (1.0 + weights.tie) + TIE_S;
+    let best = eligible().min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
+    let within = |value: f64, best: f64| value <= best * (1.0 + weights.tie);
+    let (least, work_s) = (cost(best), best.forecast.work_s);
+    let is_equal = |it: &&Candidate| {
+        within(cost(it), least) && within(it.forecast.work_s, work_s) || it.id == best.id
+    };
     let mut chosen = None;
     let mut equals = 0_u32;
-    for candidate in eligible().filter(|it| cost(it) <= bound) {
+    for candidate in eligible().filter(is_equal) {
         equals += 1;
         // Reservoir sampling: the n-th of n equals replaces the choice with chance 1/n.
         if equals == 1 || rng.random_range(0..equals) == 0 {
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn each_term_can_be_switched_off() {
-        let weights = |wait, harm, price| CostWeights { wait, harm, price, tie: 0.0 };
+        let weights = |wait, harm, price| CostWeights { wait, harm, price, tie: 0.0, memory: true };
         let slow = with(0, 0, 0.9, 0.1, 0.1);
         let crowded = with(1, 50, 0.1, 0.1, 0.1);
         let full = with(2, 0, 0.3, 0.1, 0.9);
@@ -118,6 +118,9 @@ mod tests {
     fn near_equals_share() {
         let all = [with(0, 0, 1.0, 0.0, 0.0), with(1, 0, 1.015, 0.0, 0.0)];
         let tally = tallied(&all, &CostWeights::default());
+        let more_work = [all[0], with(1, 0, 1.01, 0.02, 0.0)];
+        let idle = CostWeights { price: 0.0, ..CostWeights::default() };
+        assert_eq!(tallied(&more_work, &idle), [1_000, 0], "more work is no equal");
         assert!(tally.iter().all(|it| (430..570).contains(it)), "{tally:?}");
     }
 

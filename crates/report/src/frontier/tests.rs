@@ -20,6 +20,7 @@ pub(crate) fn runs_at(rate: f64) -> Vec<Run> {
             completed: in_window(rate),
             good: in_window(goodput),
             offered_rps: rate,
+            e2e_ms: None,
             request_throughput: rate,
             request_goodput: goodput * scatter,
             ..run(&records())

@@ -141,7 +141,7 @@ function redraw(all) {
 }
 
 let pending;
-addEventListener("resize", () => { clearTimeout(pending); pending = setTimeout(() => redraw(false), 100); });
+new ResizeObserver(() => { clearTimeout(pending); pending = setTimeout(() => redraw(false), 60); }).observe(document.documentElement);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw(true));
 
 /** A table; a row may be marked. Cells are text or elements. */

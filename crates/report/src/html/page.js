@@ -168,7 +168,9 @@ function comparison() {
   section("Policies compared", "Differences from " + first.baseline + ", paired by seed, with 95 % intervals by the bootstrap; an interval that holds zero is no difference that these runs can tell.");
   figures(page, ["workload", "policy", "figure", first.baseline, "difference", "interval", "", "verdict"], data.differences.map((it) => {
     const [name, format] = figureNames[it.figure] || [it.figure, number];
-    const sign = (value) => (value < 0 ? "−" : "+") + format(Math.abs(value));
+    // A share differs by percentage points, not by percent.
+    const apart = it.figure === "cache_hit_rate" ? (value) => number(value * 100, 1) + " pp" : format;
+    const sign = (value) => (value < 0 ? "−" : "+") + apart(Math.abs(value));
     const verdict = element("span", { class: "verdict-" + it.verdict }, (it.verdict === "better" ? "▲ " : it.verdict === "worse" ? "▼ " : "") + it.verdict.replaceAll("-", " "));
     return [it.workload, it.policy, name, it.baseline_mean === null ? "–" : format(it.baseline_mean), it.difference ? sign(it.difference.mean) : "–", it.difference ? sign(it.difference.low) + " to " + sign(it.difference.high) : "–", interval(it), verdict];
   }));

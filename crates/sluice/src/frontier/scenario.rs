@@ -180,6 +180,8 @@ fn states(
     let knee = frontier.knee_by_goodput.rate_per_s.map(|it| it.value);
     let best = frontier.at_knee().map(|it| it.rate_per_s);
     let rate = rounded(knee.or(best).unwrap_or(1.0) * STATES_LOAD);
+    let at_ease = frontier.points.first().and_then(|it| it.e2e_ms);
+    let answer_s = at_ease.map_or(0.0, |it| it.p99 / 1_000.0);
     let mut detail = None;
     for warmth in Warmth::ALL {
         let (scenario, _) = warmth::produced(&cases.scenario, warmth);
@@ -193,7 +195,7 @@ fn states(
             }
             Ok(())
         })?;
-        frontier.states.push(State { warmth, point: Point::of(rate, &runs) });
+        frontier.states.push(State { warmth, point: Point::of(rate, &runs, answer_s) });
         let mut kept = kept.into_inner();
         kept.sort_unstable_by_key(|it| it.0);
         if let Some((_, first)) = kept.first() {

@@ -38,9 +38,10 @@ pub(crate) struct Live {
     /// Description of the traffic, in YAML.
     #[arg(long, value_name = "FILE", requires = "target")]
     workload: Option<PathBuf>,
-    /// Trace whose requests are sent at each rate; the bundled slice when neither is given.
-    #[arg(long, value_name = "FILE", requires = "target", conflicts_with = "workload")]
-    trace: Option<String>,
+    /// Trace whose requests are sent at each rate, in place of a scenario's traffic too; for a target the
+    /// bundled slice when neither this nor a workload is given.
+    #[arg(long, value_name = "FILE", conflicts_with = "workload")]
+    pub(super) trace: Option<String>,
     /// Model to ask for; the first that the target lists when absent.
     #[arg(long, value_name = "NAME", requires = "target")]
     model: Option<String>,

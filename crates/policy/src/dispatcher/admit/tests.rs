@@ -37,10 +37,10 @@ fn told(dispatcher: &mut Dispatcher, ms: u64, event: Event) -> Vec<Decision> {
     decisions
 }
 
-/// A prompt that takes 0.56 s by the form, of which two do not fit into its promise of a second.
+/// A prompt that takes some 0.7 s by the form, of which two do not fit into its promise of a second.
 fn long(id: u64) -> Request {
     let slo = Slo { ttft: Some(Duration::from_secs(1)), ..Slo::default() };
-    Request { slo, ..Request::new(RequestId(id), ModelId(1), Tokens(15_000), Vec::new().into()) }
+    Request { slo, ..Request::new(RequestId(id), ModelId(1), Tokens(16_000), Vec::new().into()) }
 }
 
 fn ended(id: u64) -> Event {

@@ -9,7 +9,7 @@ fn at(ms: u64) -> Timestamp {
 }
 
 fn asked(prompt: u32) -> Asked {
-    Asked { prompt: Tokens(prompt), output: 100.0, tpot_max_s: Some(0.05) }
+    Asked { prompt: Tokens(prompt), output: 100.0, tpot_max_s: Some(0.05), recomputing: 1.0 }
 }
 
 fn estimate() -> ReplicaEstimate {

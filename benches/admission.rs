@@ -1,9 +1,9 @@
 //! What each way to let requests in serves of the five workloads and of the textbook's server.
 //!
 //! ```text
-//! cargo run --release -p simulator --example admission            # 60 s of each workload, one seed
-//! cargo run --release -p simulator --example admission -- 240 5   # longer, over five seeds
-//! cargo run --release -p simulator --example admission -- 60 1 chat,textbook-queue
+//! cargo run --release -p benches --bin admission            # 60 s of each workload, one seed
+//! cargo run --release -p benches --bin admission -- 240 5   # longer, over five seeds
+//! cargo run --release -p benches --bin admission -- 60 1 chat,textbook-queue
 //! ```
 //!
 //! For each workload: the knee without admission, every mode at 1.4 times the knee, `off` and `knee` at
@@ -50,7 +50,7 @@ fn main() {
 }
 
 fn read(name: &str) -> Scenario {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/scenarios");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/scenarios");
     let text = fs::read_to_string(root.join(format!("{name}.yaml"))).unwrap();
     serde_yaml::from_str(&text).unwrap()
 }

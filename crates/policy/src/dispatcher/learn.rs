@@ -1,0 +1,47 @@
+//! What the dispatcher learns from answers.
+
+use types::{quantity::Tokens, replica::ReplicaId, time::Timestamp};
+
+use super::{Dispatcher, InFlight};
+use crate::{fleet_view::Accuracy, session::Turn};
+
+impl Dispatcher {
+    /// Learns how many tokens of its prompt an answer found in its replica's cache.
+    pub(super) fn found(&mut self, it: &InFlight, cached: Tokens) {
+        self.caches.found(it.replica, it.reserved, cached);
+        // A hit that was not there: what was last used then is gone, and all that is staler.
+        let (believed, last_used) = it.believed;
+        let is_missing = cached + self.block < believed;
+        let slot = self.fleet.get(it.replica).map(|it| it.slot);
+        if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
+            self.prefixes.lacks(slot, last_used);
+        }
+    }
+
+    /// Tells the index how many blocks a replica's cache has room for, where that is known.
+    pub(super) fn bound_prefixes(&mut self, id: ReplicaId) {
+        let slot = self.fleet.get(id).map(|it| it.slot);
+        if let Some((slot, size)) = slot.zip(self.caches.size(id)) {
+            self.prefixes.bound(slot, size.full_blocks(self.block).0);
+        }
+    }
+
+    /// Learns from an answer that came to its end after `output` tokens.
+    pub(super) fn learn_answer(&mut self, now: Timestamp, it: &InFlight, output: Tokens) {
+        self.outputs.observe(&it.request, output);
+        if let Some(session) = it.request.session {
+            let turn = Turn { prompt: it.request.prompt, answer: output };
+            self.sessions.answered(session, it.replica, turn);
+        }
+        let gaps = output.saturating_sub(Tokens(1)).0;
+        let first = it.first_token.filter(|_| gaps > 0);
+        let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));
+        if let Some((tpot_s, tpot_max)) = tpot_s.zip(it.request.slo.tpot)
+            && let Some(replica) = self.fleet.get_mut(it.replica)
+        {
+            replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
+            Accuracy::move_to(&mut replica.accuracy.tpot, it.forecast.tpot_s, tpot_s);
+        }
+        self.learn_limits(now, it, tpot_s);
+    }
+}

@@ -1,0 +1,34 @@
+//! The demonstration as a whole, for as short as it goes: its figures mean nothing, its shape does.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeSet, process::Command};
+
+use serde_json::Value;
+
+#[test]
+fn the_demo_sends_both_workloads_under_every_policy_and_reports_each() {
+    let demo = ["demo", "--exit", "--json", "--port", "0", "--duration", "1s"];
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice")).args(demo).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["schema"], "sluice.summary/1");
+    let runs = summary["runs"].as_array().unwrap();
+    let mut seen = BTreeSet::new();
+    for run in runs {
+        let name = |field: &str| run[field].as_str().unwrap().to_owned();
+        seen.insert((name("workload"), name("policy")));
+        for field in ["offered_rps", "good_request_fraction", "cache_hit_rate", "failed"] {
+            assert!(run[field].is_number(), "{field} is missing: {run}");
+        }
+        assert!(run["ttft_ms"]["p99"].is_number(), "{run}");
+    }
+    let policies = ["least-request", "prefix-aware", "round-robin", "sticky"];
+    for workload in ["mooncake-slice", "support-chat"] {
+        for policy in policies {
+            let run = (workload.to_owned(), policy.to_owned());
+            assert!(seen.contains(&run), "{run:?} is missing among {seen:?}");
+        }
+    }
+}
