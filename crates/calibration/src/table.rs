@@ -110,7 +110,7 @@ pub fn recording(name: &str, fit: &RecordingFit) -> String {
     format!("{name}\n{coefficients}{table}\npreemptions: {}\n", fit.preemptions)
 }
 
-/// The load over time: its figures on the whole, and a moment in [`ROWS`] of it.
+/// The load over time: its figures on the whole, and a moment in `ROWS` of it.
 #[must_use]
 pub fn timeline(timeline: &Timeline) -> String {
     let mut tracks = new(&["load", "mean", "simulated", "apart by", "most", "simulated"]);

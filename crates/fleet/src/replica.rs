@@ -273,7 +273,7 @@ impl Replica {
     }
 
     /// Learns that the replica has no room and wants to be left alone for a while. It is not ill, so
-    /// only the dispatcher is told; the longest wait is [`COOLING_MAX`].
+    /// only the dispatcher is told; the longest wait is `COOLING_MAX`.
     pub fn declined(self: &Arc<Self>, retry_after: Option<Duration>) {
         self.answered();
         let Some(wait) = retry_after.filter(|it| !it.is_zero()) else { return };

@@ -2,7 +2,7 @@
 //!
 //! A rate is measured by runs that know nothing of each other, each with a seed of its own. A figure
 //! of a rate is the mean of its runs' figures; percentiles are exact within a run and averaged over
-//! runs. [`knee`](crate::knee) has the rule for the knees.
+//! runs. [`knee`] has the rule for the knees.
 
 use serde::{Deserialize, Serialize};
 use types::slo::Slo;
