@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::{
     app::{App, Settings},
-    config::{Config, ConfigError, Problems},
+    config::{Config, ConfigError, Prefix, Problems},
     registry::{self, Change},
 };
 
@@ -161,12 +161,13 @@ fn stamp(file: &Path) -> Option<Stamp> {
 }
 
 /// What is read at the start only, by name, in a form that can be compared.
-fn fixed(config: &Config) -> [(&'static str, String); 12] {
-    let Config { policy, limits, .. } = config;
+fn fixed(config: &Config) -> [(&'static str, String); 18] {
+    let Config { policy, limits, timeouts, .. } = config;
     [
         ("listen", config.listen.to_string()),
         ("admin.listen", config.admin.listen.to_string()),
-        ("policy.prefix", format!("{:?}", policy.prefix)),
+        // All but `match_min`, which is part of how replicas are chosen.
+        ("policy.prefix", format!("{:?}", Prefix { match_min: 0.0, ..policy.prefix })),
         ("policy.session", format!("{:?}", (policy.session.ttl, policy.session.sessions_max))),
         ("health", format!("{:?}", config.health)),
         ("limits.connections_max", limits.connections_max.to_string()),
@@ -174,6 +175,12 @@ fn fixed(config: &Config) -> [(&'static str, String); 12] {
         ("policy.estimate", format!("{:?}", policy.estimate)),
         ("tokenizers", format!("{:?}", config.tokenizers)),
         ("hash_seed", format!("{:?}", config.hash_seed)),
+        ("discovery", format!("{:?}", config.discovery)),
+        ("timeouts.connect", format!("{:?}", timeouts.connect)),
+        ("timeouts.upstream_idle", format!("{:?}", timeouts.upstream_idle)),
+        ("timeouts.client_head", format!("{:?}", timeouts.client_head)),
+        ("timeouts.client_stall", format!("{:?}", timeouts.client_stall)),
+        ("drain.lame_duck", format!("{:?}", config.drain.lame_duck)),
         ("recording", format!("{:?}", config.recording)),
         ("worker_threads", format!("{:?}", config.worker_threads)),
     ]
