@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
 
 use crate::{
+    admin::decisions::RequestNames,
     config::{Config, Limits, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
     goodput::Goodput,
     intake::Reader,
@@ -47,6 +48,8 @@ pub(crate) struct App {
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) quarantine: Quarantine,
     pub(crate) retries: Retries,
+    /// What clients call the requests of late, for those who ask after decisions.
+    pub(crate) request_names: RequestNames,
     /// Set when the router has begun to end: it still serves, and says that it is not ready.
     pub(crate) ending: AtomicBool,
     /// Comes when the time for open answers is over.
@@ -165,6 +168,7 @@ impl App {
             goodput: Arc::new(Goodput::new()),
             quarantine: Quarantine::new(settings.reader.hash_key),
             retries: Retries::default(),
+            request_names: RequestNames::new(config.policy.explain.keep),
             settings: ArcSwap::from_pointee(settings),
             registry: Registry::default(),
             reloader: OnceLock::new(),

@@ -113,6 +113,7 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
         print!("{}", table::means(&summary.runs));
     }
     if !simulate.json {
+        print!("{}", table::regret(&summary.runs));
         print!("{}", table::limits(&summary.runs));
     }
     if let Some(note) = cases.limits_note(&summary.runs) {
