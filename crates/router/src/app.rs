@@ -17,7 +17,7 @@ use types::block::HashKey;
 
 use crate::{
     admin::decisions::RequestNames,
-    config::{Config, Limits, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
+    config::{Config, Limits, Pools, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
     goodput::Goodput,
     intake::Reader,
     network::Network,
@@ -70,6 +70,7 @@ pub(crate) struct Settings {
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
     pub(crate) registrable: Vec<Network>,
+    pub(crate) pools: Pools,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -121,6 +122,7 @@ impl Settings {
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
             registrable: config.admin.networks()?,
+            pools: config.pools.clone(),
             drain_timeout: config.drain.timeout,
         })
     }

@@ -21,6 +21,7 @@ use types::block::HashKey;
 
 pub(crate) use self::promises::read as read_promise;
 pub use self::{
+    pools::{Pool, Pools},
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
     secret::Secret,
@@ -31,6 +32,7 @@ pub use self::{
 };
 pub use types::units;
 
+mod pools;
 mod promises;
 mod replica;
 pub(crate) mod secret;
@@ -46,6 +48,8 @@ pub struct Config {
     pub admin: Admin,
     /// The replicas to route to.
     pub replicas: Vec<Replica>,
+    /// Groups of replicas by the prompts that they are meant for.
+    pub pools: Pools,
     /// Where more replicas are found. Absent: nowhere.
     pub discovery: Option<Discovery>,
     /// Who may send requests, and how many. Absent: everyone, without a key.
@@ -89,6 +93,7 @@ impl Default for Config {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
             admin: Admin::default(),
             replicas: Vec::new(),
+            pools: Pools::default(),
             discovery: None,
             tenants: Vec::new(),
             policy: Policy::default(),

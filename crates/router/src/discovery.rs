@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use fleet::replica::ReplicaSpec;
 
 use crate::{
-    app::App,
+    app::{App, Settings},
     config::Discovery,
     registry::{self, Change, Source},
 };
@@ -22,6 +22,7 @@ pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
         match found {
             Ok(wanted) if !wanted.is_empty() => {
                 is_failing = false;
+                let wanted = in_pool(wanted, &app.settings.load(), &discovery.pool);
                 let Change { joined, left } = registry::sync(&app, Source::Dns, &wanted);
                 if !joined.is_empty() || !left.is_empty() {
                     tracing::info!(joined = joined.len(), left = left.len(), "replicas discovered");
@@ -40,11 +41,21 @@ pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
     }
 }
 
+/// The same replicas, as members of that pool.
+fn in_pool(
+    found: BTreeMap<String, ReplicaSpec>,
+    settings: &Settings,
+    pool: &str,
+) -> BTreeMap<String, ReplicaSpec> {
+    let member = |it: ReplicaSpec| settings.pools.member(it, pool);
+    found.into_iter().map(|(name, it)| (name, member(it))).collect()
+}
+
 /// Replicas by their addresses, which are their names too.
 fn replicas(addresses: impl Iterator<Item = SocketAddr>) -> BTreeMap<String, ReplicaSpec> {
     let replica = |it: SocketAddr| {
         let (name, origin) = (it.to_string(), format!("http://{it}").parse().ok()?);
-        Some((name.clone(), ReplicaSpec { name, origin, kv: None, cache: None }))
+        Some((name.clone(), ReplicaSpec::new(name, origin)))
     };
     addresses.filter_map(replica).collect()
 }

@@ -150,7 +150,7 @@ impl Reloader {
 
 /// The replicas that `config` names.
 pub(crate) fn replicas(config: &Config) -> BTreeMap<String, ReplicaSpec> {
-    let specs = config.replicas.iter().filter_map(crate::config::Replica::spec);
+    let specs = config.replicas.iter().filter_map(|it| it.spec(&config.pools));
     specs.map(|it| (it.name.clone(), it)).collect()
 }
 

@@ -78,7 +78,7 @@ pub(crate) fn show(
     }
     println!("{source}: request {number}, {} prompt tokens", asked.prompt);
     for it in told {
-        println!("\n{}", page(&it));
+        print!("\n{}", page(&it));
     }
     Ok(())
 }

@@ -26,6 +26,8 @@ use crate::{
 struct Registration {
     name: String,
     url: String,
+    #[serde(default = "config::Pools::default_name")]
+    pool: String,
 }
 
 fn told(status: StatusCode, problem: impl std::fmt::Display) -> Response {
@@ -34,7 +36,7 @@ fn told(status: StatusCode, problem: impl std::fmt::Display) -> Response {
 
 /// `POST /admin/replicas`.
 pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let Registration { name, url } = match serde_json::from_slice(&body) {
+    let Registration { name, url, pool } = match serde_json::from_slice(&body) {
         Ok(registration) => registration,
         Err(error) => {
             let example = r#"send JSON such as {"name": "gpu-7", "url": "http://10.0.0.17:8000"}"#;
@@ -48,12 +50,15 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
         Ok(origin) => origin,
         Err(error) => return told(StatusCode::BAD_REQUEST, error),
     };
-    let networks = app.settings.load_full();
-    let origin = match pinned(&origin, &networks.registrable).await {
+    let settings = app.settings.load_full();
+    if let Some(problem) = settings.pools.problem(&pool) {
+        return told(StatusCode::BAD_REQUEST, format!("pool: {problem}"));
+    }
+    let origin = match pinned(&origin, &settings.registrable).await {
         Ok(origin) => origin,
         Err(problem) => return told(StatusCode::FORBIDDEN, problem),
     };
-    let spec = ReplicaSpec { name: name.clone(), origin: origin.clone(), kv: None, cache: None };
+    let spec = settings.pools.member(ReplicaSpec::new(name.clone(), origin.clone()), &pool);
     match registry::join(&app, spec, Source::AdminPort) {
         Ok(()) => {
             tracing::info!(replica = name, url = %origin, "replica registered");

@@ -9,7 +9,7 @@ use fleet::{
 use serde::{Deserialize, Serialize};
 use types::units::TokenCount;
 
-use super::Config;
+use super::{Config, Pools};
 
 /// A replica.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Replica {
     pub name: Option<String>,
     /// Where it is: `http://HOST:PORT`.
     pub url: String,
+    /// Its pool; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Tokens that its KV cache has room for, where its metrics do not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<TokenCount>,
@@ -57,13 +60,20 @@ impl Replica {
     }
 
     /// What the fleet is told; `None` where the configuration was not checked.
-    pub(crate) fn spec(&self) -> Option<ReplicaSpec> {
-        Some(ReplicaSpec {
-            name: self.name().to_owned(),
-            origin: self.url.parse::<Origin>().ok()?,
+    pub(crate) fn spec(&self, pools: &Pools) -> Option<ReplicaSpec> {
+        let origin = self.url.parse::<Origin>().ok()?;
+        let spec = ReplicaSpec {
             kv: self.kv_source(),
             cache: self.cache.map(|it| it.0),
-        })
+            ..ReplicaSpec::new(self.name().to_owned(), origin)
+        };
+        Some(pools.member(spec, self.pool()))
+    }
+
+    /// The name of its pool.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        self.pool.as_deref().unwrap_or(Pools::DEFAULT)
     }
 
     fn kv_source(&self) -> Option<KvSource> {
@@ -105,7 +115,10 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     if config.replicas.is_empty() && config.discovery.is_none() {
         return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
     }
-    let mut problems = Vec::new();
+    let mut problems = config.pools.problems();
+    if let Some(problem) = config.discovery.as_ref().and_then(|it| config.pools.problem(&it.pool)) {
+        problems.push(format!("discovery.pool: {problem}"));
+    }
     let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
     for (at, replica) in config.replicas.iter().enumerate() {
         match replica.url.parse::<Origin>() {
@@ -123,6 +136,8 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
         if !names.insert(name) {
             problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
         }
+        let pool = config.pools.problem(replica.pool());
+        problems.extend(pool.map(|it| format!("replicas[{at}].pool: {it}")));
         problems.extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
         if replica.kv_events.is_some()
             && (config.tenant_header.is_some() || !config.tenants.is_empty())
