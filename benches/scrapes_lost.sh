@@ -11,30 +11,30 @@ mkdir -p "$scratch"
 pids=()
 cleanup() { kill "${pids[@]}" 2>/dev/null || true; }
 trap cleanup EXIT
-wait_for() { for _ in $(seq 100); do curl -fsS -o /dev/null "$1" 2>/dev/null && return; sleep 0.1; done; echo "no answer at $1" >&2; exit 1; }
+wait_for() { for _ in $(seq 300); do curl -fsS -o /dev/null "$1" 2>/dev/null && return; sleep 0.1; done; echo "no answer at $1" >&2; exit 1; }
 
 measure() { # name, scrape interval
-  "$bin" emulate --listen 127.0.0.1:25100 --replicas 4 >"$scratch/emulate.log" 2>&1 & pids=($!)
+  "$bin" emulate --listen 127.0.0.1:27100 --replicas 4 >"$scratch/emulate.log" 2>&1 & pids=($!)
   for at in 0 1; do
     cat >"$scratch/router-$at.yaml" <<YAML
-listen: 127.0.0.1:2511$at
-admin: { listen: 127.0.0.1:2512$at }
+listen: 127.0.0.1:2711$at
+admin: { listen: 127.0.0.1:2712$at }
 hash_seed: 7
 policy: { strategy: least-latency }
 health: { scrape_interval: $2 }
 replicas:
-  - { name: r0, url: "http://127.0.0.1:25100" }
-  - { name: r1, url: "http://127.0.0.1:25101" }
-  - { name: r2, url: "http://127.0.0.1:25102" }
-  - { name: r3, url: "http://127.0.0.1:25103" }
+  - { name: r0, url: "http://127.0.0.1:27100" }
+  - { name: r1, url: "http://127.0.0.1:27101" }
+  - { name: r2, url: "http://127.0.0.1:27102" }
+  - { name: r3, url: "http://127.0.0.1:27103" }
 YAML
     "$bin" serve -c "$scratch/router-$at.yaml" >"$scratch/router-$at.log" 2>&1 & pids+=($!)
   done
-  wait_for http://127.0.0.1:25120/readyz
-  wait_for http://127.0.0.1:25121/readyz
+  wait_for http://127.0.0.1:27120/readyz
+  wait_for http://127.0.0.1:27121/readyz
   local replays=()
   for at in 0 1; do
-    "$bin" replay --target "http://127.0.0.1:2511$at" --workload config/workloads/support-chat.yaml --rate "$rate" \
+    "$bin" replay --target "http://127.0.0.1:2711$at" --workload config/workloads/support-chat.yaml --rate "$rate" \
       --duration "${seconds}s" --seed "$((at + 1))" --allow-lag --json >"$scratch/$1-$at.json" 2>"$scratch/$1-$at.log" & replays+=($!)
   done
   wait "${replays[@]}"

@@ -100,9 +100,9 @@ mod tests {
     #[test]
     fn a_share_grows_from_a_tenth_to_all_over_the_window() {
         let it = SlowStart::default();
-        let weight = |seconds| it.weight(Duration::from_secs(seconds));
-        assert_eq!([0, 1, 3].map(weight), [0.1; 3]);
-        assert_eq!([15, 30, 1_000].map(weight), [0.5, 1.0, 1.0]);
+        let weight = |seconds| Some(it.weight(Duration::from_secs(seconds)));
+        assert_eq!([0, 1, 3].map(weight), [Some(0.1); 3]);
+        assert_eq!([15, 30, 1_000].map(weight), [0.5, 1.0, 1.0].map(Some));
         assert!((SlowStart::off().weight(Duration::ZERO) - 1.0).abs() < f64::EPSILON);
     }
 
