@@ -5,17 +5,40 @@ use std::{io::ErrorKind, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::{
-    client::legacy::{Client, Error, connect::HttpConnector},
+    client::legacy::{Client, Error},
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::health::Failure;
+use crate::{connect::Connector, health::Failure, tls::Trust};
 
 /// Most that is read ahead of a slow client, and so the longest head of an answer.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
+/// Most of one stream that is read ahead of a slow client over HTTP/2.
+const H2_STREAM_BYTES_MAX: u32 = 64 << 10;
+
+/// The same for all streams of a connection together: no bound of its own, for streams that wait for
+/// slow clients must not hold up those that do not.
+const H2_CONNECTION_BYTES_MAX: u32 = (1 << 31) - 1;
+
+/// How often a replica that has requests over HTTP/2 is asked whether it is there, and how long it may
+/// take to say so.
+const H2_PING: Duration = Duration::from_secs(10);
+
+/// The system's numbers for "too many open files", of this process and of all.
+const OUT_OF_FILES: [i32; 2] = [24, 23];
+
 /// Sends requests to one replica over kept connections.
-pub type ReplicaClient = Client<HttpConnector, Full<Bytes>>;
+pub type ReplicaClient = Client<Connector, Full<Bytes>>;
+
+/// How one replica is spoken to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// HTTP/2 rather than HTTP/1.1: over TLS where the replica agrees, else without asking.
+    pub http2: bool,
+    /// Whom to trust, for a replica that is reached by TLS.
+    pub trust: Option<Trust>,
+}
 
 /// How replicas are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +63,16 @@ impl Default for ClientConfig {
 }
 
 /// A client with connections of its own.
-pub(crate) fn new(config: &ClientConfig) -> ReplicaClient {
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(config.connect_timeout));
-    connector.set_nodelay(true);
-    connector.set_keepalive(Some(Duration::from_secs(15)));
+pub(crate) fn new(config: &ClientConfig, reach: &Reach) -> ReplicaClient {
+    let connector = Connector::new(config.connect_timeout, reach.trust.clone());
     Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .http2_only(reach.http2 && reach.trust.is_none())
+        .http2_initial_stream_window_size(H2_STREAM_BYTES_MAX)
+        .http2_initial_connection_window_size(H2_CONNECTION_BYTES_MAX)
+        .http2_max_header_list_size(H2_STREAM_BYTES_MAX)
+        .http2_keep_alive_interval(H2_PING)
+        .http2_keep_alive_timeout(H2_PING)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(config.idle_max)
@@ -56,18 +83,21 @@ pub(crate) fn new(config: &ClientConfig) -> ReplicaClient {
 /// What an error of the client says of the replica.
 #[must_use]
 pub fn failure_of(error: &Error) -> Failure {
+    let otherwise = if error.is_connect() { Failure::Unconnected } else { Failure::Broken };
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return if io.kind() == ErrorKind::ConnectionRefused {
+            return if io.raw_os_error().is_some_and(|it| OUT_OF_FILES.contains(&it)) {
+                Failure::OutOfFiles
+            } else if io.kind() == ErrorKind::ConnectionRefused {
                 Failure::Refused
             } else if io.kind() == ErrorKind::TimedOut {
                 Failure::TimedOut
             } else {
-                Failure::Broken
+                otherwise
             };
         }
         source = cause.source();
     }
-    Failure::Broken
+    otherwise
 }
