@@ -268,6 +268,7 @@ async fn upkeep(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.telemetry.upkeep();
+        app.goodput.paid(app.replicas());
     }
 }
 
