@@ -1,5 +1,6 @@
 //! Tables for a terminal, at most 100 columns wide.
 
+mod classes;
 mod frontier;
 mod limits;
 mod seeds;
@@ -10,6 +11,7 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 pub use self::{
+    classes::classes,
     frontier::{frontier, plan, promise},
     limits::limits,
     seeds::{differences, means},

@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
+use report::{cost::Prices, rolling::View};
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -67,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) tenant_header: Option<HeaderName>,
     pub(crate) promises: Promises,
     pub(crate) priorities: Priorities,
+    pub(crate) prices: Option<Prices>,
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
     pub(crate) registrable: Vec<Network>,
@@ -122,6 +124,7 @@ impl Settings {
             tenant_header: config.tenant_header(),
             promises: config.slo.clone(),
             priorities: config.priority.clone(),
+            prices: config.costs.clone(),
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
             registrable: config.admin.networks()?,
@@ -196,6 +199,17 @@ impl App {
     /// Permits of the body budget that `bytes` of body take.
     pub(crate) fn permits(bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    /// Goodput since the router started, with what is paid for up to now.
+    pub(crate) fn goodput(&self) -> View {
+        self.goodput.paid(self.replicas());
+        self.goodput.view(self.settings.load().prices.as_ref())
+    }
+
+    /// Replicas that are paid for: all that are there, whatever their health.
+    pub(crate) fn replicas(&self) -> u32 {
+        u32::try_from(self.fleet.replicas().len()).unwrap_or(u32::MAX)
     }
 
     /// Whether requests sent here can be served.

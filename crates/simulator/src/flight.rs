@@ -1,5 +1,7 @@
 //! A request on its way through a run.
 
+use std::sync::Arc;
+
 use policy::event::Reason;
 use types::{quantity::Tokens, request::Request, time::Timestamp};
 
@@ -12,6 +14,7 @@ pub(crate) struct Flight {
     pub(crate) session: Option<u64>,
     pub(crate) turn: u32,
     pub(crate) tenant: Option<u32>,
+    pub(crate) slo_class: Option<Arc<str>>,
     pub(crate) input: Tokens,
     /// Router that decides on it.
     pub(crate) router: u32,

@@ -81,7 +81,7 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         println!("{}", table::means(&runs));
-        print!("{}", table::limits(&runs));
+        print!("{}{}", table::classes(&runs), table::limits(&runs));
         println!("{}", table::differences(&differences));
     }
     if let Some(note) = cases.limits_note(&runs) {

@@ -10,13 +10,17 @@ mod frontier;
 mod limits;
 mod logs;
 mod plan;
+mod promised;
 mod recording;
 mod replay;
 mod report;
 mod results;
+mod sending;
 mod serve;
 mod shutdown;
 mod simulate;
+mod traced;
+mod typed;
 
 use std::process::ExitCode;
 
