@@ -1,21 +1,19 @@
 //! The HTTP client that reaches one replica.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{error::Error, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::{Request, Response, Uri};
 use http_body_util::Full;
-use hyper_util::{
-    client::legacy::{Client, Error, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper_util::client::legacy::connect::HttpConnector;
 
-use crate::health::Failure;
+use crate::{health::Failure, http1::Pool};
 
-/// Most that is read ahead of a slow client, and so the longest head of an answer.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
+pub use crate::http1::{Body, SendError};
 
 /// Sends requests to one replica over kept connections.
-pub type ReplicaClient = Client<HttpConnector, Full<Bytes>>;
+#[derive(Clone, Debug)]
+pub struct ReplicaClient(Arc<Pool>);
 
 /// How replicas are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,26 +37,35 @@ impl Default for ClientConfig {
     }
 }
 
-/// A client with connections of its own.
-pub(crate) fn new(config: &ClientConfig) -> ReplicaClient {
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(config.connect_timeout));
-    connector.set_nodelay(true);
-    connector.set_keepalive(Some(Duration::from_secs(15)));
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(config.idle_timeout)
-        .pool_max_idle_per_host(config.idle_max)
-        .http1_max_buf_size(BUFFER_BYTES_MAX)
-        .build(connector)
+impl ReplicaClient {
+    /// A client with connections of its own to `origin`.
+    pub(crate) fn new(config: &ClientConfig, origin: Uri) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(config.connect_timeout));
+        connector.set_nodelay(true);
+        connector.set_keepalive(Some(Duration::from_secs(15)));
+        Self(Pool::new(connector, origin, config.idle_timeout, config.idle_max))
+    }
+
+    /// Sends a request, whose URI has neither scheme nor host, and waits for the head of its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] when no answer began.
+    pub async fn request(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, SendError> {
+        self.0.send(request).await
+    }
 }
 
 /// What an error of the client says of the replica.
 #[must_use]
-pub fn failure_of(error: &Error) -> Failure {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+pub fn failure_of(error: &SendError) -> Failure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
             return if io.kind() == ErrorKind::ConnectionRefused {
                 Failure::Refused
             } else if io.kind() == ErrorKind::TimedOut {
@@ -67,7 +74,7 @@ pub fn failure_of(error: &Error) -> Failure {
                 Failure::Broken
             };
         }
-        source = cause.source();
+        cause = error.source();
     }
     Failure::Broken
 }

@@ -9,6 +9,7 @@ pub mod client;
 pub mod dispatch;
 pub mod fleet;
 pub mod health;
+mod http1;
 pub mod kv;
 mod probe;
 pub mod recorder;
