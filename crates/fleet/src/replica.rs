@@ -20,7 +20,7 @@ use types::{
 };
 
 use crate::{
-    client::{self, ClientConfig, Reach, ReplicaClient},
+    client::{ClientConfig, Reach, ReplicaClient},
     dispatch::Dispatch,
     health::{Failure, HealthConfig, HealthTracker, Work},
     kv::{
@@ -196,7 +196,7 @@ impl Replica {
         Arc::new(Self {
             id,
             feed: spec.kv.as_ref().map(|_| Arc::default()),
-            client: client::new(client, &spec.reach),
+            client: ReplicaClient::new(client, &spec.reach, spec.origin.0.clone()),
             dispatch: Arc::clone(dispatch),
             spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),

@@ -18,10 +18,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use fleet::{health::Failure, replica::Replica};
+use fleet::{client::Body, health::Failure, replica::Replica};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use types::quantity::Tokens;
@@ -93,7 +92,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
 pub(crate) struct Relay {
     /// The first piece, where it has come already.
     held: Option<Bytes>,
-    upstream: Incoming,
+    upstream: Body,
     endpoint: Endpoint,
     watch: Watch,
     patience: Patience,
