@@ -3,6 +3,7 @@
 mod classes;
 mod frontier;
 mod limits;
+mod regret;
 mod seeds;
 mod work;
 
@@ -14,6 +15,7 @@ pub use self::{
     classes::classes,
     frontier::{frontier, plan, promise},
     limits::limits,
+    regret::regret,
     seeds::{differences, means},
     work::work,
 };
@@ -103,6 +105,17 @@ pub fn plain<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
     let mut out = table(&header);
+    for row in rows {
+        out.add_row(row);
+    }
+    align_right(&mut out);
+    out.to_string()
+}
+
+/// The same where the number of columns is not known before.
+#[must_use]
+pub fn rows(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut out = table(header);
     for row in rows {
         out.add_row(row);
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
 
 use crate::{
+    admin::decisions::RequestNames,
     config::{
         Config, Limits, Priorities, Promises, Secret, Timeouts, Upstream, secret::KeyHash, tls,
     },
@@ -51,6 +52,8 @@ pub(crate) struct App {
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) quarantine: Quarantine,
     pub(crate) retries: Retries,
+    /// What clients call the requests of late, for those who ask after decisions.
+    pub(crate) request_names: RequestNames,
     /// Set when the router has begun to end: it still serves, and says that it is not ready.
     pub(crate) ending: AtomicBool,
     /// Comes when the time for open answers is over.
@@ -178,6 +181,7 @@ impl App {
             goodput: Arc::new(Goodput::new()),
             quarantine: Quarantine::new(settings.reader.hash_key),
             retries: Retries::default(),
+            request_names: RequestNames::new(config.policy.explain.keep),
             settings: ArcSwap::from_pointee(settings),
             registry: Registry::default(),
             reloader: OnceLock::new(),

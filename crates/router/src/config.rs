@@ -297,6 +297,7 @@ impl Config {
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
             estimate: self.policy.estimate,
             admission: self.admission,
+            explain: self.policy.explain,
         }
     }
 

@@ -6,6 +6,7 @@ mod check;
 mod compare;
 mod demo;
 mod emulate;
+mod explain;
 mod frontier;
 mod limits;
 mod logs;

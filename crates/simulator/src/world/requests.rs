@@ -59,9 +59,8 @@ impl World<'_> {
             request: (self.setup.comes_again > 0).then(|| request.clone()),
             attempts: 0,
             decided: None,
-            reason: None,
+            placement: None,
             replica: None,
-            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -168,9 +167,8 @@ impl World<'_> {
         let Some(flight) = self.flight_mut(number) else { return };
         flight.stage = Stage::Sent { replica, generation: at.1 };
         flight.attempts = flight.attempts.saturating_add(1);
-        flight.reason = Some(placement.reason);
+        flight.placement = Some(placement);
         flight.replica = Some(replica);
-        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
@@ -399,8 +397,13 @@ impl World<'_> {
             cached_tokens: flight.cached,
             itl: Gaps::of(&self.pauses),
             replica: flight.replica.map(|it| format!("replica-{it}")),
-            decision: flight.reason.map(|it| it.as_str().to_owned()),
+            decision: flight.placement.map(|it| it.reason.as_str().to_owned()),
             attempts: Some(flight.attempts),
+            ttft_error_ms: flight.ttft_error_ms(),
+            recomputed_tokens: flight
+                .placement
+                .zip(flight.cached)
+                .map(|(placement, found)| placement.recomputed(found)),
             ending,
             status,
             error,

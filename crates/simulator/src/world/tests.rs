@@ -325,7 +325,8 @@ fn surprised(signals: Signals) -> usize {
         }
         world.advance_to(arrival.at);
         world.arrive(&arrival);
-        expected.push(world.flights.last().unwrap().as_ref().unwrap().expected);
+        let placement = world.flights.last().unwrap().as_ref().unwrap().placement;
+        expected.push(placement.map(|it| it.cached));
     }
     while let Some((at, event)) = world.calendar.pop() {
         world.advance_to(at);
