@@ -119,10 +119,10 @@ impl Dispatcher {
             return;
         }
         let (id, work_s) = (request.id, full.work_s);
-        let waiting = Waiting { request, arrived: now, latest, work_s };
+        let Full { gate, after_s, .. } = *full;
+        let waiting = Waiting { request, arrived: now, latest, work_s, gate, after_s };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
-            let retry_after = self.retry_after(now, full.after_s);
-            let gate = full.gate;
+            let retry_after = self.retry_after(now, out.after_s);
             let reject = if out.request.id == id {
                 Reject::Saturated { gate, retry_after }
             } else {
@@ -145,7 +145,7 @@ impl Dispatcher {
         let ttft = request.slo.ttft.filter(|_| request.slo.completion.is_none());
         let is_hopeless = ttft.is_some_and(|it| it.as_secs_f64() < full.alone_s);
         if full.is_over_share {
-            Reject::OverShare { retry_after }
+            Reject::OverShare { gate, retry_after }
         } else if is_hopeless && latest <= now {
             Reject::Infeasible { gate, retry_after }
         } else {
@@ -169,9 +169,9 @@ impl Dispatcher {
         }
         self.admission.looked = now;
         while let Some(it) = self.admission.queue.expired(now) {
-            let retry_after = self.retry_after(now, 0.0);
+            let retry_after = self.retry_after(now, it.after_s);
             self.admission.sizes.decided(now, it.work_s, false);
-            let verdict = Err(Reject::Expired { retry_after });
+            let verdict = Err(Reject::Expired { gate: it.gate, retry_after });
             decisions.push(Decision { request: it.request.id, verdict });
         }
         self.admission.first = None;
@@ -181,7 +181,7 @@ impl Dispatcher {
             && in_vain < LOOKS_IN_VAIN_MAX
         {
             place = Some(next);
-            let Some(waiting) = self.admission.queue.take(next) else { return };
+            let Some(mut waiting) = self.admission.queue.take(next) else { return };
             match self.seek(now, &waiting.request, waiting.arrived, &Tried::new()) {
                 Ok(Some(found)) => {
                     self.commit(
@@ -193,8 +193,11 @@ impl Dispatcher {
                         decisions,
                     );
                 }
-                Ok(None) | Err(_) => {
+                closed @ (Ok(None) | Err(_)) => {
                     in_vain += 1;
+                    if let Err(full) = closed {
+                        (waiting.gate, waiting.after_s) = (full.gate, full.after_s);
+                    }
                     let is_starved = self.admission.sizes.is_starved(now, waiting.work_s);
                     let priority = waiting.request.priority;
                     // There was room for it a moment ago.
@@ -206,6 +209,27 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// What `request` would meet now, if nobody waited before it. Nothing is placed.
+    pub fn outlook(&mut self, now: Timestamp, request: &Request) -> Outlook {
+        let asked = self.asked(now, request);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        // Looking up its conversation would count as use of it.
+        self.find_candidates(now, request, &asked, &Tried::new(), None, &mut candidates);
+        let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
+        let first = self.admission.first.take();
+        let is_open = !candidates.is_empty()
+            && self.admit(now, request, now, &asked, &mut candidates).is_ok();
+        self.admission.first = first;
+        self.candidates = candidates;
+        Outlook { is_open, work_s }
+    }
+
+    /// Seconds of GPU time that a request on a replica was expected to take.
+    #[must_use]
+    pub fn work_s(&self, id: RequestId) -> Option<f64> {
+        self.in_flight.get(&id).map(|it| it.forecast.work_s)
     }
 
     fn must_queue(&self, request: &Request) -> bool {
@@ -291,6 +315,15 @@ impl Dispatcher {
     }
 }
 
+/// What a request would meet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// Whether some replica would take it.
+    pub is_open: bool,
+    /// Seconds of GPU time that it would take where it takes least.
+    pub work_s: f64,
+}
+
 /// What admission knows of the fleet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdmissionView {
@@ -318,8 +351,7 @@ impl Full {
         if after_s < self.after_s {
             (self.gate, self.after_s) = (closed.gate, after_s);
         }
-        self.alone_s =
-            self.alone_s.min(forecast.ttft_s - (forecast.prefilling_s - forecast.own_prefill_s));
+        self.alone_s = self.alone_s.min(forecast.alone_s);
         self.answer_s = self.answer_s.min(output * forecast.tpot_s);
         self.work_s = self.work_s.min(forecast.work_s);
     }

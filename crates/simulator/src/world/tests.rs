@@ -23,6 +23,8 @@ fn setup(replicas: u32) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::PrefixAware, 0),
         comes_again: 0,
+        unstreamed: 0.0,
+        follow_refusals: None,
         ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: false,
