@@ -54,8 +54,28 @@ const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
 /// Time between two looks at those who wait, when nothing else gives cause.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Of how many requests that find room at once one may go where there is none but for a moment.
+const GRACE_EVERY: f64 = 20.0;
+
+/// How many of those may go one after the other.
+const GRACES_AT_ONCE: f64 = 8.0;
+
 /// Part of the window for work for later after which it no longer gives way.
 const LAST_PART: u32 = 4;
+
+/// How a request stands to the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// The factor by which what is predicted for it is raised, so that room is left for those who go
+    /// before it.
+    pub(crate) reserve: f64,
+    /// Whether its tenant has had more than its share.
+    pub(crate) is_over_share: bool,
+    /// Whether it is work for later, beside others that are more urgent.
+    pub(crate) is_for_later: bool,
+    /// Whether there is work for later beside it.
+    pub(crate) is_urgent: bool,
+}
 
 /// What is known of all requests together.
 #[derive(Debug)]
@@ -66,6 +86,7 @@ pub(crate) struct Admission {
     pub(crate) sizes: Sizes,
     placed: Decayed,
     retries: TokenBucket,
+    pub(crate) graces: TokenBucket,
     /// When each class last came.
     seen: [Option<Timestamp>; Priority::ALL.len()],
     /// When those who wait were last looked at.
@@ -83,6 +104,7 @@ impl Admission {
             sizes: Sizes::default(),
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
+            graces: TokenBucket::full(GRACES_AT_ONCE),
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             first: None,
@@ -106,6 +128,18 @@ impl Admission {
         !self.is_on() || self.retries.take()
     }
 
+    /// Notes that a request found room when it came.
+    pub(crate) fn found_room(&mut self) {
+        self.graces.add(1.0 / GRACE_EVERY);
+    }
+
+    /// Whether one may go where there is no room but for a moment. Below the knee gates close by chance
+    /// now and then, and soon open again: there it would wait for nothing, or have its prompt computed
+    /// elsewhere once more. Beyond the knee hardly anybody finds room at once, and so nobody is let off.
+    pub(crate) fn grants_grace(&mut self) -> bool {
+        self.graces.take()
+    }
+
     /// Notes that a request of `work_s` was placed.
     pub(crate) fn placed(&mut self, now: Timestamp, request: &Request, work_s: f64) {
         self.placed.add(now, 1.0);
@@ -120,32 +154,38 @@ impl Admission {
         self.placed.rate(now)
     }
 
-    /// The factor by which what is predicted for a request is raised, so that room is left for those
-    /// who go before it, and whether that is for its tenant's having more than its share.
-    pub(crate) fn reserve(
+    /// How a request stands to the others.
+    pub(crate) fn standing(
         &mut self,
         now: Timestamp,
         request: &Request,
         arrived: Timestamp,
-    ) -> (f64, bool) {
-        let is_over = self.tenants.is_over(now, request.tenant);
+    ) -> Standing {
+        let is_over_share = self.tenants.is_over(now, request.tenant);
         // Who was turned away before has lost of its time what those who come for the first time still
         // have; were it let in as they are, a storm of retries would crowd them out.
-        let gives_way = is_over || request.came_again > 0;
+        let gives_way = is_over_share || request.came_again > 0;
         let own = if gives_way { self.config.reserve } else { 1.0 };
-        (own * self.class_reserve(now, request, arrived), is_over)
+        let (class, is_for_later) = self.class_reserve(now, request, arrived);
+        let is_urgent = request.priority > Priority::Batch && self.is_there(now, Priority::Batch);
+        Standing { reserve: own * class, is_over_share, is_for_later, is_urgent }
     }
 
-    fn class_reserve(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> f64 {
-        let above = Priority::ALL.iter().zip(self.seen).filter(|it| *it.0 > request.priority);
-        let is_there =
-            |seen: Option<Timestamp>| seen.is_some_and(|it| now.since(it) <= CLASS_AGE_MAX);
-        if !above.into_iter().any(|it| is_there(it.1)) {
-            return 1.0;
+    fn is_there(&self, now: Timestamp, class: Priority) -> bool {
+        let seen = self.seen.get(class as usize).copied().flatten();
+        seen.is_some_and(|it| now.since(it) <= CLASS_AGE_MAX)
+    }
+
+    /// The factor for its class, and whether it is work for later that others must not feel.
+    fn class_reserve(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> (f64, bool) {
+        let mut above = Priority::ALL.into_iter().filter(|it| *it > request.priority);
+        if !above.any(|it| self.is_there(now, it)) {
+            return (1.0, false);
         }
-        let Some(window) = request.slo.completion else { return self.config.reserve };
+        let reserve = self.config.reserve;
+        let Some(window) = request.slo.completion else { return (reserve, false) };
         let is_late = now.since(arrived) > window.saturating_sub(window / LAST_PART);
-        if is_late { 1.0 } else { self.config.reserve * self.config.reserve }
+        if is_late { (1.0, false) } else { (reserve * reserve, true) }
     }
 
     /// When a request that needs `alone_s` for its first token, were nobody before it, and `answer_s`

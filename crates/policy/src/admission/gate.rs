@@ -80,6 +80,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) reserve: f64,
     /// Whether anything is known of the request that its time follows from.
     pub(crate) is_sized: bool,
+    /// Whether it must not be felt by those who are more urgent: it goes only where no prompt waits.
+    pub(crate) is_for_later: bool,
 }
 
 impl Pass<'_> {
@@ -107,6 +109,11 @@ impl Pass<'_> {
         }
         if !candidate.has_room {
             return Some(Closed { gate: Gate::Seats, excess: 1.05, over_s: 0.0 });
+        }
+        // Its own first token may come whenever it comes: nothing else would hold its prompt back.
+        let queued_s = replica.estimate.queued_s();
+        if self.is_for_later && queued_s > 0.0 {
+            return Some(Closed { gate: Gate::Ttft, excess: 1.05, over_s: queued_s });
         }
         if !self.is_sized || !replica.is_predictable() {
             return self.count(candidate, replica.limit.value());

@@ -24,6 +24,8 @@ fn setup(replicas: u32) -> Setup {
         dispatcher: DispatcherConfig::new(StrategyName::PrefixAware, 0),
         comes_again: 0,
         classes: BTreeMap::new(),
+        unstreamed: 0.0,
+        follow_refusals: None,
         ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: false,
