@@ -95,7 +95,8 @@ impl Pool {
         loop {
             let (mut connection, was_used) = match self.take() {
                 Some(kept) => (kept, true),
-                None => (self.connect().await?, false),
+                // Rare, and boxed so that what is not does not carry its size.
+                None => (Box::pin(self.connect()).await?, false),
             };
             match connection.exchange(request).await {
                 Ok(response) => {
