@@ -8,7 +8,6 @@
 
 use std::{
     collections::VecDeque,
-    error::Error,
     fmt,
     future::{Future as _, poll_fn},
     pin::{Pin, pin},
@@ -31,38 +30,29 @@ use hyper::{
         http1::{self, SendRequest},
     },
 };
-use hyper_util::client::legacy::connect::HttpConnector;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_service::Service;
+
+use crate::{
+    client::SendError,
+    connect::{Connector, Stream},
+};
 
 #[cfg(test)]
 mod tests;
 
 /// Most that is read ahead of a slow client, and so the longest head of an answer.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
+pub(crate) const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Times that a connection is moved on at once before the others of its thread get their turn.
 const TURNS_MAX: u32 = 4;
 
-type Connector = HttpConnector;
-type Io = <Connector as Service<Uri>>::Response;
 type Message = Request<Full<Bytes>>;
-
-/// No answer came.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// There is no connection.
-    #[error("cannot connect")]
-    Connect(#[source] Box<dyn Error + Send + Sync>),
-    /// The connection failed before an answer began.
-    #[error(transparent)]
-    Http(#[from] hyper::Error),
-}
 
 /// Connections to one replica.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub struct Pool {
     connector: Connector,
     origin: Uri,
     host: HeaderValue,
@@ -136,9 +126,8 @@ impl Pool {
 
     async fn connect(&self) -> Result<Connection, SendError> {
         let mut connector = self.connector.clone();
-        let failed = |it: <Connector as Service<Uri>>::Error| SendError::Connect(it.into());
-        poll_fn(|cx| connector.poll_ready(cx)).await.map_err(failed)?;
-        let io = connector.call(self.origin.clone()).await.map_err(failed)?;
+        poll_fn(|cx| connector.poll_ready(cx)).await.map_err(SendError::Connect)?;
+        let io = connector.call(self.origin.clone()).await.map_err(SendError::Connect)?;
         let mut builder = http1::Builder::new();
         let (sender, io) = builder.max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
         let bell = Arc::new(Bell::default());
@@ -151,7 +140,7 @@ impl Pool {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Absent once it is closed.
-    io: Option<Pin<Box<http1::Connection<Io, Full<Bytes>>>>>,
+    io: Option<Pin<Box<http1::Connection<Stream, Full<Bytes>>>>>,
     bell: Arc<Bell>,
     /// What rings the bell.
     waker: Waker,
@@ -274,6 +263,11 @@ struct Lease {
 }
 
 impl Body {
+    /// The body of an answer whose connection is moved on by a task of its own.
+    pub(crate) const fn shared(incoming: Incoming) -> Self {
+        Self { incoming, lease: None }
+    }
+
     fn new(incoming: Incoming, lease: Lease) -> Self {
         let mut body = Self { incoming, lease: Some(lease) };
         // An empty one is never asked for what it has.

@@ -11,12 +11,15 @@ use std::{
 use arc_swap::ArcSwap;
 use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
 
 use crate::{
-    config::{Config, Limits, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
+    config::{
+        Config, Limits, Priorities, Promises, Secret, Timeouts, Upstream, secret::KeyHash, tls,
+    },
     goodput::Goodput,
     intake::Reader,
     network::Network,
@@ -67,6 +70,10 @@ pub(crate) struct Settings {
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
     pub(crate) registrable: Vec<Network>,
+    pub(crate) upstream: Upstream,
+    /// TLS of the data port; a connection keeps what it was made with.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) admin_tls: Option<Arc<ServerConfig>>,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -118,6 +125,9 @@ impl Settings {
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
             registrable: config.admin.networks()?,
+            upstream: config.upstream.clone(),
+            tls: tls::read("tls", config.tls.as_ref())?,
+            admin_tls: tls::read("admin.tls", config.admin.tls.as_ref())?,
             drain_timeout: config.drain.timeout,
         })
     }

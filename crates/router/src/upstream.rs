@@ -86,6 +86,9 @@ pub(crate) async fn send(
                 {
                     return Err(Refusal::Poison);
                 }
+                if failure == Failure::OutOfFiles {
+                    return Err(Refusal::OutOfFiles);
+                }
                 let refusal = Refusal::Upstream { failure, attempts: placement.attempt };
                 if !may_retry {
                     return Err(refusal);
@@ -136,7 +139,10 @@ async fn attempt(
     tokio::select! {
         biased;
         answer = answer => answer.unwrap_or_else(|_| {
-            replica.request_failed(Failure::TimedOut);
+            // How long a client waits is its own affair: it may have been no time at all.
+            if !outbound.is_impatient {
+                replica.request_failed(Failure::TimedOut);
+            }
             Attempt::Silent
         }),
         () = replica.hangs() => Attempt::Failed(Failure::TimedOut),

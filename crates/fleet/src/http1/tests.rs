@@ -13,7 +13,10 @@ use super::*;
 async fn pool() -> (Arc<Pool>, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-    (Pool::new(HttpConnector::new(), origin, Duration::from_secs(60), 8), listener)
+    (
+        Pool::new(Connector::new(Duration::from_secs(1), None), origin, Duration::from_secs(60), 8),
+        listener,
+    )
 }
 
 fn request() -> Message {
@@ -132,7 +135,7 @@ async fn an_answer_that_breaks_off_is_an_error_and_so_is_none() {
     });
     let broken = pool.send(request()).await.unwrap().into_body().collect().await;
     assert!(broken.is_err());
-    assert!(matches!(pool.send(request()).await, Err(SendError::Http(_))));
+    assert!(matches!(pool.send(request()).await, Err(SendError::Http1(_))));
     let refused = pool.send(request()).await.unwrap_err();
     assert!(matches!(refused, SendError::Connect(_)));
     assert_eq!(crate::client::failure_of(&refused), crate::health::Failure::Refused);
