@@ -3,18 +3,18 @@
 use std::{error::Error, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, uri::PathAndQuery};
+use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::{
-    client::legacy::{self, Client},
+    client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::{connect::Connector, health::Failure, http1, replica::Origin, tls::Trust};
+use crate::{connect::Connector, health::Failure, http1::Pool, tls::Trust};
 
-pub use crate::http1::Body;
+pub use crate::http1::{Body, SendError};
 
-/// Most of one stream that is read ahead of a slow client over HTTP/2.
+/// Most of one stream that is read ahead of a slow client over HTTP/2, and the longest head.
 const H2_STREAM_BYTES_MAX: u32 = 64 << 10;
 
 /// The same for all streams of a connection together: no bound of its own, for streams that wait for
@@ -30,16 +30,18 @@ const OUT_OF_FILES: [i32; 2] = [24, 23];
 
 /// Sends requests to one replica over kept connections.
 #[derive(Clone, Debug)]
-pub enum ReplicaClient {
-    /// Each connection has one request at a time.
-    Http1(Arc<http1::Pool>),
-    /// Requests share connections, where the replica speaks HTTP/2.
-    Http2 {
-        /// Reaches the replica.
-        client: Client<Connector, Full<Bytes>>,
-        /// Where the replica is.
-        origin: Origin,
-    },
+pub struct ReplicaClient {
+    origin: Uri,
+    connections: Connections,
+}
+
+/// Connections to one replica.
+#[derive(Clone, Debug)]
+enum Connections {
+    /// Over HTTP/1.1, a request at a time on each.
+    Http1(Arc<Pool>),
+    /// Over HTTP/2; over HTTP/1.1 where that is what the replica agrees to.
+    Http2(legacy::Client<Connector, Full<Bytes>>),
 }
 
 /// How one replica is spoken to.
@@ -73,43 +75,29 @@ impl Default for ClientConfig {
     }
 }
 
-/// No answer came.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// There is no connection.
-    #[error("cannot connect")]
-    Connect(#[source] Box<dyn Error + Send + Sync>),
-    /// The connection failed before an answer began.
-    #[error(transparent)]
-    Http1(#[from] hyper::Error),
-    /// No connection, or one that failed before an answer began.
-    #[error(transparent)]
-    Http2(#[from] legacy::Error),
-}
-
 impl ReplicaClient {
     /// A client with connections of its own to `origin`.
-    pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: &Origin) -> Self {
+    pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: Uri) -> Self {
         let connector = Connector::new(config.connect_timeout, reach.trust.clone());
-        let ClientConfig { idle_timeout, idle_max, .. } = *config;
-        if !reach.http2 {
-            let uri = origin.uri(PathAndQuery::from_static("/"));
-            return Self::Http1(http1::Pool::new(connector, uri, idle_timeout, idle_max));
-        }
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .http2_only(reach.trust.is_none())
-            .http2_initial_stream_window_size(H2_STREAM_BYTES_MAX)
-            .http2_initial_connection_window_size(H2_CONNECTION_BYTES_MAX)
-            .http2_max_header_list_size(H2_STREAM_BYTES_MAX)
-            .http2_keep_alive_interval(H2_PING)
-            .http2_keep_alive_timeout(H2_PING)
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(idle_timeout)
-            .pool_max_idle_per_host(idle_max)
-            .http1_max_buf_size(http1::BUFFER_BYTES_MAX)
-            .build(connector);
-        Self::Http2 { client, origin: origin.clone() }
+        let connections = if reach.http2 {
+            let client = legacy::Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .http2_only(reach.trust.is_none())
+                .http2_initial_stream_window_size(H2_STREAM_BYTES_MAX)
+                .http2_initial_connection_window_size(H2_CONNECTION_BYTES_MAX)
+                .http2_max_header_list_size(H2_STREAM_BYTES_MAX)
+                .http2_keep_alive_interval(H2_PING)
+                .http2_keep_alive_timeout(H2_PING)
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(config.idle_timeout)
+                .pool_max_idle_per_host(config.idle_max)
+                .build(connector);
+            Connections::Http2(client)
+        } else {
+            let (timeout, max) = (config.idle_timeout, config.idle_max);
+            Connections::Http1(Pool::new(connector, origin.clone(), timeout, max))
+        };
+        Self { origin, connections }
     }
 
     /// Sends a request, whose URI has neither scheme nor host, and waits for the head of its answer.
@@ -121,12 +109,13 @@ impl ReplicaClient {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Body>, SendError> {
-        match self {
-            Self::Http1(pool) => pool.send(request).await,
-            Self::Http2 { client, origin } => {
-                let path = request.uri().path_and_query().cloned();
-                *request.uri_mut() = origin.uri(path.unwrap_or(PathAndQuery::from_static("/")));
-                // Rare, and boxed so that what is not does not carry its size.
+        match &self.connections {
+            Connections::Http1(pool) => pool.send(request).await,
+            Connections::Http2(client) => {
+                let mut parts = self.origin.clone().into_parts();
+                parts.path_and_query = request.uri().path_and_query().cloned();
+                *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from)?;
+                // Rarer, and boxed so that what is not does not carry its size.
                 Ok(Box::pin(client.request(request)).await?.map(Body::shared))
             }
         }
@@ -136,12 +125,7 @@ impl ReplicaClient {
 /// What an error of the client says of the replica.
 #[must_use]
 pub fn failure_of(error: &SendError) -> Failure {
-    let is_connect = match error {
-        SendError::Connect(_) => true,
-        SendError::Http1(_) => false,
-        SendError::Http2(error) => error.is_connect(),
-    };
-    let otherwise = if is_connect { Failure::Unconnected } else { Failure::Broken };
+    let otherwise = if error.is_connect() { Failure::Unconnected } else { Failure::Broken };
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {

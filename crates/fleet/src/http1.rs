@@ -8,6 +8,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
     fmt,
     future::{Future as _, poll_fn},
     pin::{Pin, pin},
@@ -30,29 +31,56 @@ use hyper::{
         http1::{self, SendRequest},
     },
 };
+use hyper_util::client::legacy;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tower_service::Service;
+use tower_service::Service as _;
 
-use crate::{
-    client::SendError,
-    connect::{Connector, Stream},
-};
+use crate::connect::{Connector, Stream};
 
 #[cfg(test)]
 mod tests;
 
 /// Most that is read ahead of a slow client, and so the longest head of an answer.
-pub(crate) const BUFFER_BYTES_MAX: usize = 64 << 10;
+const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Times that a connection is moved on at once before the others of its thread get their turn.
 const TURNS_MAX: u32 = 4;
 
 type Message = Request<Full<Bytes>>;
 
+/// No answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection.
+    #[error("cannot connect")]
+    Connect(#[source] Box<dyn Error + Send + Sync>),
+    /// The connection failed before an answer began.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// The same, or none came about, where connections are shared.
+    #[error(transparent)]
+    Http2(#[from] legacy::Error),
+    /// The request has no URI.
+    #[error(transparent)]
+    Request(#[from] http::Error),
+}
+
+impl SendError {
+    /// Whether no connection came about.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Http2(error) => error.is_connect(),
+            Self::Http1(_) | Self::Request(_) => false,
+        }
+    }
+}
+
 /// Connections to one replica.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     connector: Connector,
     origin: Uri,
     host: HeaderValue,
@@ -260,7 +288,7 @@ impl Wake for Bell {
 #[derive(Debug)]
 pub struct Body {
     incoming: Incoming,
-    /// The connection, until all has come.
+    /// The connection, until all has come; none where it is not this answer's alone.
     lease: Option<Lease>,
 }
 
@@ -271,11 +299,6 @@ struct Lease {
 }
 
 impl Body {
-    /// The body of an answer whose connection is moved on by a task of its own.
-    pub(crate) const fn shared(incoming: Incoming) -> Self {
-        Self { incoming, lease: None }
-    }
-
     fn new(incoming: Incoming, lease: Lease) -> Self {
         let mut body = Self { incoming, lease: Some(lease) };
         // An empty one is never asked for what it has.
@@ -283,6 +306,11 @@ impl Body {
             body.give_back();
         }
         body
+    }
+
+    /// One whose connection is moved on by others.
+    pub(crate) const fn shared(incoming: Incoming) -> Self {
+        Self { incoming, lease: None }
     }
 
     /// Gives the connection back if another request can be sent on it.

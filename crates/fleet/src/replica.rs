@@ -196,7 +196,7 @@ impl Replica {
         Arc::new(Self {
             id,
             feed: spec.kv.as_ref().map(|_| Arc::default()),
-            client: ReplicaClient::new(client, &spec.reach, &spec.origin),
+            client: ReplicaClient::new(client, &spec.reach, spec.origin.0.clone()),
             dispatch: Arc::clone(dispatch),
             spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),

@@ -366,6 +366,19 @@ impl Frontier {
         self.states.iter().find(|it| it.warmth == warmth).map(|it| &it.point)
     }
 
+    /// The rate at the knee by goodput, or that of the most goodput where there is none.
+    #[must_use]
+    pub fn knee_or_best(&self) -> Option<f64> {
+        let knee = self.knee_by_goodput.rate_per_s.map(|it| it.value);
+        knee.or_else(|| self.at_knee().map(|it| it.rate_per_s))
+    }
+
+    /// How long the slowest hundredth of answers takes at the lowest rate, in seconds.
+    #[must_use]
+    pub fn unhurried_answer_s(&self) -> f64 {
+        self.points.first().and_then(|it| it.e2e_ms).map_or(0.0, |it| it.p99 / 1_000.0)
+    }
+
     /// The point nearest below the knee, or that of the most goodput where there is no knee.
     #[must_use]
     pub fn at_knee(&self) -> Option<&Point> {

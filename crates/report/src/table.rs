@@ -1,7 +1,9 @@
 //! Tables for a terminal, at most 100 columns wide.
 
+mod classes;
 mod frontier;
 mod limits;
+mod regret;
 mod seeds;
 mod work;
 
@@ -10,8 +12,10 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 pub use self::{
+    classes::classes,
     frontier::{frontier, plan, promise},
     limits::limits,
+    regret::regret,
     seeds::{differences, means},
     work::work,
 };
@@ -101,6 +105,17 @@ pub fn plain<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
     let mut out = table(&header);
+    for row in rows {
+        out.add_row(row);
+    }
+    align_right(&mut out);
+    out.to_string()
+}
+
+/// The same where the number of columns is not known before.
+#[must_use]
+pub fn rows(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut out = table(header);
     for row in rows {
         out.add_row(row);
     }

@@ -20,7 +20,7 @@ use wire::{
 
 use crate::{
     app::{App, Settings},
-    config::read_promise,
+    config::{Asked, read_promise},
     passage::Passage,
     reject::Refusal,
     token_ratio::TokenRatios,
@@ -81,9 +81,9 @@ pub(crate) async fn read(
         Some(tenant) => Some(tenant.name.clone()),
         None => named_tenant(&settings, &headers)?,
     };
-    let (slo, priority) =
+    let Asked { class, slo, priority } =
         read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
-    passage.ranked(priority);
+    passage.ranked(class, priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let (body, budget) = receive(app, &settings, &headers, body).await?;

@@ -273,6 +273,7 @@ async fn upkeep(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.telemetry.upkeep();
+        app.goodput.paid(app.replicas());
     }
 }
 

@@ -97,6 +97,7 @@ pub(crate) async fn send(
                 passage.retry().map_err(|reject| match reject {
                     Reject::AllTried | Reject::NoReplicas => refusal,
                     Reject::UnknownModel
+                    | Reject::TooLong { .. }
                     | Reject::RetriesUsedUp { .. }
                     | Reject::Saturated { .. }
                     | Reject::Infeasible { .. }

@@ -55,7 +55,7 @@ async fn admin(stage: &Stage, method: &str, path: &str, headers: &[(&str, &str)]
     received(stage.client.request(request).await.unwrap()).await
 }
 
-const ADMIN_ROUTES: [(&str, &str); 9] = [
+const ADMIN_ROUTES: [(&str, &str); 10] = [
     ("GET", "/metrics"),
     ("GET", "/admin/replicas"),
     ("POST", "/admin/replicas"),
@@ -64,6 +64,7 @@ const ADMIN_ROUTES: [(&str, &str); 9] = [
     ("GET", "/admin/policy"),
     ("PUT", "/admin/policy"),
     ("POST", "/admin/reload"),
+    ("GET", "/admin/decisions"),
     ("GET", "/no/such/path"),
 ];
 

@@ -21,7 +21,7 @@ use std::{
 };
 
 use engine::{InvalidProfile, KvMessage, Progress};
-use policy::{dispatcher::Dispatcher, event::Decision};
+use policy::{dispatcher::Dispatcher, event::Decision, explanation::Explanation};
 use rand::rngs::Xoshiro256PlusPlus;
 use report::{Histogram, RequestRecord};
 use types::{
@@ -52,6 +52,9 @@ pub struct Recording {
     pub gaps: Histogram,
     /// Events that happened.
     pub events: u64,
+    /// Why requests went where they went, as far as [`Setup::dispatcher`] asks for it; by router, the
+    /// newest first.
+    pub explanations: Vec<Explanation>,
 }
 
 /// Why a run has no result.
@@ -256,6 +259,11 @@ impl<'a> World<'a> {
                 records: self.records.into_iter().flatten().collect(),
                 gaps: self.gaps,
                 events: self.events,
+                explanations: self
+                    .routers
+                    .iter()
+                    .flat_map(|it| it.dispatcher.explanations().newest().cloned())
+                    .collect(),
             }),
         }
     }

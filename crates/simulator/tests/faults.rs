@@ -73,6 +73,7 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         routers,
         dispatcher,
         comes_again: 0,
+        classes: std::collections::BTreeMap::new(),
         ranks: std::collections::BTreeMap::new(),
         attempts_max: draws.random_range(1..4),
         closed_conversations: draws.random(),

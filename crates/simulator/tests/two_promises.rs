@@ -38,6 +38,7 @@ fn setup(seats: u32) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::LeastRequest, 0),
         comes_again: 0,
+        classes: std::collections::BTreeMap::new(),
         ranks: std::collections::BTreeMap::new(),
         attempts_max: 1,
         closed_conversations: false,

@@ -6,17 +6,22 @@ mod check;
 mod compare;
 mod demo;
 mod emulate;
+mod explain;
 mod frontier;
 mod limits;
 mod logs;
 mod plan;
+mod promised;
 mod recording;
 mod replay;
 mod report;
 mod results;
+mod sending;
 mod serve;
 mod shutdown;
 mod simulate;
+mod traced;
+mod typed;
 
 use std::process::ExitCode;
 

@@ -112,7 +112,7 @@ fn print(summary: &Summary, differences: &[paired::Difference], frontiers: &[Fro
     if !differences.is_empty() {
         println!("{}", table::differences(differences));
     }
-    print!("{}", table::work(&summary.runs));
+    print!("{}{}", table::classes(&summary.runs), table::work(&summary.runs));
     frontiers.iter().for_each(|it| println!("{}", table::frontier(it)));
 }
 

@@ -115,8 +115,7 @@ impl Dispatcher {
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
             self.admission.sizes.decided(now, full.work_s, false);
-            decisions.push(Decision { request: request.id, verdict: Err(reject) });
-            return;
+            return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
         let waiting = Waiting { request, arrived: now, latest, work_s };
@@ -129,7 +128,7 @@ impl Dispatcher {
                 Reject::Evicted { retry_after }
             };
             self.admission.sizes.decided(now, out.work_s, false);
-            decisions.push(Decision { request: out.request.id, verdict: Err(reject) });
+            self.decide(now, &out.request, Err(reject), decisions);
         }
     }
 
@@ -171,8 +170,7 @@ impl Dispatcher {
         while let Some(it) = self.admission.queue.expired(now) {
             let retry_after = self.retry_after(now, 0.0);
             self.admission.sizes.decided(now, it.work_s, false);
-            let verdict = Err(Reject::Expired { retry_after });
-            decisions.push(Decision { request: it.request.id, verdict });
+            self.decide(now, &it.request, Err(Reject::Expired { retry_after }), decisions);
         }
         self.admission.first = None;
         let mut in_vain = 0;

@@ -206,6 +206,10 @@ function plan() {
   if (it.by_throughput !== null) rows.push(["throughput (wrong)", number(it.per_replica.throughput_per_s) + "/s answered", number(it.by_throughput, 0), it.goodput_by_throughput === null ? load(it.by_throughput) : number(it.goodput_by_throughput) + " good/s"]);
   rows.push(["goodput", number(knee) + "/s good", number(it.by_goodput, 0), load(it.by_goodput)], ["and bursts of " + it.demand.burst + " ×", "", number(it.with_bursts, 0), load(it.with_bursts)], { mark: true, cells: ["and " + it.demand.failures + " failed", "", number(it.replicas, 0), load(it.replicas)] });
   figures(page, ["sized by", "a replica gives", "replicas", "each runs at"], rows);
+  const tried = it.trials;
+  if (!tried) return;
+  page.append(element("p", { style: "margin-top:12px" }, "Tried in virtual time at " + number(tried.rate_per_s) + "/s with " + many(tried.lost, "replica", "replicas") + " lost when counting began; " + percent(tried.good_fraction_needed) + " good requests are needed, the share at the knee."));
+  figures(page, ["replicas", "good", ""], tried.trials.map((one) => ({ mark: one.holds, cells: [number(one.replicas, 0), percent(one.good_request_fraction), one.holds ? "enough" : "too few"] })));
 }
 
 function details() {

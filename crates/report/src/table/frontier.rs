@@ -9,7 +9,7 @@ use crate::{
     disruption::{Part, Split},
     frontier::{Frontier, KneeOf, Point, State},
     knee::Estimate,
-    plan::Plan,
+    plan::{Plan, Trials},
     stats::Stats,
 };
 
@@ -233,7 +233,42 @@ pub fn plan(plan: &Plan) -> String {
         row(format!("and {} failed", demand.failures), *replicas);
     }
     align_right(&mut table);
-    format!("{} useful requests/s need {replicas} replicas\n{table}\n", rate(demand.rate_per_s))
+    let told = plan.trials.as_ref().map(trials).unwrap_or_default();
+    format!(
+        "{} useful requests/s need {replicas} replicas\n{table}\n{told}",
+        rate(demand.rate_per_s)
+    )
+}
+
+/// What became of the fleets that were tried out.
+fn trials(all: &Trials) -> String {
+    let needed = percent(Some(all.good_fraction_needed));
+    let mut out = format!(
+        "tried in virtual time at {}/s with {} lost ({} runs of {:.0} s; {needed} good are needed):\n",
+        rate(all.rate_per_s),
+        all.lost,
+        all.runs,
+        all.counted_s,
+    );
+    for it in &all.trials {
+        let verdict = if it.holds { "enough" } else { "too few" };
+        let good = percent(Some(it.good_request_fraction));
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {} replicas: {good} good, {verdict}", it.replicas);
+    }
+    match (all.replicas, all.trials.first()) {
+        (Some(enough), Some(planned)) if enough > planned.replicas => {
+            let _ = writeln!(
+                out,
+                "so buy {enough}: goodput does not grow with the fleet as the plan takes it to"
+            );
+        }
+        (Some(_), _) => {}
+        (None, _) => out.push_str(
+            "none of them is enough: what holds one replica back is not all that holds the fleet back\n",
+        ),
+    }
+    out
 }
 
 impl Plan {

@@ -29,6 +29,7 @@ fn setup(strategy: StrategyName, seed: u64) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(strategy, 0),
         comes_again: 0,
+        classes: BTreeMap::new(),
         ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: seed.is_multiple_of(2),

@@ -23,6 +23,7 @@ fn setup(replicas: u32) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::PrefixAware, 0),
         comes_again: 0,
+        classes: BTreeMap::new(),
         ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: false,
@@ -54,6 +55,7 @@ fn request(at_ms: u64, id: u64) -> Arrival {
         session: None,
         turn: 0,
         tenant: None,
+        slo_class: None,
         prompt: Prompt::from_user(vec![segment(id, 1_000)]),
         output: Tokens(40),
         answer: None,
@@ -323,7 +325,8 @@ fn surprised(signals: Signals) -> usize {
         }
         world.advance_to(arrival.at);
         world.arrive(&arrival);
-        expected.push(world.flights.last().unwrap().as_ref().unwrap().expected);
+        let placement = world.flights.last().unwrap().as_ref().unwrap().placement;
+        expected.push(placement.map(|it| it.cached));
     }
     while let Some((at, event)) = world.calendar.pop() {
         world.advance_to(at);
