@@ -115,7 +115,8 @@ impl ReplicaClient {
                 let mut parts = self.origin.clone().into_parts();
                 parts.path_and_query = request.uri().path_and_query().cloned();
                 *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from)?;
-                Ok(client.request(request).await?.map(Body::shared))
+                // Rarer, and boxed so that what is not does not carry its size.
+                Ok(Box::pin(client.request(request)).await?.map(Body::shared))
             }
         }
     }

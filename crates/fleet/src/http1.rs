@@ -113,7 +113,8 @@ impl Pool {
         loop {
             let (mut connection, was_used) = match self.take() {
                 Some(kept) => (kept, true),
-                None => (self.connect().await?, false),
+                // Rare, and boxed so that what is not does not carry its size.
+                None => (Box::pin(self.connect()).await?, false),
             };
             match connection.exchange(request).await {
                 Ok(response) => {
@@ -189,6 +190,10 @@ impl Connection {
         cx: &mut Context<'_>,
         mut look: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
+        if self.bell.is_waiting_for(cx.waker()) {
+            // Nothing has happened since it was looked at last.
+            return Poll::Pending;
+        }
         self.bell.rings_for(cx.waker());
         for _ in 0..TURNS_MAX {
             self.bell.mute();
@@ -244,11 +249,16 @@ impl Bell {
     const LOUD: u8 = 0;
     /// The task looks, or nobody waits.
     const MUTED: u8 = 1;
-    /// As muted, and it would have rung.
+    /// It has rung, or would have, since it was muted.
     const RUNG: u8 = 2;
 
     fn rings_for(&self, task: &Waker) {
         self.task.lock().clone_from(task);
+    }
+
+    /// Whether `task` is to be woken and has not been.
+    fn is_waiting_for(&self, task: &Waker) -> bool {
+        self.state.load(Ordering::SeqCst) == Self::LOUD && self.task.lock().will_wake(task)
     }
 
     fn mute(&self) {
@@ -268,8 +278,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let (muted, rung, order) = (Self::MUTED, Self::RUNG, Ordering::SeqCst);
-        if self.state.compare_exchange(muted, rung, order, order) == Err(Self::LOUD) {
+        if self.state.swap(Self::RUNG, Ordering::SeqCst) == Self::LOUD {
             self.task.lock().wake_by_ref();
         }
     }

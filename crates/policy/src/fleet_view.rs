@@ -126,14 +126,15 @@ impl Replica {
         Sharing { own: self.load.in_flight, all: self.requests(now) }
     }
 
-    /// Whether one more request has a seat in its batch and finds memory there, as far as is known.
+    /// Whether one more request has a seat in its batch beside those that `sharing` counts at `now`, and
+    /// finds memory there, as far as is known.
     #[must_use]
-    pub fn has_room(&self, now: Timestamp) -> bool {
+    pub fn has_room(&self, now: Timestamp, sharing: Sharing) -> bool {
         let is_full = |(seen, report): (Timestamp, LoadReport)| {
             let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
-            now.since(seen) <= REPORT_AGE_MAX && waits_for_memory
+            waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
         };
-        self.requests(now) < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
+        sharing.all < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
     }
 
     /// What its engine last said of its load, however long ago; nothing where it never did.

@@ -91,8 +91,8 @@ pub(crate) async fn read(
     let mut read = interpret(&settings.reader, endpoint, &headers, tenant, &body).await?;
     if let Some(seed) = read.tokenised_from {
         let Reader { tokenizers, block, .. } = &*settings.reader;
-        let tokenised =
-            tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block).await;
+        let tokenised = tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block);
+        let tokenised = Box::pin(tokenised).await;
         read.prompt = tokenised.unwrap_or(read.prompt);
     }
     passage.describe(&read.model, &read.prompt);
