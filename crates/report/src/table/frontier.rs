@@ -19,7 +19,7 @@ pub fn frontier(frontier: &Frontier) -> String {
     let Frontier { workload, policy, clock, warmth, warmth_produced, .. } = frontier;
     let runs = frontier.points.iter().map(|it| it.runs).max().unwrap_or_default();
     let mut out = format!(
-        "{workload}, {policy}: {} rates, {runs} runs each, {clock} time; good is {}\n\
+        "{workload}, {policy}: {} rates, {runs} runs each, {clock} time\ngood is {}\n\
          caches: {} ({warmth_produced})\n{}\n{}\n{}",
         frontier.points.len(),
         promise(&frontier.slo),
