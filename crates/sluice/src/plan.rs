@@ -115,7 +115,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     }
     if let Some(frontier) = &frontier {
         let promise = table::promise(&frontier.slo);
-        println!("{}, {}: good is {promise}", frontier.workload, frontier.policy);
+        println!("{}, {}\ngood is {promise}", frontier.workload, frontier.policy);
     }
     print!("{}", table::plan(&planned));
     Ok(())
