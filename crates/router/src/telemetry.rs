@@ -95,10 +95,11 @@ const LIMIT: &str = "sluice_admission_limit_requests";
 const PREDICTED: &str = "sluice_admission_predicted_seconds";
 const OBSERVED: &str = "sluice_admission_observed_seconds";
 const RELOADS: &str = "sluice_config_reloads_total";
+const TASKS: &str = "sluice_tasks";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 43] = [
+pub const METRICS: [Metric; 44] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -157,6 +158,7 @@ pub const METRICS: [Metric; 43] = [
     metric(PREDICTED, Kind::Gauge, "Mean TTFT and TPOT that were predicted of late, by replica"),
     metric(OBSERVED, Kind::Gauge, "Mean TTFT and TPOT of the same requests, by replica"),
     metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
+    metric(TASKS, Kind::Gauge, "Tasks that run or wait: one for each connection, and some"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
 
@@ -410,5 +412,8 @@ fn read_gauges(fleet: &Fleet) {
     gauge!(INDEX_BYTES).set(bytes as f64);
     gauge!(INDEX_BLOCKS).set(blocks as f64);
     gauge!(SESSIONS).set(sessions as f64);
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        gauge!(TASKS).set(runtime.metrics().num_alive_tasks() as f64);
+    }
     read_admission(fleet);
 }
