@@ -115,10 +115,11 @@ impl Case {
         let until = self.scenario.load.duration.unwrap_or(last);
         let recording = simulator::run(&setup, arrivals).unwrap();
         let is_warm = |at: Timestamp| setup.warm_up <= at.elapsed();
-        let records = recording.records.into_iter().filter(|it| is_warm(it.scheduled));
+        let (records, early) = recording.records.into_iter().partition(|it| is_warm(it.scheduled));
         let refusals = recording.refusals.into_iter().filter(|it| is_warm(it.at));
         let window_s = (until - setup.warm_up).as_secs_f64();
-        Ran { records: records.collect(), refusals: refusals.collect(), window_s }
+        let warm_up = Timestamp::from_elapsed(setup.warm_up);
+        Ran { records, early, refusals: refusals.collect(), warm_up, window_s }
     }
 
     /// Runs at `times` the knee, one for each seed.
@@ -131,7 +132,10 @@ impl Case {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) records: Vec<RequestRecord>,
+    /// Those of the warm-up, some of which end later.
+    pub(crate) early: Vec<RequestRecord>,
     pub(crate) refusals: Vec<Refusal>,
+    pub(crate) warm_up: Timestamp,
     pub(crate) window_s: f64,
 }
 

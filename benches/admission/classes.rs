@@ -104,8 +104,11 @@ fn beside_batch(case: &Case, seeds: u64) {
     let knee = at_knee(&case, seeds).iter().map(|it| it.0).sum::<f64>() / seeds as f64;
     let over = Timestamp::from_elapsed(case.scenario.load.duration.unwrap());
     let urgent_good = mean(&beside, |it| it.count(|it| it.slo.good && is_urgent(it)) / it.window_s);
+    // What waited since before the window and is done within it counts.
     let batch_good = mean(&beside, |ran| {
-        ran.count(|it| it.slo.good && !is_urgent(it) && it.ended <= over) / ran.window_s
+        let all = ran.early.iter().chain(&ran.records);
+        let done = all.filter(|it| ran.warm_up <= it.ended && it.ended <= over);
+        done.filter(|it| it.slo.good && !is_urgent(it)).count() as f64 / ran.window_s
     });
     let (quiet, busy) = (ttft_ms(&alone, 0.99, is_urgent), ttft_ms(&beside, 0.99, is_urgent));
     let line = |what: &str, figure, bar| put("batch", &case.name, what, figure, bar);

@@ -33,10 +33,17 @@ const BEYOND: [(f64, f64); 3] = [(1.4, 98.0), (2.0, 97.0), (3.0, 95.0)];
 /// Loads below the knee.
 const BELOW: [f64; 3] = [0.8, 0.9, 0.95];
 
-pub(crate) fn beyond_and_below(terms: &Terms) {
+pub(crate) fn beyond_the_knee(terms: &Terms) {
     for case in case::synthetic(terms) {
         beyond(&case, terms.seeds, "goodput");
-        below(&case, terms.seeds);
+    }
+}
+
+/// The 99th percentile of a run scatters by some per cent, for one request that goes elsewhere changes what all
+/// later ones find: more seeds than for other rows.
+pub(crate) fn below_the_knee(terms: &Terms) {
+    for case in case::synthetic(terms) {
+        below(&case, terms.seeds.saturating_mul(3));
     }
 }
 

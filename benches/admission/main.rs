@@ -48,8 +48,10 @@ struct Args {
 enum Row {
     /// The rates at which 97 % keep their promises without admission.
     Knees,
-    /// Goodput beyond the knee, and what admission costs below it.
+    /// Goodput beyond the knee.
     Goodput,
+    /// What admission costs below the knee.
+    Below,
     /// Every mode at 1.4 times the knee.
     Ablation,
     /// Predictions that are wrong, signals that are late, replicas that differ, answers in one piece.
@@ -98,7 +100,8 @@ fn main() {
     for row in rows {
         match row {
             Row::Knees => goodput::knees(&terms),
-            Row::Goodput => goodput::beyond_and_below(&terms),
+            Row::Goodput => goodput::beyond_the_knee(&terms),
+            Row::Below => goodput::below_the_knee(&terms),
             Row::Ablation => ablation::modes(&terms),
             Row::Robust => robust::conditions(&terms),
             Row::Binding => found::binding(&terms),

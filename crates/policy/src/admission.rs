@@ -21,6 +21,7 @@ pub mod gate;
 pub mod limit;
 pub mod peer_limit;
 pub mod shares;
+mod turns;
 
 use std::time::Duration;
 
@@ -29,13 +30,16 @@ use types::{
     time::Timestamp,
 };
 
-use self::shares::{Sizes, Tenants};
 pub use self::{
     config::{AdmissionConfig, AdmissionMode},
     gate::Gate,
     limit::Limit,
     peer_limit::PeerLimit,
     shares::Promises,
+};
+use self::{
+    shares::{Sizes, Tenants},
+    turns::Turns,
 };
 use crate::{estimate::decay::Decayed, token_bucket::TokenBucket, wait_queue::WaitQueue};
 
@@ -53,12 +57,6 @@ const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
 
 /// Time between two looks at those who wait, when nothing else gives cause.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Of how many requests that find room at once one may go where there is none but for a moment.
-const GRACE_EVERY: f64 = 20.0;
-
-/// How many of those may go one after the other.
-const GRACES_AT_ONCE: f64 = 8.0;
 
 /// Part of the window for work for later after which it no longer gives way.
 const LAST_PART: u32 = 4;
@@ -84,9 +82,9 @@ pub(crate) struct Admission {
     pub(crate) queue: WaitQueue,
     pub(crate) tenants: Tenants,
     pub(crate) sizes: Sizes,
+    pub(crate) turns: Turns,
     placed: Decayed,
     retries: TokenBucket,
-    pub(crate) graces: TokenBucket,
     /// When each class last came.
     seen: [Option<Timestamp>; Priority::ALL.len()],
     /// When those who wait were last looked at.
@@ -102,9 +100,9 @@ impl Admission {
             queue: WaitQueue::default(),
             tenants: Tenants::default(),
             sizes: Sizes::default(),
+            turns: Turns::default(),
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
-            graces: TokenBucket::full(GRACES_AT_ONCE),
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             first: None,
@@ -128,24 +126,13 @@ impl Admission {
         !self.is_on() || self.retries.take()
     }
 
-    /// Notes that a request found room when it came.
-    pub(crate) fn found_room(&mut self) {
-        self.graces.add(1.0 / GRACE_EVERY);
-    }
-
-    /// Whether one may go where there is no room but for a moment. Below the knee gates close by chance
-    /// now and then, and soon open again: there it would wait for nothing, or have its prompt computed
-    /// elsewhere once more. Beyond the knee hardly anybody finds room at once, and so nobody is let off.
-    pub(crate) fn grants_grace(&mut self) -> bool {
-        self.graces.take()
-    }
-
     /// Notes that a request of `work_s` was placed.
     pub(crate) fn placed(&mut self, now: Timestamp, request: &Request, work_s: f64) {
         self.placed.add(now, 1.0);
         if self.is_on() {
             self.tenants.gave(now, request.tenant, work_s);
             self.sizes.decided(now, work_s, true);
+            self.turns.let_in(now, work_s);
         }
     }
 

@@ -26,9 +26,6 @@ const PRESENT: f64 = 1e-4;
 /// Size classes: powers of four of a hundredth of a second of GPU time.
 pub(crate) const SIZES: usize = 6;
 
-/// Requests of a size that must have been let in of late for that to tell anything.
-const TURNS_TELL: f64 = 2.0;
-
 /// Share of what everybody gets let in that a size class gets at least.
 const SIZE_SHARE_MIN: f64 = 0.5;
 
@@ -103,14 +100,6 @@ impl Sizes {
                 let_in.add(now, 1.0);
             }
         }
-    }
-
-    /// Time within which, as likely as not, a request of this size or greater gets in, seconds; nothing
-    /// where hardly any did of late.
-    pub(crate) fn turn_s(&self, now: Timestamp, work_s: f64) -> Option<f64> {
-        let let_in = self.classes.iter().skip(size_of(work_s)).map(|it| it.1.rate(now));
-        let rate: f64 = let_in.sum();
-        (TURNS_TELL < rate * USE_TIME.as_secs_f64()).then(|| std::f64::consts::LN_2 / rate)
     }
 
     /// Whether requests of this size get in much more rarely than others.

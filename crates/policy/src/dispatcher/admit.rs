@@ -11,7 +11,7 @@ use types::{
     time::Timestamp,
 };
 
-use super::{Candidates, Dispatcher, Found, InFlight, Tried};
+use super::{Dispatcher, Found, InFlight, Tried};
 use crate::{
     admission::{
         AdmissionMode, Gate, Standing,
@@ -30,12 +30,6 @@ const LOOKS_IN_VAIN_MAX: u32 = 3;
 /// Bounds of what those who are turned away are told, seconds.
 const RETRY_AFTER_LEAST_S: f64 = 0.02;
 const RETRY_AFTER_MOST_S: f64 = 60.0;
-
-/// By how much what is predicted may exceed what is allowed where a request is let off once.
-const NEARLY: f64 = 1.3;
-
-/// How many times less work a request must be where it is let off than where there is room.
-const LESS_WORK: f64 = 2.0;
 
 /// How much longer than on the quickest replica an urgent request may wait for its first token: a factor,
 /// and seconds.
@@ -70,7 +64,7 @@ impl Dispatcher {
         }
         let standing = self.admission.standing(now, request, arrived);
         let Standing { reserve, is_over_share, is_for_later, is_urgent } = standing;
-        let pass = Pass {
+        let mut pass = Pass {
             now,
             mode: self.admission.config.mode,
             in_flight_max: self.admission.config.in_flight_max,
@@ -80,6 +74,7 @@ impl Dispatcher {
             reserve,
             is_sized: request.prompt.0 > 0,
             is_for_later,
+            spare: 0.0,
         };
         let mut full = Full {
             gate: Gate::Count,
@@ -90,6 +85,7 @@ impl Dispatcher {
             is_over_share,
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
+        pass.spare = pass.spare(fleet, candidates);
         // Somebody waits whom it may not pass.
         let must_queue = arrived == now && self.must_queue(request);
         let is_felt = is_for_later && !leaves_half_quiet(fleet, candidates);
@@ -98,23 +94,12 @@ impl Dispatcher {
             excess: 1.0,
             over_s: 0.0,
         });
-        let may_have_grace = arrived == now && reserve <= 1.0 && !must_queue;
-        let mut nearly = Candidates::new();
         candidates.retain(|it| {
             let Some(replica) = fleet.get(it.id) else { return false };
             let Some(closed) = pass.closed(replica, it).or(behind) else { return true };
             full.note(it, &closed, asked.output, turn_s);
-            if closed.gate == Gate::Tpot && closed.excess <= NEARLY {
-                nearly.push(*it);
-            }
             false
         });
-        if may_have_grace && is_less_work(&nearly, candidates) && self.admission.grants_grace() {
-            candidates.clear();
-            candidates.extend_from_slice(&nearly);
-        } else if may_have_grace && !candidates.is_empty() {
-            self.admission.found_room();
-        }
         if is_urgent {
             keep_quickest(candidates);
         }
@@ -188,7 +173,7 @@ impl Dispatcher {
     /// nobody else comes, and where others do, once it would be the turn of one like it, as turns of late
     /// went; spread, so that those who were turned away together do not come again together.
     fn retry_after(&mut self, now: Timestamp, after_s: f64, work_s: f64) -> Duration {
-        let turn_s = self.admission.sizes.turn_s(now, work_s).unwrap_or(after_s);
+        let turn_s = self.admission.turns.next_s(now, work_s).unwrap_or(after_s);
         let after_s = turn_s.clamp(RETRY_AFTER_LEAST_S, RETRY_AFTER_MOST_S);
         Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
     }
@@ -249,10 +234,10 @@ impl Dispatcher {
         // Looking up its conversation would count as use of it.
         self.find_candidates(now, request, &asked, &Tried::new(), None, &mut candidates);
         let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
-        let (first, graces) = (self.admission.first.take(), self.admission.graces);
+        let first = self.admission.first.take();
         let is_open = !candidates.is_empty()
             && self.admit(now, request, now, &asked, &mut candidates).is_ok();
-        (self.admission.first, self.admission.graces) = (first, graces);
+        self.admission.first = first;
         self.candidates = candidates;
         Outlook { is_open, work_s }
     }
@@ -367,13 +352,6 @@ pub struct AdmissionView {
     /// Requests a second that the fleet could take if they were like those of late; absent while too
     /// little is asked to tell.
     pub knee_per_s: Option<f64>,
-}
-
-/// Whether the request is much less work where there nearly is room than where there is, if anywhere.
-fn is_less_work(nearly: &[Candidate], open: &[Candidate]) -> bool {
-    let least = |of: &[Candidate]| of.iter().map(|it| it.forecast.work_s).min_by(f64::total_cmp);
-    let Some(nearly) = least(nearly) else { return false };
-    least(open).is_none_or(|open| LESS_WORK * nearly < open)
 }
 
 /// Whether half of the replicas have no prompt waiting if one more has: those who are urgent find their

@@ -35,6 +35,8 @@ slo: { e2e: 200ms }
 pub(crate) struct Ran {
     pub(crate) records: Vec<RequestRecord>,
     pub(crate) refusals: Vec<Refusal>,
+    /// Those of the warm-up.
+    pub(crate) early: Vec<RequestRecord>,
 }
 
 /// Reads `scenario` with `changes`.
@@ -78,9 +80,9 @@ pub(crate) fn run_with(scenario: &Scenario, mode: AdmissionMode, arrivals: Vec<A
     let setup = Setup { follow_refusals: Some(3), ..setup };
     let recording = simulator::run(&setup, arrivals).unwrap();
     let is_warm = |at: Timestamp| setup.warm_up <= at.elapsed();
-    let records = recording.records.into_iter().filter(|it| is_warm(it.scheduled));
+    let (records, early) = recording.records.into_iter().partition(|it| is_warm(it.scheduled));
     let refusals = recording.refusals.into_iter().filter(|it| is_warm(it.at));
-    Ran { records: records.collect(), refusals: refusals.collect() }
+    Ran { records, refusals: refusals.collect(), early }
 }
 
 impl Ran {
