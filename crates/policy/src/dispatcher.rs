@@ -24,11 +24,14 @@ use types::{
     time::Timestamp,
 };
 
-pub use self::{admit::AdmissionView, caches::CacheMode};
 use self::{
     admit::Full,
     caches::{Caches, Reserved},
     warm::HeldBack,
+};
+pub use self::{
+    admit::{AdmissionView, Outlook},
+    caches::CacheMode,
 };
 use crate::{
     admission::Admission,
@@ -270,12 +273,7 @@ impl Dispatcher {
         arrived: Timestamp,
         tried: &Tried,
     ) -> Result<Option<Found>, Full> {
-        let asked = Asked {
-            prompt: request.prompt,
-            output: self.outputs.expected(request),
-            tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
-            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
-        };
+        let asked = self.asked(now, request);
         let mut candidates = std::mem::take(&mut self.candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
@@ -313,6 +311,16 @@ impl Dispatcher {
             most_cached,
             held,
         }))
+    }
+
+    /// What replicas are asked about `request`.
+    fn asked(&self, now: Timestamp, request: &Request) -> Asked {
+        Asked {
+            prompt: request.prompt,
+            output: self.outputs.expected(request),
+            tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
+            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
+        }
     }
 
     /// Decides that `request` goes where it was found to go, and reserves it there.
@@ -436,12 +444,17 @@ impl Dispatcher {
         self.caches.look_up(&request.blocks);
         // The last token is always computed, or there would be nothing to continue from.
         let cached_max = request.prompt.saturating_sub(Tokens(1));
-        let forecasts = self.forecasts();
+        let (forecasts, follows_any) = (self.forecasts(), self.caches.follows_any());
         let candidate = |replica: &Replica| {
             let hits = Blocks(self.hits.of(replica.slot)).tokens(self.block);
-            let turn = home.filter(|it| it.0 == replica.id).map(|it| it.1).unwrap_or_default();
-            let believed = turn.continued(hits, self.block, request.prompt).min(cached_max);
-            let cached = self.caches.told(replica.id, request).unwrap_or(believed);
+            let held = match home {
+                Some((id, turn)) if id == replica.id => {
+                    turn.continued(hits, self.block, request.prompt)
+                }
+                Some(_) | None => hits,
+            };
+            let told = if follows_any { self.caches.told(replica.id, request) } else { None };
+            let cached = told.unwrap_or(held.min(cached_max));
             let sharing = replica.sharing(now);
             Candidate {
                 id: replica.id,
@@ -455,11 +468,12 @@ impl Dispatcher {
                 } else {
                     Forecast::default()
                 },
-                has_room: replica.has_room(now),
+                has_room: replica.has_room(now, sharing),
                 reported: replica.reported(),
             }
         };
         candidates.clear();
+        candidates.reserve(self.fleet.replicas().len());
         let pool = self.fleet.pool_for(request.model, request.prompt, tried);
         candidates.extend(pool.map(candidate));
     }

@@ -18,7 +18,7 @@ use crate::{
     admission::{Limit, PeerLimit, Promises},
     estimate::{EstimateConfig, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
-    slow_start::{HEAD_START, SlowStart, Warming},
+    slow_start::{HEAD_START, KNOWS_NOBODY, SlowStart, Warming},
     strategy::Candidate,
 };
 
@@ -126,14 +126,15 @@ impl Replica {
         Sharing { own: self.load.in_flight, all: self.requests(now) }
     }
 
-    /// Whether one more request has a seat in its batch and finds memory there, as far as is known.
+    /// Whether one more request has a seat in its batch beside those that `sharing` counts at `now`, and
+    /// finds memory there, as far as is known.
     #[must_use]
-    pub fn has_room(&self, now: Timestamp) -> bool {
+    pub fn has_room(&self, now: Timestamp, sharing: Sharing) -> bool {
         let is_full = |(seen, report): (Timestamp, LoadReport)| {
             let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
-            now.since(seen) <= REPORT_AGE_MAX && waits_for_memory
+            waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
         };
-        self.requests(now) < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
+        sharing.all < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
     }
 
     /// What its engine last said of its load, however long ago; nothing where it never did.
@@ -285,9 +286,12 @@ impl FleetView {
         let Some(it) = self.get_mut(id) else { return };
         let before = std::mem::replace(&mut it.health, health);
         // One that was only left alone for a while comes back as it went.
-        let is_cold = it.is_cold || before == Health::Ejected;
+        let was_there = before == Health::Starting && now.elapsed() < KNOWS_NOBODY;
+        let is_cold = (it.is_cold && !was_there) || before == Health::Ejected;
         if is_cold && health == Health::Ready {
             self.warm(now, id);
+        } else if health == Health::Ready {
+            it.is_cold = false;
         }
     }
 

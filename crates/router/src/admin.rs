@@ -60,7 +60,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
-    ([content_type], app.telemetry.render(&app.fleet)).into_response()
+    ([content_type], app.telemetry.render(&app)).into_response()
 }
 
 /// A replica as `/admin/replicas` shows it.
@@ -126,7 +126,7 @@ async fn policy(State(app): State<Arc<App>>) -> Json<PolicyView> {
 }
 
 async fn goodput(State(app): State<Arc<App>>) -> Response {
-    Json(app.goodput.view()).into_response()
+    Json(app.goodput()).into_response()
 }
 
 /// Opens a disruption window, or closes it.

@@ -11,13 +11,18 @@ use std::{
 use arc_swap::ArcSwap;
 use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
+use report::{cost::Prices, rolling::View};
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
 
 use crate::{
     admin::decisions::RequestNames,
-    config::{Config, Limits, Pools, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
+    config::{
+        Config, Limits, Pools, Priorities, Promises, Secret, Timeouts, Upstream, secret::KeyHash,
+        tls,
+    },
     goodput::Goodput,
     intake::Reader,
     network::Network,
@@ -67,10 +72,15 @@ pub(crate) struct Settings {
     pub(crate) tenant_header: Option<HeaderName>,
     pub(crate) promises: Promises,
     pub(crate) priorities: Priorities,
+    pub(crate) prices: Option<Prices>,
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
     pub(crate) registrable: Vec<Network>,
     pub(crate) pools: Pools,
+    pub(crate) upstream: Upstream,
+    /// TLS of the data port; a connection keeps what it was made with.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) admin_tls: Option<Arc<ServerConfig>>,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -119,10 +129,14 @@ impl Settings {
             tenant_header: config.tenant_header(),
             promises: config.slo.clone(),
             priorities: config.priority.clone(),
+            prices: config.costs.clone(),
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
             registrable: config.admin.networks()?,
             pools: config.pools.clone(),
+            upstream: config.upstream.clone(),
+            tls: tls::read("tls", config.tls.as_ref())?,
+            admin_tls: tls::read("admin.tls", config.admin.tls.as_ref())?,
             drain_timeout: config.drain.timeout,
         })
     }
@@ -192,6 +206,17 @@ impl App {
     /// Permits of the body budget that `bytes` of body take.
     pub(crate) fn permits(bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    /// Goodput since the router started, with what is paid for up to now.
+    pub(crate) fn goodput(&self) -> View {
+        self.goodput.paid(self.replicas());
+        self.goodput.view(self.settings.load().prices.as_ref())
+    }
+
+    /// Replicas that are paid for: all that are there, whatever their health.
+    pub(crate) fn replicas(&self) -> u32 {
+        u32::try_from(self.fleet.replicas().len()).unwrap_or(u32::MAX)
     }
 
     /// Whether requests sent here can be served.

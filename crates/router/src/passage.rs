@@ -84,16 +84,15 @@ impl End {
 /// What a request was promised, and to whom.
 #[derive(Debug)]
 struct Promise {
-    class: String,
+    /// The class; none is everybody's.
+    class: Option<Arc<str>>,
     tenant: TenantId,
     slo: Slo,
 }
 
 impl Promise {
-    fn begin(head: &HeaderMap) -> Self {
-        let class = head.get(headers::SLO_CLASS).and_then(|it| it.to_str().ok());
-        let class = class.unwrap_or_default().to_owned();
-        Self { class, tenant: TenantId::NONE, slo: Slo::default() }
+    fn begin() -> Self {
+        Self { class: None, tenant: TenantId::NONE, slo: Slo::default() }
     }
 
     /// Learns what the request's place on a replica was asked for with. Of an answer that comes at once
@@ -165,7 +164,7 @@ impl Passage {
             waited: Duration::ZERO,
             gate: None,
             estimated: None,
-            promise: Promise::begin(head),
+            promise: Promise::begin(),
             ticket: None,
             sent: None,
             status: StatusCode::OK,
@@ -205,9 +204,9 @@ impl Passage {
         self.estimated = prompt.is_estimated.then(|| ModelId::from_name(model));
     }
 
-    /// Learns how urgent the request is.
-    pub(crate) fn ranked(&mut self, priority: Priority) {
-        self.priority = priority;
+    /// Learns what class the request is of and how urgent it is.
+    pub(crate) fn ranked(&mut self, class: Option<Arc<str>>, priority: Priority) {
+        (self.promise.class, self.priority) = (class, priority);
     }
 
     /// Has a replica chosen and the request's place on it reserved, as soon as one has room.
@@ -223,8 +222,8 @@ impl Passage {
         self.placed = Instant::now();
         self.waited = self.placed.duration_since(started);
         self.telemetry.decided(self.waited, placed.as_ref().ok().map(|it| it.placement()));
-        if let Err(Reject::Saturated { gate, .. } | Reject::Infeasible { gate, .. }) = &placed {
-            self.gate = Some(*gate);
+        if let Err(reject) = &placed {
+            self.gate = reject.gate();
         }
         self.ticket = Some(placed?);
         Ok(())
@@ -335,10 +334,11 @@ impl Passage {
     }
 
     fn count(&self) {
-        self.goodput.left(&Left {
+        let class = self.promise.class.as_deref();
+        let left = Left {
             request_id: self.request_id.to_str().unwrap_or_default(),
             model: &self.model,
-            slo_class: &self.promise.class,
+            slo_class: class.unwrap_or_default(),
             tenant: self.promise.tenant,
             slo: self.promise.slo,
             received: self.received,
@@ -349,7 +349,9 @@ impl Passage {
             prompt: self.usage.prompt.unwrap_or(self.prompt),
             output: self.usage.completion.or(self.pieces),
             cached: self.usage.cached,
-        });
+        };
+        let is_good = self.goodput.left(&left, self.settings.prices.as_ref());
+        self.telemetry.judged(class, is_good);
     }
 
     fn log(&self) {

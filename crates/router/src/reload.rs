@@ -22,7 +22,10 @@ use serde::Serialize;
 
 use crate::{
     app::{App, Settings},
-    config::{Config, ConfigError, Prefix, Problems},
+    config::{
+        Config, ConfigError, Prefix, Problems,
+        tls::{self, Trusts},
+    },
     registry::{self, Change},
 };
 
@@ -128,29 +131,44 @@ impl Reloader {
         app.settings.store(Arc::new(settings));
         let Change { joined, left } =
             registry::sync(app, registry::Source::Configuration, &replicas(&config));
+        registry::renew(app);
         *in_force = config;
         Ok(Report { joined, left, needs_restart })
     }
 
-    /// Reloads whenever the file has changed.
+    /// Reloads whenever the file has changed, or one with a certificate or a key.
     pub(crate) async fn watch(self: Arc<Self>, app: Arc<App>) {
         let mut seen = self.source.stamp;
+        let mut seen_tls = self.tls_stamps();
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
-            let now = stamp(&self.source.file);
+            let (now, now_tls) = (stamp(&self.source.file), self.tls_stamps());
+            let is_renewed = now_tls != seen_tls && now_tls.iter().all(|it| it.1.is_some());
             // A file that is not there is being replaced.
-            if now != seen && now.is_some() {
+            if (now != seen && now.is_some()) || is_renewed {
                 seen = now;
                 let _ = self.reload(&app);
+                // Those of the configuration that is in force from now on; one that was replaced
+                // meanwhile differs at the next look.
+                seen_tls = if is_renewed { now_tls } else { self.tls_stamps() };
             }
         }
+    }
+
+    fn tls_stamps(&self) -> Vec<(PathBuf, Option<Stamp>)> {
+        let paths = tls::paths(&self.in_force.lock());
+        paths.into_iter().map(|it| (stamp(&it), it)).map(|(stamp, it)| (it, stamp)).collect()
     }
 }
 
 /// The replicas that `config` names.
 pub(crate) fn replicas(config: &Config) -> BTreeMap<String, ReplicaSpec> {
-    let specs = config.replicas.iter().filter_map(|it| it.spec(&config.pools));
+    let mut trusts = Trusts::default();
+    let specs = config
+        .replicas
+        .iter()
+        .filter_map(|it| it.spec(&config.pools, &config.upstream, &mut trusts));
     specs.map(|it| (it.name.clone(), it)).collect()
 }
 

@@ -24,9 +24,10 @@ use types::{
 };
 use wire::usage::Usage;
 
-use crate::passage::End;
+use crate::{app::App, passage::End};
 
 mod caches;
+mod goodput;
 
 /// A metric that the router exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +100,14 @@ const LIMIT: &str = "sluice_admission_limit_requests";
 const PREDICTED: &str = "sluice_admission_predicted_seconds";
 const OBSERVED: &str = "sluice_admission_observed_seconds";
 const RELOADS: &str = "sluice_config_reloads_total";
+const JUDGED: &str = "sluice_judged_requests_total";
+const COST_PER_ACCEPTED: &str = "sluice_cost_per_accepted";
+const COST_PER_HOUR: &str = "sluice_cost_per_hour";
+const TASKS: &str = "sluice_tasks";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 46] = [
+pub const METRICS: [Metric; 50] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -176,6 +181,18 @@ pub const METRICS: [Metric; 46] = [
     metric(PREDICTED, Kind::Gauge, "Mean TTFT and TPOT that were predicted of late, by replica"),
     metric(OBSERVED, Kind::Gauge, "Mean TTFT and TPOT of the same requests, by replica"),
     metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
+    metric(
+        JUDGED,
+        Kind::Counter,
+        "Requests that have left, by SLO class and whether they were good",
+    ),
+    metric(
+        COST_PER_ACCEPTED,
+        Kind::Gauge,
+        "Cost of a good answer in the last ten minutes, by SLO class; where prices are known",
+    ),
+    metric(COST_PER_HOUR, Kind::Gauge, "What is paid by the hour; where prices are known"),
+    metric(TASKS, Kind::Gauge, "Tasks that run or wait: one for each connection, and some"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
 
@@ -377,8 +394,11 @@ impl Telemetry {
     }
 
     /// The text that Prometheus scrapes, gauges read now.
-    pub(crate) fn render(&self, fleet: &Fleet) -> String {
-        metrics::with_local_recorder(&self.recorder, || read_gauges(fleet));
+    pub(crate) fn render(&self, app: &App) -> String {
+        metrics::with_local_recorder(&self.recorder, || {
+            read_gauges(&app.fleet);
+            goodput::read_gauges(app);
+        });
         self.handle.render()
     }
 }
@@ -451,5 +471,8 @@ fn read_gauges(fleet: &Fleet) {
     gauge!(INDEX_BYTES).set(bytes as f64);
     gauge!(INDEX_BLOCKS).set(blocks as f64);
     gauge!(SESSIONS).set(sessions as f64);
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        gauge!(TASKS).set(runtime.metrics().num_alive_tasks() as f64);
+    }
     read_admission(fleet);
 }

@@ -1,5 +1,7 @@
 //! A request on its way through a run.
 
+use std::sync::Arc;
+
 use policy::event::Placement;
 use types::{quantity::Tokens, request::Request, time::Timestamp};
 
@@ -12,15 +14,22 @@ pub(crate) struct Flight {
     pub(crate) session: Option<u64>,
     pub(crate) turn: u32,
     pub(crate) tenant: Option<u32>,
+    pub(crate) slo_class: Option<Arc<str>>,
     pub(crate) input: Tokens,
     /// Router that decides on it.
     pub(crate) router: u32,
     pub(crate) work: Work,
     pub(crate) stage: Stage,
+    /// Whether its router sees its tokens come.
+    pub(crate) streamed: bool,
+    /// When it last came.
+    pub(crate) came: Timestamp,
     /// Times it was turned away and comes again.
     pub(crate) came_again: u32,
     /// The request, for as long as it may come again.
     pub(crate) request: Option<Request>,
+    /// What it is told when it is turned away.
+    pub(crate) refused_with: u16,
     /// Times it was sent.
     pub(crate) attempts: u32,
     pub(crate) decided: Option<Timestamp>,

@@ -93,7 +93,7 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         println!("{}", table::means(&runs));
-        print!("{}", table::regret(&runs));
+        print!("{}{}", table::classes(&runs), table::regret(&runs));
         print!("{}", table::limits(&runs));
         println!("{}", table::differences(&differences));
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    config,
+    config::{self, tls::Trusts},
     network::{Network, is_never_a_replica},
     registry::{self, Source},
 };
@@ -54,11 +54,22 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
     if let Some(problem) = settings.pools.problem(&pool) {
         return told(StatusCode::BAD_REQUEST, format!("pool: {problem}"));
     }
+    let (host, _) = origin.host_and_port();
     let origin = match pinned(&origin, &settings.registrable).await {
         Ok(origin) => origin,
         Err(problem) => return told(StatusCode::FORBIDDEN, problem),
     };
-    let spec = settings.pools.member(ReplicaSpec::new(name.clone(), origin.clone()), &pool);
+    let upstream = &settings.upstream;
+    let reach = Trusts::default().reach(&origin, host, upstream.http2, &upstream.tls);
+    let reach = match reach {
+        Ok(reach) => reach,
+        Err(problems) => {
+            let problem = format!("upstream.tls.{}", problems.join("; "));
+            return told(StatusCode::UNPROCESSABLE_ENTITY, problem);
+        }
+    };
+    let spec = ReplicaSpec::new(name.clone(), origin.clone(), reach);
+    let spec = settings.pools.member(spec, &pool);
     match registry::join(&app, spec, Source::AdminPort) {
         Ok(()) => {
             tracing::info!(replica = name, url = %origin, "replica registered");
@@ -92,7 +103,8 @@ async fn pinned(origin: &Origin, networks: &[Network]) -> Result<Origin, String>
         return Err(format!("{address} is in none of the networks of admin.registrable"));
     }
     let address = addresses.first().ok_or_else(|| format!("{host} has no address"))?;
-    let pinned = format!("http://{}", std::net::SocketAddr::new(*address, port));
+    let scheme = if origin.is_encrypted() { "https" } else { "http" };
+    let pinned = format!("{scheme}://{}", std::net::SocketAddr::new(*address, port));
     pinned.parse().map_err(|error: fleet::replica::BadOrigin| error.to_string())
 }
 

@@ -55,6 +55,7 @@ impl Pools {
 
 #[cfg(test)]
 mod tests {
+    use fleet::client::Reach;
     use types::quantity::Tokens;
 
     use super::*;
@@ -68,7 +69,9 @@ mod tests {
         let pools = pools("{ short: { prompt_max: 8000 tokens }, long: {} }");
         let bound = |name| {
             let origin = "http://10.0.0.1:8000".parse().unwrap();
-            pools.member(ReplicaSpec::new("a".to_owned(), origin), name).prompt_max
+            pools
+                .member(ReplicaSpec::new("a".to_owned(), origin, Reach::default()), name)
+                .prompt_max
         };
         assert_eq!(bound("short"), Some(Tokens(8_000)));
         assert_eq!((bound("long"), bound("default")), (None, None));

@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 use fleet::{
     kv::follow::{KvEndpoint, KvSource},
     replica::{Origin, ReplicaSpec},
+    tls::TrustFiles,
 };
 use serde::{Deserialize, Serialize};
 use types::units::TokenCount;
 
-use super::{Config, Pools};
+use super::{
+    Config, Pools,
+    tls::{Trusts, Upstream},
+};
 
 /// A replica.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -18,11 +22,17 @@ pub struct Replica {
     /// Name in headers, logs and metrics; the host and port when absent.
     #[serde(default)]
     pub name: Option<String>,
-    /// Where it is: `http://HOST:PORT`.
+    /// Where it is: `http://HOST:PORT`, or `https://HOST:PORT` where it is reached by TLS.
     pub url: String,
     /// Its pool; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+    /// Whether it is spoken to by HTTP/2. Absent: what `upstream.http2` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http2: Option<bool>,
+    /// Whom to trust and what to show it, all of it. Absent: what `upstream.tls` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TrustFiles>,
     /// Tokens that its KV cache has room for, where its metrics do not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<TokenCount>,
@@ -55,17 +65,27 @@ impl Replica {
     /// Its name: the one given, or the host and port.
     #[must_use]
     pub fn name(&self) -> &str {
-        let address = || self.url.trim_start_matches("http://").trim_end_matches('/');
+        let address = || {
+            let url = &self.url;
+            let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            address.unwrap_or(url).trim_end_matches('/')
+        };
         self.name.as_deref().unwrap_or_else(address)
     }
 
     /// What the fleet is told; `None` where the configuration was not checked.
-    pub(crate) fn spec(&self, pools: &Pools) -> Option<ReplicaSpec> {
+    pub(crate) fn spec(
+        &self,
+        pools: &Pools,
+        upstream: &Upstream,
+        trusts: &mut Trusts,
+    ) -> Option<ReplicaSpec> {
         let origin = self.url.parse::<Origin>().ok()?;
+        let reach = upstream.reach(self, &origin, trusts).ok()?;
         let spec = ReplicaSpec {
             kv: self.kv_source(),
             cache: self.cache.map(|it| it.0),
-            ..ReplicaSpec::new(self.name().to_owned(), origin)
+            ..ReplicaSpec::new(self.name().to_owned(), origin, reach)
         };
         Some(pools.member(spec, self.pool()))
     }

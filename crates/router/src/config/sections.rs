@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use types::units::{ByteSize, TokenCount};
 use wire::headers::session::{SOURCES, Source, Sources};
 
-use super::{pools::Pools, secret::Secret};
+use super::{pools::Pools, secret::Secret, tls::Tls};
 use crate::network::Network;
 
 /// The admin port.
@@ -29,6 +29,8 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// The key that everything but /livez and /readyz asks for. Absent: nobody is asked.
     pub key: Option<Secret>,
+    /// Its TLS. Absent: it is not encrypted.
+    pub tls: Option<Tls>,
     /// Networks that a replica must be in to be registered at run time; empty, none can be.
     pub registrable: Vec<String>,
 }
@@ -74,6 +76,9 @@ pub struct Discovery {
         with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required"
     )]
     pub interval: Duration,
+    /// Whether they are reached by TLS, as `upstream.tls` says; their certificates must be for the name.
+    #[serde(default)]
+    pub https: bool,
 }
 
 impl Discovery {
@@ -215,6 +220,9 @@ pub struct Timeouts {
     /// Between two pieces of an answer.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub stall: Duration,
+    /// For a client to agree on TLS.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub client_handshake: Duration,
     /// For a client to send its head.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub client_head: Duration,
@@ -266,7 +274,8 @@ impl Recording {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into(), key: None, registrable: Vec::new() }
+        let listen = (Ipv4Addr::LOCALHOST, 9090).into();
+        Self { listen, key: None, tls: None, registrable: Vec::new() }
     }
 }
 
@@ -343,6 +352,7 @@ impl Default for Timeouts {
             connect: connect_timeout,
             answer: Duration::from_secs(600),
             stall: Duration::from_secs(60),
+            client_handshake: Duration::from_secs(5),
             client_head: Duration::from_secs(10),
             client_body: Duration::from_secs(60),
             client_stall: Duration::from_secs(60),

@@ -1,7 +1,8 @@
 //! The runs of a simulation: each policy at each rate with each seed, several at once.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fs,
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -10,7 +11,7 @@ use std::{
     thread,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use engine::Profile;
 use parking_lot::Mutex;
 use policy::{admission::AdmissionMode, config::StrategyName, explanation::ExplainConfig};
@@ -22,7 +23,7 @@ use types::request::RequestId;
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
-use crate::frontier::disruptions;
+use crate::{frontier::disruptions, results};
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -279,6 +280,26 @@ impl Cases {
         is_missing.then_some("no limits: the requests have too many KV blocks to compute them")
     }
 
+    /// Refuses a folder that holds runs which these will not replace: whoever reads the results would read
+    /// them along.
+    ///
+    /// # Errors
+    /// Names some of them.
+    pub(crate) fn refuse_strangers(&self, folder: &Path) -> anyhow::Result<()> {
+        let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+        let own: BTreeSet<String> = self.cases.iter().map(Case::folder).collect();
+        let names = entries.flatten().filter(|it| it.path().join("requests.jsonl").is_file());
+        let names = names.filter_map(|it| it.file_name().into_string().ok());
+        let mut strangers: Vec<String> = names.filter(|it| !own.contains(it)).collect();
+        strangers.sort();
+        let Some(first) = strangers.first() else { return Ok(()) };
+        let (name, count) = (folder.display(), strangers.len());
+        bail!(
+            "{name} holds {count} runs of another simulation ({first} …), which would be read along with \
+             these; pass another --out, or delete it"
+        )
+    }
+
     /// Writes the results folder of one run.
     pub(crate) fn write(&self, folder: &Path, case: &Case, done: &Done) -> anyhow::Result<()> {
         let is_trace = matches!(self.scenario.workload, Workload::Trace(_));
@@ -286,7 +307,7 @@ impl Cases {
         let manifest = Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("SLUICE_COMMIT").map(str::to_owned),
-            command: std::env::args().collect(),
+            command: results::command_line(),
             config: json!({ "scenario": self.scenario, "profile": self.profile }),
             workload: done.info.workload.clone(),
             policy: done.info.policy.clone(),
@@ -299,6 +320,7 @@ impl Cases {
             judged: Judged {
                 info: done.info.clone(),
                 terms: self.scenario.terms(),
+                classes: self.scenario.classes(),
                 disruptions: disruptions(&self.scenario, &done.recording.records),
                 ..Judged::default()
             },

@@ -121,6 +121,19 @@ fn a_fleet_that_starts_is_not_slowed() {
 }
 
 #[test]
+fn who_is_first_seen_soon_after_the_start_was_there_before() {
+    let mut dispatcher = fleet(StrategyName::RoundRobin, SlowStart::default());
+    let (early, late) = (ReplicaId(4), ReplicaId(5));
+    tell(&mut dispatcher, 9_000, Event::ReplicaJoined(early));
+    health(&mut dispatcher, 9_000, early, Health::Ready);
+    assert_eq!(sent(&mut dispatcher, 9..10, early), [RATE / 5]);
+    tell(&mut dispatcher, 60_000, Event::ReplicaJoined(late));
+    health(&mut dispatcher, 60_000, late, Health::Ready);
+    let counts = sent(&mut dispatcher, 60..61, late);
+    assert!(counts[0] * 5 <= RATE / 6, "{counts:?}");
+}
+
+#[test]
 fn the_only_one_that_is_left_takes_all() {
     let mut dispatcher = fleet(StrategyName::LeastRequest, SlowStart::default());
     for replica in (0..REPLICAS).map(ReplicaId) {
