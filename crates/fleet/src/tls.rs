@@ -5,6 +5,8 @@
 
 use std::{
     fmt,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,6 +18,9 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde::{Deserialize, Serialize};
+
+/// Longest file that is read: the system's authorities take a fifth of it.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// HTTP/2, as it is called when a connection is encrypted.
 pub const H2: &[u8] = b"h2";
@@ -216,5 +221,16 @@ fn system_authorities() -> Result<RootCertStore, String> {
 }
 
 fn contents(file: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
+    let cannot = |error: io::Error| format!("cannot read {}: {error}", file.display());
+    // A device or a pipe has no end, or is waited for already when it is opened.
+    if !std::fs::metadata(file).map_err(cannot)?.is_file() {
+        return Err(format!("{} is no file", file.display()));
+    }
+    let opened = File::open(file).map_err(cannot)?;
+    let mut bytes = Vec::new();
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if FILE_BYTES_MAX < bytes.len() as u64 {
+        return Err(format!("{} is longer than {FILE_BYTES_MAX} bytes", file.display()));
+    }
+    Ok(bytes)
 }

@@ -24,11 +24,14 @@ use types::{
     time::Timestamp,
 };
 
-pub use self::{admit::AdmissionView, caches::CacheMode};
 use self::{
     admit::Full,
     caches::{Caches, Reserved},
     warm::HeldBack,
+};
+pub use self::{
+    admit::{AdmissionView, Outlook},
+    caches::CacheMode,
 };
 use crate::{
     admission::Admission,
@@ -270,12 +273,7 @@ impl Dispatcher {
         arrived: Timestamp,
         tried: &Tried,
     ) -> Result<Option<Found>, Full> {
-        let asked = Asked {
-            prompt: request.prompt,
-            output: self.outputs.expected(request),
-            tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
-            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
-        };
+        let asked = self.asked(now, request);
         let mut candidates = std::mem::take(&mut self.candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
@@ -313,6 +311,16 @@ impl Dispatcher {
             most_cached,
             held,
         }))
+    }
+
+    /// What replicas are asked about `request`.
+    fn asked(&self, now: Timestamp, request: &Request) -> Asked {
+        Asked {
+            prompt: request.prompt,
+            output: self.outputs.expected(request),
+            tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
+            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
+        }
     }
 
     /// Decides that `request` goes where it was found to go, and reserves it there.

@@ -206,10 +206,10 @@ pub enum Reject {
     Infeasible { gate: Gate, retry_after: Duration },
     /// The fleet is full, and the tenant has had more than its share.
     #[error("the fleet is full and the tenant over its share; come again in {retry_after:?}")]
-    OverShare { retry_after: Duration },
+    OverShare { gate: Gate, retry_after: Duration },
     /// It waited for a replica for as long as it could.
-    #[error("no replica could take it in time; come again in {retry_after:?}")]
-    Expired { retry_after: Duration },
+    #[error("no replica could take it in time: {gate}; come again in {retry_after:?}", gate = gate.as_str())]
+    Expired { gate: Gate, retry_after: Duration },
     /// It waited, and gave way to one more urgent.
     #[error("it gave way to a more urgent request; come again in {retry_after:?}")]
     Evicted { retry_after: Duration },
@@ -224,9 +224,26 @@ impl Reject {
             Self::RetriesUsedUp { retry_after }
             | Self::Saturated { retry_after, .. }
             | Self::Infeasible { retry_after, .. }
-            | Self::OverShare { retry_after }
-            | Self::Expired { retry_after }
+            | Self::OverShare { retry_after, .. }
+            | Self::Expired { retry_after, .. }
             | Self::Evicted { retry_after } => Some(*retry_after),
+        }
+    }
+
+    /// What stood in its way on every replica, where the fleet was full.
+    #[must_use]
+    pub const fn gate(&self) -> Option<Gate> {
+        match self {
+            Self::NoReplicas
+            | Self::UnknownModel
+            | Self::TooLong { .. }
+            | Self::AllTried
+            | Self::RetriesUsedUp { .. }
+            | Self::Evicted { .. } => None,
+            Self::Saturated { gate, .. }
+            | Self::Infeasible { gate, .. }
+            | Self::OverShare { gate, .. }
+            | Self::Expired { gate, .. } => Some(*gate),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What one client can do to another through the state they share. Named in docs/reliability.md: F2, F5, F9.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 use std::collections::{BTreeMap, VecDeque};
 

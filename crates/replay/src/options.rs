@@ -9,6 +9,9 @@ use workload::Arrival;
 
 use crate::{hang_up::HangUps, target::Target};
 
+/// Most requests that may be open at once: more than a machine has ports for.
+const OPEN_REQUESTS_MAX: usize = 1_000_000;
+
 /// How a workload is sent.
 #[derive(Clone, Debug)]
 pub struct ReplayOptions {
@@ -125,8 +128,9 @@ impl ReplayOptions {
         if self.model.is_empty() && arrivals.iter().any(|it| it.prompt.given.is_none()) {
             problems.push("no model; pass --model NAME".to_owned());
         }
-        if self.open_requests_max == 0 {
-            problems.push("open_requests_max: needs a number above 0".to_owned());
+        if !(1..=OPEN_REQUESTS_MAX).contains(&self.open_requests_max) {
+            let has = self.open_requests_max;
+            problems.push(format!("open_requests_max: needs 1 to {OPEN_REQUESTS_MAX}, has {has}"));
         }
         if header(&self.run_id).is_none() {
             problems.push(format!("run id {:?}: needs plain ASCII", self.run_id));

@@ -222,8 +222,8 @@ impl Passage {
         self.placed = Instant::now();
         self.waited = self.placed.duration_since(started);
         self.telemetry.decided(self.waited, placed.as_ref().ok().map(|it| it.placement()));
-        if let Err(Reject::Saturated { gate, .. } | Reject::Infeasible { gate, .. }) = &placed {
-            self.gate = Some(*gate);
+        if let Err(reject) = &placed {
+            self.gate = reject.gate();
         }
         self.ticket = Some(placed?);
         Ok(())

@@ -103,10 +103,11 @@ const RELOADS: &str = "sluice_config_reloads_total";
 const JUDGED: &str = "sluice_judged_requests_total";
 const COST_PER_ACCEPTED: &str = "sluice_cost_per_accepted";
 const COST_PER_HOUR: &str = "sluice_cost_per_hour";
+const TASKS: &str = "sluice_tasks";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 49] = [
+pub const METRICS: [Metric; 50] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -191,6 +192,7 @@ pub const METRICS: [Metric; 49] = [
         "Cost of a good answer in the last ten minutes, by SLO class; where prices are known",
     ),
     metric(COST_PER_HOUR, Kind::Gauge, "What is paid by the hour; where prices are known"),
+    metric(TASKS, Kind::Gauge, "Tasks that run or wait: one for each connection, and some"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
 
@@ -469,5 +471,8 @@ fn read_gauges(fleet: &Fleet) {
     gauge!(INDEX_BYTES).set(bytes as f64);
     gauge!(INDEX_BLOCKS).set(blocks as f64);
     gauge!(SESSIONS).set(sessions as f64);
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        gauge!(TASKS).set(runtime.metrics().num_alive_tasks() as f64);
+    }
     read_admission(fleet);
 }

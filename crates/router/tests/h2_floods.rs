@@ -1,6 +1,7 @@
 //! E8: what can be done to a server with frames of HTTP/2 alone. Named in docs/reliability.md.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Replicas that are spoken to by HTTP/2, without TLS; tests/tls.rs has those with it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 

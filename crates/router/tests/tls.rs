@@ -1,6 +1,7 @@
 //! TLS on both ports, and to replicas.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 

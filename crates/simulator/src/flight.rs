@@ -20,10 +20,16 @@ pub(crate) struct Flight {
     pub(crate) router: u32,
     pub(crate) work: Work,
     pub(crate) stage: Stage,
+    /// Whether its router sees its tokens come.
+    pub(crate) streamed: bool,
+    /// When it last came.
+    pub(crate) came: Timestamp,
     /// Times it was turned away and comes again.
     pub(crate) came_again: u32,
     /// The request, for as long as it may come again.
     pub(crate) request: Option<Request>,
+    /// What it is told when it is turned away.
+    pub(crate) refused_with: u16,
     /// Times it was sent.
     pub(crate) attempts: u32,
     pub(crate) decided: Option<Timestamp>,

@@ -78,6 +78,7 @@ pub(crate) struct Effort {
     pub(crate) seed: u64,
     /// Rates to measure, in requests per second; found when absent.
     #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = typed::rate)]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) rates: Vec<f64>,
     /// What caches hold when counting begins: cold, warm-model-cold-cache, warm, hot-steady-state or
     /// disrupted.
@@ -90,7 +91,7 @@ pub(crate) struct Effort {
     #[arg(long, value_name = "N", default_value = "2", value_parser = typed::amount)]
     pub(crate) deployments_per_day: f64,
     /// Simulations at once; one for each processor when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = typed::count)]
     pub(crate) jobs: Option<usize>,
 }
 

@@ -30,7 +30,7 @@ use crate::{
   sluice plan --rate 400 -s config/scenarios/chat.yaml --policy prefix-aware --burst 1.5")]
 pub(crate) struct Plan {
     /// Useful requests per second that are needed, on average.
-    #[arg(long, value_name = "R", value_parser = typed::rate)]
+    #[arg(long, value_name = "R", value_parser = typed::rate, allow_negative_numbers = true)]
     rate: f64,
     /// The busiest time over the average.
     #[arg(long, value_name = "X", default_value = "1.25", value_parser = typed::factor)]
@@ -115,7 +115,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     }
     if let Some(frontier) = &frontier {
         let promise = table::promise(&frontier.slo);
-        println!("{}, {}: good is {promise}", frontier.workload, frontier.policy);
+        println!("{}, {}\ngood is {promise}", frontier.workload, frontier.policy);
     }
     print!("{}", table::plan(&planned));
     Ok(())

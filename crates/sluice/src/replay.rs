@@ -20,11 +20,14 @@ use crate::{
     limits,
     promised::Promised,
     results::{self, Gates, Paid},
-    sending::{Sending, Trust},
+    sending::{self, Sending, Trust},
     shutdown,
     simulate::load,
     typed,
 };
+
+/// Most reasons of failures that are told.
+const ERRORS_MAX: usize = 5;
 
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
 #[derive(Debug, clap::Args)]
@@ -58,6 +61,7 @@ pub(crate) struct Replay {
     json: bool,
     /// Replicas behind the target, which are paid for.
     #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     replicas: u32,
     #[command(flatten)]
     paid: Paid,
@@ -82,13 +86,13 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     if let Some(note) = replay.promised.note(&planned.arrivals) {
         eprintln!("{note}");
     }
-    let (sending, seed) = (&replay.sending, load.seed);
+    let seed = load.seed;
     let options = ReplayOptions {
         run_id: format!("replay-{seed}"),
         send_for: load.duration,
         seed,
         warm_up: replay.warm_up,
-        ..replay.promised.with(sending.options()?)
+        ..replay.promised.with(replay.sending.options()?)
     };
     let options = Sending::asking(options, &planned.arrivals).await?;
     let started = output::utc_now();
@@ -105,7 +109,7 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     drop(progress);
     // A trace may end before the time is over, and then its last request ends the schedule; so may
     // conversations that wait for answers.
-    let has_end = !matches!(workload, Workload::Trace(_)) && !sending.is_closed();
+    let has_end = !matches!(workload, Workload::Trace(_)) && !replay.sending.is_closed();
     let info = RunInfo {
         workload: workload.name().to_owned(),
         policy: "unknown".to_owned(),
@@ -127,6 +131,7 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         bail!("stopped after {} of {count} requests", recording.records.len());
     }
     replay.tell(&summary, &recording)?;
+    sending::refuse_silence(&recording.records)?;
     replay.gates.check(summary.runs.iter().map(|run| (String::new(), run)))
 }
 
@@ -146,6 +151,9 @@ impl Replay {
         } else {
             summary.runs.iter().for_each(|run| print!("{}", table::single(run)));
             print!("{}{}", table::classes(&summary.runs), table::work(&summary.runs));
+        }
+        for (why, count) in sending::errors(&recording.records).into_iter().take(ERRORS_MAX) {
+            eprintln!("{count} failed: {why}");
         }
         if behind.is_some() && !self.trust.allow_lag {
             bail!("the load generator fell behind; its figures are not its target's");

@@ -1,11 +1,11 @@
 //! To whom requests are sent and how, as the command line says it: the same options for whatever puts a
 //! server under load.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use replay::{Conversations, HangUps, Lag, ReplayOptions, Target, lag::LAG_MAX, models};
-use report::RequestRecord;
+use report::{Ending, RequestRecord};
 use types::time::Timestamp;
 use wire::openai::Endpoint;
 use workload::Arrival;
@@ -13,7 +13,13 @@ use workload::Arrival;
 use crate::typed;
 
 /// The options that say something of a server only; others may be had in virtual time too.
-const OF_A_TARGET: [&str; 18] = [
+const OF_A_TARGET: [&str; 24] = [
+    "workload",
+    "duration",
+    "warm_up",
+    "settle",
+    "disrupt",
+    "restart",
     "ca",
     "model",
     "endpoint",
@@ -87,9 +93,13 @@ fn header(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// Has an option that only a server makes sense of ask for one.
+/// Has an option that only a server makes sense of refuse a scenario.
 pub(crate) fn of_a_target(option: clap::Arg) -> clap::Arg {
-    if OF_A_TARGET.contains(&option.get_id().as_str()) { option.requires("target") } else { option }
+    if OF_A_TARGET.contains(&option.get_id().as_str()) {
+        option.conflicts_with("scenario")
+    } else {
+        option
+    }
 }
 
 impl Sending {
@@ -150,6 +160,37 @@ impl Sending {
         let model = models::first(target, key, ca).await?;
         Ok(ReplayOptions { model, ..options })
     }
+}
+
+/// Refuses a run in which nobody answered anything: its figures are of nothing.
+///
+/// # Errors
+/// Says what went wrong most often.
+pub(crate) fn refuse_silence(records: &[RequestRecord]) -> anyhow::Result<()> {
+    let is_answer = |it: &RequestRecord| match it.ending {
+        Ending::Completed | Ending::Rejected | Ending::Cancelled => true,
+        Ending::Failed => false,
+    };
+    match errors(records).first() {
+        Some((why, _)) if !records.iter().any(is_answer) => {
+            bail!("no request was answered: {why}; check --target, --model, --endpoint and the key")
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What went wrong with requests that failed, and how often, the most frequent first.
+pub(crate) fn errors(records: &[RequestRecord]) -> Vec<(String, usize)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in records.iter().filter(|it| it.ending == Ending::Failed) {
+        let why = record.error.as_deref().unwrap_or("no reason");
+        let count = counts.entry(why).or_default();
+        *count = count.saturating_add(1);
+    }
+    let mut all: Vec<(String, usize)> =
+        counts.into_iter().map(|(why, count)| (why.to_owned(), count)).collect();
+    all.sort_by_key(|it| std::cmp::Reverse(it.1));
+    all
 }
 
 /// How late the generator may be.

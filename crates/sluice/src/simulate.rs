@@ -70,9 +70,10 @@ pub(crate) struct What {
     pub(crate) traced: Traced,
     /// Rates to run at, in requests per second, in place of the scenario's.
     #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = typed::rate)]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) rate: Vec<f64>,
     /// Simulations at once; one for each processor when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = typed::count)]
     pub(crate) jobs: Option<usize>,
     /// Leaves out what no policy could exceed on these requests.
     #[arg(long)]

@@ -40,6 +40,12 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Reads a count of one or more.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    let count: Option<usize> = text.parse().ok().filter(|it| *it > 0);
+    count.ok_or_else(|| format!("'{text}' is no whole number above 0"))
+}
+
 /// Reads a factor: a number above 0.
 pub(crate) fn factor(text: &str) -> Result<f64, String> {
     let factor = number(text)?;
@@ -77,6 +83,12 @@ mod tests {
         for text in ["NaN", "inf", "-1", "0", "1e300", "", "five"] {
             assert!(rate(text).is_err(), "{text}");
         }
-        assert!(factor("0").is_err() && amount("0").is_ok() && amount("-1").is_err());
+        assert!(
+            count("0").is_err()
+                && count("2") == Ok(2)
+                && factor("0").is_err()
+                && amount("0").is_ok()
+                && amount("-1").is_err()
+        );
     }
 }

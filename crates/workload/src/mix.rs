@@ -23,7 +23,7 @@ pub struct Part {
     /// Its share of the requests, in proportion to the sum of all shares.
     pub share: f64,
     /// The promise that its requests are under, by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "slo_class", skip_serializing_if = "Option::is_none")]
     pub slo_class: Option<String>,
     /// Conversations of many tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]

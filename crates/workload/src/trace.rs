@@ -161,7 +161,7 @@ impl Recorded {
     /// skipped.
     pub fn read(trace: &Trace, text: &str) -> Result<Self, BadLine> {
         let format = trace.format.or_else(|| Format::recognise(text));
-        format.ok_or_else(|| format::unknown(trace))?.read(trace, text)
+        format.ok_or_else(|| format::unknown(trace, text))?.read(trace, text)
     }
 
     /// The requests of a run, by time: the recorded ones at their own times, or at those of a

@@ -112,6 +112,11 @@ function frontiers() {
     const cost = byRate((it, place) => [{ label: name(it, "cost"), value: (point) => point.cost_per_accepted === null ? null : point.cost_per_accepted * 1000, colour: "c" + (single ? 2 : place % 7) }]);
     chart(box, { ...cost, title: "Cost of 1,000 accepted answers" + (data.frontiers[0].currency ? ", " + data.frontiers[0].currency : ""), xLabel: "offered, requests/s", xName: "offered", log: true, points: true, lines: knees.filter((it) => it.label.endsWith("goodput")) });
   }
+  for (const it of data.frontiers.filter((it) => it.points.some((point) => (point.by_slo_class || []).length))) {
+    const x = it.points.map((point) => point.rate_per_s), names = [...new Set(it.points.flatMap((point) => point.by_slo_class.map((one) => one.name)))];
+    const of = (name) => it.points.map((point) => { const one = point.by_slo_class.find((one) => one.name === name); return one ? one.good_request_fraction : null; });
+    chart(box, { x, title: "Good requests by SLO class" + (single ? "" : ", " + it.policy), xLabel: "offered, requests/s", xName: "offered", most: 1.02, points: true, format: percent, series: names.map((name) => ({ label: name || "(none)", values: of(name) })) });
+  }
   for (const it of data.frontiers) points(it, single);
 }
 

@@ -5,31 +5,40 @@ use std::collections::BTreeMap;
 use super::{align_right, millis, percent, policy, table};
 use crate::{classes::SloClass, stats::count, summary::Run};
 
-/// What each SLO class had, a row for each policy and class, means over the seeds; empty where there is one
-/// promise for all.
+/// What each SLO class had: a table for each workload, a row for each policy and class, means over the
+/// seeds; empty where there is one promise for all.
 #[must_use]
 pub fn classes(runs: &[Run]) -> String {
-    let mut rows: Vec<(String, String)> = Vec::new();
-    let mut found: BTreeMap<(String, String), Vec<&SloClass>> = BTreeMap::new();
-    let has_many =
-        runs.iter().any(|it| runs.first().is_some_and(|one| one.workload != it.workload));
+    let mut out = String::new();
+    let mut rest = runs;
+    while let Some(first) = rest.first() {
+        let same = rest.iter().take_while(|it| it.workload == first.workload).count();
+        let (group, others) = rest.split_at(same);
+        rest = others;
+        out.push_str(&of_workload(&first.workload, group));
+    }
+    out
+}
+
+fn of_workload(workload: &str, runs: &[Run]) -> String {
+    let mut order: Vec<(String, &str)> = Vec::new();
+    let mut found: BTreeMap<(String, &str), Vec<&SloClass>> = BTreeMap::new();
     for run in runs {
-        let of = if has_many { format!("{}, {}", run.workload, policy(run)) } else { policy(run) };
         for class in &run.by_slo_class {
-            let key = (of.clone(), class.name.clone());
+            let key = (policy(run), class.name.as_str());
             if !found.contains_key(&key) {
-                rows.push(key.clone());
+                order.push(key.clone());
             }
             found.entry(key).or_default().push(class);
         }
     }
-    if rows.is_empty() {
+    if order.is_empty() {
         return String::new();
     }
     let header =
         ["policy", "class", "requests", "goodput", "good", "rows in time", "TTFT p99", "E2E p99"];
     let mut table = table(&header);
-    for key in rows {
+    for key in order {
         let all = found.remove(&key).unwrap_or_default();
         let mean = |of: &dyn Fn(&SloClass) -> Option<f64>| -> Option<f64> {
             let values: Vec<f64> = all.iter().filter_map(|it| of(it)).collect();
@@ -39,7 +48,7 @@ pub fn classes(runs: &[Run]) -> String {
         let goodput = mean(&|it| Some(it.request_goodput)).unwrap_or_default();
         table.add_row([
             key.0,
-            if key.1.is_empty() { "(none)".to_owned() } else { key.1 },
+            if key.1.is_empty() { "(none)" } else { key.1 }.to_owned(),
             format!("{requests:.0}"),
             format!("{goodput:.2}/s"),
             percent(mean(&|it| it.good_request_fraction)),
@@ -49,7 +58,7 @@ pub fn classes(runs: &[Run]) -> String {
         ]);
     }
     align_right(&mut table);
-    format!("by SLO class\n{table}\n")
+    format!("{workload}: by SLO class\n{table}\n")
 }
 
 #[cfg(test)]

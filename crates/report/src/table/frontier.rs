@@ -19,13 +19,14 @@ pub fn frontier(frontier: &Frontier) -> String {
     let Frontier { workload, policy, clock, warmth, warmth_produced, .. } = frontier;
     let runs = frontier.points.iter().map(|it| it.runs).max().unwrap_or_default();
     let mut out = format!(
-        "{workload}, {policy}: {} rates, {runs} runs each, {clock} time; good is {}\n\
-         caches: {} ({warmth_produced})\n{}\n{}\n",
+        "{workload}, {policy}: {} rates, {runs} runs each, {clock} time\ngood is {}\n\
+         caches: {} ({warmth_produced})\n{}\n{}\n{}",
         frontier.points.len(),
         promise(&frontier.slo),
         warmth.as_str(),
         rates(frontier),
         latencies(&frontier.points),
+        classes(&frontier.points),
     );
     let unit = |knee: &KneeOf| knee.value.map(|it| format!(", giving {it:.1}/s"));
     for (name, knee) in [
@@ -146,6 +147,32 @@ fn latencies(points: &[Point]) -> String {
     }
     close_up(&mut table);
     table.to_string()
+}
+
+/// Most SLO classes that have a column.
+const CLASSES_MAX: usize = 5;
+
+/// The share of each SLO class's requests that was good, by rate; a batch's is that of its rows.
+fn classes(points: &[Point]) -> String {
+    let names: Vec<&str> = points.first().map_or_else(Vec::new, |it| {
+        it.by_slo_class.iter().map(|it| it.name.as_str()).take(CLASSES_MAX).collect()
+    });
+    if names.is_empty() {
+        return String::new();
+    }
+    let shown = names.iter().map(|it| if it.is_empty() { "(none)" } else { *it });
+    let header: Vec<&str> = ["rate"].into_iter().chain(shown).collect();
+    let mut table = table(&header);
+    for point in points {
+        let share = |name: &str| {
+            let class = point.by_slo_class.iter().find(|it| it.name == name);
+            percent(class.and_then(|it| it.good_request_fraction))
+        };
+        let cells = names.iter().map(|it| share(it));
+        table.add_row([rate(point.rate_per_s)].into_iter().chain(cells));
+    }
+    align_right(&mut table);
+    format!("good by SLO class\n{table}\n")
 }
 
 fn states(states: &[State], currency: Option<&str>) -> String {

@@ -17,7 +17,10 @@ use types::time::Timestamp;
 use workload::{Load, Schedule, Workload};
 
 use super::target::Live;
-use crate::{results::Paid, sending::Sending};
+use crate::{
+    results::Paid,
+    sending::{self, Sending},
+};
 
 /// What a disruption is called that a command brings about.
 const KIND: &str = "disruption";
@@ -112,6 +115,7 @@ impl Bench<'_> {
         if self.stop.is_cancelled() {
             bail!("stopped at {rate}/s, before the frontier was measured");
         }
+        sending::refuse_silence(&recording.records)?;
         tokio::time::sleep(self.live.settle).await;
         let disruptions: Vec<Disruption> = disturbed
             .map(|(from, ended)| {

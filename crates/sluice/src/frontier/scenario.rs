@@ -198,7 +198,7 @@ fn states(
             detail = Some(Detail::of(&name, first, &befell));
             let load = &world.scenario.load;
             let runs = kept.into_iter().map(|(_, records)| {
-                let befell = self::disruptions(&world.scenario, &records);
+                let befell = disruptions(&world.scenario, &records);
                 (records, befell)
             });
             let costs = world.costs();

@@ -44,7 +44,7 @@ pub(crate) struct Live {
     pub(super) sending: Sending,
     /// Description of the traffic, in YAML; the bundled slice of a trace when neither this nor a trace is
     /// given.
-    #[arg(long, value_name = "FILE", requires = "target", conflicts_with = "trace")]
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
     workload: Option<PathBuf>,
     /// Sent at each rate, or stands in place of a scenario's traffic.
     #[command(flatten)]
@@ -53,23 +53,20 @@ pub(crate) struct Live {
     promised: Promised,
     /// How long each run is counted.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = typed::some_time)]
-    #[arg(requires = "target")]
     pub(super) duration: Duration,
     /// Time before it in which the same traffic comes and does not count.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = typed::time)]
-    #[arg(requires = "target")]
     pub(super) warm_up: Duration,
     /// Time in which the server is left alone after each run.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = typed::time)]
-    #[arg(requires = "target")]
     pub(super) settle: Duration,
     /// Shell command that disturbs the server, a quarter into each run of the state `disrupted`, and ends
     /// when that is over: a deployment, a restart. Has the states of the caches measured.
-    #[arg(long, value_name = "COMMAND", requires = "target")]
+    #[arg(long, value_name = "COMMAND")]
     pub(super) disrupt: Option<String>,
     /// Shell command that starts the engines anew before each run of the state `cold`, and ends when they
     /// serve. Has the states of the caches measured.
-    #[arg(long, value_name = "COMMAND", requires = "target")]
+    #[arg(long, value_name = "COMMAND")]
     pub(super) restart: Option<String>,
     /// Replicas behind the target, which are paid for and planned with.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

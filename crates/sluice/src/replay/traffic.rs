@@ -17,7 +17,7 @@ pub(super) struct Traffic {
     #[arg(long, value_name = "FILE", conflicts_with = "trace")]
     workload: Option<PathBuf>,
     /// Requests per second; without it a trace keeps its own timestamps.
-    #[arg(long, value_name = "R", value_parser = typed::rate)]
+    #[arg(long, value_name = "R", value_parser = typed::rate, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// How requests are spaced around a rate: at random, evenly, or by a gamma distribution.
     #[arg(long, value_name = "KIND", default_value = "poisson")]

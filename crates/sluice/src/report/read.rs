@@ -99,8 +99,11 @@ pub(super) fn runs_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 /// The value that a JSON file holds.
 pub(super) fn json<T: DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
     let name = file.display();
-    let text = fs::read(file).with_context(|| format!("cannot read {name}"))?;
-    serde_json::from_slice(&text).with_context(|| format!("cannot parse {name}"))
+    let text = fs::read(file)
+        .with_context(|| format!("cannot read {name}; pass a folder that --out wrote, whole"))?;
+    serde_json::from_slice(&text).with_context(|| {
+        format!("cannot parse {name}, which is damaged or not whole; run it again")
+    })
 }
 
 /// The labels in a file, one a line.
@@ -175,7 +178,10 @@ fn records_between(file: &Path, (from, until): (u64, u64)) -> anyhow::Result<Vec
         }
         let is_whole = line.ends_with(b"\n");
         if !line.trim_ascii().is_empty() {
-            match serde_json::from_slice(&line) {
+            // Looked at once as text, so that the parser need not look at each word of it again.
+            let parsed = str::from_utf8(&line).map_err(anyhow::Error::from);
+            let parsed = parsed.and_then(|text| Ok(serde_json::from_str(text)?));
+            match parsed {
                 Ok(record) => records.push(record),
                 Err(error) => return Err(bad_line(file, at, is_whole, &error)),
             }
@@ -186,7 +192,7 @@ fn records_between(file: &Path, (from, until): (u64, u64)) -> anyhow::Result<Vec
 }
 
 /// What to say of the line that begins at a place of a file.
-fn bad_line(file: &Path, at: u64, is_whole: bool, error: &serde_json::Error) -> anyhow::Error {
+fn bad_line(file: &Path, at: u64, is_whole: bool, error: &anyhow::Error) -> anyhow::Error {
     let before = File::open(file).map(|it| BufReader::new(it.take(at)).lines().count());
     let number = before.unwrap_or_default().saturating_add(1);
     let name = file.display();
