@@ -475,7 +475,10 @@ impl Dispatcher {
         candidates.clear();
         candidates.reserve(self.fleet.replicas().len());
         let pool = self.fleet.pool_for(request.model, request.prompt, tried);
-        candidates.extend(pool.map(candidate));
+        // Not by `extend`, which moves each of them twice.
+        for replica in pool {
+            candidates.push(candidate(replica));
+        }
     }
 
     /// Lets the strategy choose, and the fallback when that choice is saturated.
