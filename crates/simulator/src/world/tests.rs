@@ -70,7 +70,8 @@ fn conversation(second_ms: u64) -> Vec<Arrival> {
     let mut prompt = first.prompt.clone();
     prompt.messages.push(Message::new(Role::Assistant, segment(50, 40)));
     prompt.messages.push(Message::new(Role::User, segment(2, 30)));
-    let second = Arrival { at: at(second_ms), turn: 1, think: millis(1_000), prompt, ..first };
+    let second =
+        Arrival { at: at(second_ms), turn: 1, think: millis(1_000), prompt, ..first.clone() };
     vec![first, second]
 }
 
