@@ -23,6 +23,7 @@ use crate::{
     histogram::Histogram,
     limits::Limits,
     record::{Ending, RequestRecord},
+    regret::Regret,
     stats::{Stats, count, ratio},
 };
 
@@ -152,6 +153,9 @@ pub struct Run {
     /// What results cost, by the class of work, where it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_workload_class: Vec<ClassCost>,
+    /// What decisions turned out to cost; absent where no router said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regret: Option<Regret>,
     /// What no policy can exceed on these requests; absent where nobody computed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
@@ -232,6 +236,7 @@ impl Run {
                 info.workload_class,
                 info.costs.as_ref().zip(cost.as_ref()),
             ),
+            regret: Regret::of(records.iter().copied()),
             limits: None,
         }
     }

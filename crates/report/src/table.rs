@@ -3,6 +3,7 @@
 mod classes;
 mod frontier;
 mod limits;
+mod regret;
 mod seeds;
 mod work;
 
@@ -16,6 +17,7 @@ pub use self::{
     classes::classes,
     frontier::{frontier, plan, promise},
     limits::limits,
+    regret::regret,
     seeds::{differences, means},
     work::work,
 };
@@ -109,6 +111,17 @@ pub fn plain<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
     let mut out = table(&header);
+    for row in rows {
+        out.add_row(row);
+    }
+    align_right(&mut out);
+    out.to_string()
+}
+
+/// The same where the number of columns is not known before.
+#[must_use]
+pub fn rows(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut out = table(header);
     for row in rows {
         out.add_row(row);
     }

@@ -29,6 +29,7 @@ pub use self::{
         Admin, Discovery, Drain, Health, Limits, Policy, Prefix, Recording, Session, Tenant,
         Timeouts,
     },
+    tls::{Tls, Upstream},
 };
 pub use types::units;
 
@@ -36,6 +37,7 @@ mod promises;
 mod replica;
 pub(crate) mod secret;
 mod sections;
+pub(crate) mod tls;
 
 /// The router's configuration. Every field but `replicas` has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,10 +45,14 @@ mod sections;
 pub struct Config {
     /// Address of the data port.
     pub listen: SocketAddr,
+    /// TLS of the data port. Absent: it is not encrypted.
+    pub tls: Option<Tls>,
     /// The admin port.
     pub admin: Admin,
     /// The replicas to route to.
     pub replicas: Vec<Replica>,
+    /// How replicas are reached.
+    pub upstream: Upstream,
     /// Where more replicas are found. Absent: nowhere.
     pub discovery: Option<Discovery>,
     /// Who may send requests, and how many. Absent: everyone, without a key.
@@ -90,8 +96,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            tls: None,
             admin: Admin::default(),
             replicas: Vec::new(),
+            upstream: Upstream::default(),
             discovery: None,
             tenants: Vec::new(),
             policy: Policy::default(),
@@ -180,6 +188,7 @@ impl Config {
         problems.extend(costs.map(|it| format!("costs.{it}")));
         problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
         problems.extend(self.admin.problems());
+        problems.extend(tls::problems(self));
         problems.extend(self.tenant_problems());
         if self.listen == self.admin.listen && self.listen.port() != 0 {
             problems.push(format!("admin.listen: {} is the data port too", self.listen));
@@ -213,6 +222,7 @@ impl Config {
             ("timeouts.connect", timeouts.connect),
             ("timeouts.answer", timeouts.answer),
             ("timeouts.stall", timeouts.stall),
+            ("timeouts.client_handshake", timeouts.client_handshake),
             ("timeouts.client_head", timeouts.client_head),
             ("timeouts.client_body", timeouts.client_body),
             ("timeouts.client_stall", timeouts.client_stall),
@@ -287,6 +297,7 @@ impl Config {
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
             estimate: self.policy.estimate,
             admission: self.admission,
+            explain: self.policy.explain,
         }
     }
 

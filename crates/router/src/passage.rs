@@ -118,6 +118,8 @@ pub(crate) struct Passage {
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
+    /// When it was placed last.
+    placed: Instant,
     model: String,
     prompt: Tokens,
     priority: Priority,
@@ -146,6 +148,7 @@ pub(crate) struct Passage {
 impl Passage {
     /// A request whose head has just been received.
     pub(crate) fn begin(app: &App, endpoint: Endpoint, head: &HeaderMap) -> Self {
+        let received = Instant::now();
         Self {
             telemetry: Arc::clone(&app.telemetry),
             goodput: Arc::clone(&app.goodput),
@@ -153,7 +156,8 @@ impl Passage {
             grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
-            received: Instant::now(),
+            received,
+            placed: received,
             model: String::new(),
             prompt: Tokens::ZERO,
             priority: Priority::default(),
@@ -208,16 +212,18 @@ impl Passage {
     /// Has a replica chosen and the request's place on it reserved, as soon as one has room.
     pub(crate) async fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
         self.promise.made(&request);
+        app.request_names.add(request.id, self.request_id.to_str().unwrap_or_default());
         let started = Instant::now();
         let placed = tokio::select! {
             biased;
             placed = app.fleet.dispatch().place(request) => placed,
             () = app.cut.comes() => return Err(Refusal::ShuttingDown),
         };
-        self.waited = started.elapsed();
+        self.placed = Instant::now();
+        self.waited = self.placed.duration_since(started);
         self.telemetry.decided(self.waited, placed.as_ref().ok().map(|it| it.placement()));
-        if let Err(Reject::Saturated { gate, .. } | Reject::Infeasible { gate, .. }) = &placed {
-            self.gate = Some(*gate);
+        if let Err(reject) = &placed {
+            self.gate = reject.gate();
         }
         self.ticket = Some(placed?);
         Ok(())
@@ -226,6 +232,7 @@ impl Passage {
     /// Has another replica chosen.
     pub(crate) fn retry(&mut self) -> Result<(), Reject> {
         self.ticket.as_mut().map_or(Err(Reject::NoReplicas), Ticket::retry)?;
+        self.placed = Instant::now();
         self.telemetry.retried();
         Ok(())
     }
@@ -268,6 +275,9 @@ impl Passage {
         }
         if let Some(ticket) = &self.ticket {
             ticket.first_token();
+            if let Some(predicted) = ticket.placement().ttft.filter(|_| self.prompt.0 > 0) {
+                self.telemetry.predicted(predicted, now.duration_since(self.placed));
+            }
         }
     }
 
@@ -384,6 +394,7 @@ impl Drop for Passage {
             }
             let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
             replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
+            self.telemetry.recomputed(ticket.placement().recomputed(cached));
         }
         if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
             grant.produced(produced);

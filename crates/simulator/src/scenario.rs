@@ -74,6 +74,9 @@ pub struct Scenario {
     /// Whether engines find what they generated when a later prompt quotes it.
     #[serde(default = "yes")]
     pub quoted_answers: bool,
+    /// Share of the requests whose answers come in one piece, 0 to 1.
+    #[serde(default)]
+    pub unstreamed: f64,
     /// When clients give up, from the scheduled send; never when absent.
     #[serde(default, with = "friendly_optional")]
     pub patience: Option<Duration>,
@@ -138,6 +141,10 @@ impl Scenario {
         }
         if self.attempts_max == 0 {
             problems.push("attempts_max: needs at least 1".to_owned());
+        }
+        if !(0.0..=1.0).contains(&self.unstreamed) {
+            problems
+                .push(format!("unstreamed: needs a share from 0 to 1, has {}", self.unstreamed));
         }
         let within = |block: &str, of: Vec<String>| -> Vec<String> {
             of.into_iter().map(|it| format!("{block}.{it}")).collect()
@@ -223,6 +230,8 @@ impl Scenario {
             attempts_max: self.attempts_max,
             closed_conversations: self.conversations == Conversations::Closed,
             quoted_answers: self.quoted_answers,
+            unstreamed: self.unstreamed,
+            follow_refusals: None,
             patience: self.patience,
             warm_up: self.load.warm_up,
             signals: self.signals,

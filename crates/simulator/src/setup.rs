@@ -37,6 +37,10 @@ pub struct Setup {
     pub closed_conversations: bool,
     /// Whether engines find what they generated when a later prompt quotes it.
     pub quoted_answers: bool,
+    /// Share of the requests whose answers come in one piece, 0 to 1: their routers see no first token.
+    pub unstreamed: f64,
+    /// Of how many refusals one is followed until there would have been room; none when absent.
+    pub follow_refusals: Option<u32>,
     /// When clients give up, from the scheduled send.
     pub patience: Option<Duration>,
     /// Start of the run that does not count; its gaps between tokens are left out.

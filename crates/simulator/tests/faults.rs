@@ -74,6 +74,8 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         dispatcher,
         comes_again: 0,
         classes: std::collections::BTreeMap::new(),
+        unstreamed: 0.0,
+        follow_refusals: None,
         ranks: std::collections::BTreeMap::new(),
         attempts_max: draws.random_range(1..4),
         closed_conversations: draws.random(),

@@ -116,7 +116,8 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
         print!("{}", table::means(&summary.runs));
     }
     if !simulate.json {
-        print!("{}{}", table::classes(&summary.runs), table::limits(&summary.runs));
+        print!("{}{}", table::classes(&summary.runs), table::regret(&summary.runs));
+        print!("{}", table::limits(&summary.runs));
     }
     if let Some(note) = cases.limits_note(&summary.runs) {
         eprintln!("{note}");

@@ -30,6 +30,8 @@ fn setup(strategy: StrategyName, seed: u64) -> Setup {
         dispatcher: DispatcherConfig::new(strategy, 0),
         comes_again: 0,
         classes: BTreeMap::new(),
+        unstreamed: 0.0,
+        follow_refusals: None,
         ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: seed.is_multiple_of(2),

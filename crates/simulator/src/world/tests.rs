@@ -24,6 +24,8 @@ fn setup(replicas: u32) -> Setup {
         dispatcher: DispatcherConfig::new(StrategyName::PrefixAware, 0),
         comes_again: 0,
         classes: BTreeMap::new(),
+        unstreamed: 0.0,
+        follow_refusals: None,
         ranks: BTreeMap::new(),
         attempts_max: 2,
         closed_conversations: false,
@@ -326,7 +328,8 @@ fn surprised(signals: Signals) -> usize {
         }
         world.advance_to(arrival.at);
         world.arrive(&arrival);
-        expected.push(world.flights.last().unwrap().as_ref().unwrap().expected);
+        let placement = world.flights.last().unwrap().as_ref().unwrap().placement;
+        expected.push(placement.map(|it| it.cached));
     }
     while let Some((at, event)) = world.calendar.pop() {
         world.advance_to(at);

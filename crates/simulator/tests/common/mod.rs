@@ -16,6 +16,8 @@ pub(crate) fn station(servers: u32, service: ServiceTime) -> Setup {
         dispatcher: DispatcherConfig::new(StrategyName::LeastRequest, 0),
         comes_again: 0,
         classes: std::collections::BTreeMap::new(),
+        unstreamed: 0.0,
+        follow_refusals: None,
         ranks: std::collections::BTreeMap::new(),
         attempts_max: 1,
         closed_conversations: false,

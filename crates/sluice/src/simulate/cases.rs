@@ -14,11 +14,12 @@ use std::{
 use anyhow::{Context as _, bail};
 use engine::Profile;
 use parking_lot::Mutex;
-use policy::{admission::AdmissionMode, config::StrategyName};
+use policy::{admission::AdmissionMode, config::StrategyName, explanation::ExplainConfig};
 use replay::output::{self, Host, Manifest};
 use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs, judged::Judged};
 use serde_json::json;
 use simulator::{Recording, Scenario, Setup, scenario::Conversations};
+use types::request::RequestId;
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
@@ -31,6 +32,8 @@ pub(crate) struct Case {
     pub(crate) admission: AdmissionMode,
     /// Requests per second; none where a trace keeps its times.
     pub(crate) rate: Option<f64>,
+    /// Where it stands among all of them.
+    pub(crate) place: usize,
     /// Which of the scenario's loads it is.
     load_number: usize,
     pub(crate) seed: u64,
@@ -60,6 +63,8 @@ pub(crate) struct Cases {
     limits: Option<Mutex<BTreeMap<(usize, u64), Shared>>>,
     /// What the user should know before the result.
     pub(crate) notes: Vec<String>,
+    /// The request whose decisions are explained.
+    explain: Option<RequestId>,
 }
 
 impl Cases {
@@ -95,7 +100,9 @@ impl Cases {
             for (strategy, admission) in &rules {
                 for seed in seeds.clone() {
                     let load = scenario.loads(seed).into_iter().nth(at);
+                    let place = cases.len();
                     cases.extend(load.map(|(rate, load)| Case {
+                        place,
                         strategy: *strategy,
                         admission: *admission,
                         rate,
@@ -107,9 +114,15 @@ impl Cases {
             }
         }
         let limits = (!what.no_limits).then(Mutex::default);
-        let mut cases = Self { scenario, profile, trace, cases, limits, notes: Vec::new() };
+        let mut cases =
+            Self { scenario, profile, trace, cases, limits, notes: Vec::new(), explain: None };
         cases.notes = cases.skipped()?;
         Ok(cases)
+    }
+
+    /// The same, with what is decided on request `number` explained.
+    pub(crate) fn explaining(self, number: u64) -> Self {
+        Self { explain: Some(RequestId(number)), ..self }
     }
 
     /// What a trace holds and the run leaves out.
@@ -137,6 +150,7 @@ impl Cases {
             cases: Vec::new(),
             limits: None,
             notes: Vec::new(),
+            explain: None,
         }
     }
 
@@ -144,6 +158,7 @@ impl Cases {
     pub(crate) fn case(&self, strategy: StrategyName, rate: f64, seed: u64) -> Case {
         let block = &self.scenario.load;
         Case {
+            place: 0,
             strategy,
             admission: self.scenario.admission.mode,
             rate: Some(rate),
@@ -209,8 +224,11 @@ impl Cases {
 
     pub(crate) fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
         let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
-        let setup =
+        let mut setup =
             self.scenario.setup(case.strategy, case.admission, case.seed, self.profile.clone());
+        if let Some(request) = self.explain {
+            setup.dispatcher.explain = ExplainConfig::only(request);
+        }
         let recording = simulator::run(&setup, planned.arrivals)?;
         // A trace ends with its last request, and so do conversations that wait for answers.
         let has_end = !matches!(self.scenario.workload, Workload::Trace(_))
