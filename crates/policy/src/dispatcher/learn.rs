@@ -18,6 +18,13 @@ impl Dispatcher {
         }
     }
 
+    /// Takes a replica to be `prefill` and `decode` times as slow as the form says, for good.
+    pub fn know_speed(&mut self, id: ReplicaId, prefill: f64, decode: f64) {
+        if let Some(replica) = self.fleet.get_mut(id) {
+            replica.estimate.know(prefill, decode);
+        }
+    }
+
     /// Tells the index how many blocks a replica's cache has room for, where that is known.
     pub(super) fn bound_prefixes(&mut self, id: ReplicaId) {
         let slot = self.fleet.get(id).map(|it| it.slot);

@@ -147,6 +147,12 @@ impl ReplicaEstimate {
         self.decode = Scale::starting_at(decode);
     }
 
+    /// Takes its speed for known: nothing is learned any more.
+    pub fn know(&mut self, prefill: f64, decode: f64) {
+        self.start_like(prefill, decode);
+        self.frozen = true;
+    }
+
     /// The scales of prefill and decode, where they were observed.
     #[must_use]
     pub fn scales(&self) -> (Option<f64>, Option<f64>) {
