@@ -144,7 +144,10 @@ impl Case {
         let hits = Visits::new(block, &visits).infinite_cache();
         let step = &self.profile.step;
         let mut work_s = 0.0;
-        for (arrival, cached) in arrivals.iter().zip(hits.cached()) {
+        // A cold fleet is no steady state.
+        let warm_up = self.scenario.load.warm_up;
+        let is_warm = |it: &Arrival| warm_up <= it.at.elapsed();
+        for (arrival, cached) in arrivals.iter().zip(hits.cached()).filter(|it| is_warm(it.0)) {
             let prompt = arrival.prompt.tokens();
             let new = f64::from(prompt.saturating_sub(cached).0);
             let pairs = new * (f64::from(cached.0) + new / 2.0);
@@ -160,7 +163,7 @@ impl Case {
         let lasts = self.scenario.load.duration.map_or_else(
             || arrivals.last().map_or(1.0, |it| it.at.elapsed().as_secs_f64()),
             |it| it.as_secs_f64(),
-        );
+        ) - warm_up.as_secs_f64();
         // The arrivals of `lasts` seconds at `rate` take so much of the fleet's time.
         let used = work_s / (fleet_s * lasts).max(1e-9);
         Ok(Limit { rate: rate / used.max(1e-9), hits: hits.rate() })

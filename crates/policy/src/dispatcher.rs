@@ -30,8 +30,8 @@ use self::{
 };
 use crate::{
     admission::Admission,
-    config::{DispatcherConfig, Routing, Saturation},
-    estimate::{Asked, Evictions, Forecast, OutputLengths},
+    config::{DispatcherConfig, Routing, Saturation, StrategyName},
+    estimate::{Asked, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
     fleet_view::{Accuracy, FleetView, Replica},
     held_index::HeldIndex,
@@ -57,7 +57,6 @@ pub struct Dispatcher {
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
     outputs: OutputLengths,
-    evictions: Evictions,
     admission: Admission,
     /// When requests whose first token can't be seen are taken to have it.
     unseen: BTreeSet<(Timestamp, RequestId)>,
@@ -97,6 +96,8 @@ struct Found {
     asked: Asked,
     /// Whether the replica of its conversation takes requests.
     home_takes_requests: bool,
+    /// What that replica had of the prompt, and has no more.
+    lost: Option<(ReplicaId, Tokens)>,
 }
 
 type Tried = SmallVec<[ReplicaId; 2]>;
@@ -118,7 +119,6 @@ impl Dispatcher {
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
             outputs: OutputLengths::default(),
-            evictions: Evictions::default(),
             admission: Admission::new(admission),
             unseen: BTreeSet::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -257,17 +257,24 @@ impl Dispatcher {
         arrived: Timestamp,
         tried: &Tried,
     ) -> Result<Option<Found>, Full> {
+        let waited_s = now.since(arrived).as_secs_f64();
         let asked = Asked {
             prompt: request.prompt,
             output: self.outputs.expected(request),
+            ttft_max_s: request.slo.ttft.map(|it| (it.as_secs_f64() - waited_s).max(0.0)),
             tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
-            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
+            memory: self.routing.cost.memory,
+            foresight: self.routing.cost.foresight,
         };
         let mut candidates = std::mem::take(&mut self.candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
         self.find_candidates(now, request, &asked, tried, home, &mut candidates);
+        let lost = home.and_then(|(id, turn)| {
+            let there = candidates.iter().find(|it| it.id == id)?;
+            Some((id, turn.lost(there.cached, self.block, request.prompt)))
+        });
         let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
         let admitted = if candidates.is_empty() || !tried.is_empty() {
             Ok(())
@@ -283,7 +290,7 @@ impl Dispatcher {
         };
         let chosen = admitted.map(|()| self.choose(&ask, &candidates));
         self.candidates = candidates;
-        let found = |(chosen, reason)| Found { chosen, reason, asked, home_takes_requests };
+        let found = |(chosen, reason)| Found { chosen, reason, asked, home_takes_requests, lost };
         Ok(chosen?.map(found))
     }
 
@@ -297,9 +304,17 @@ impl Dispatcher {
         tried: Tried,
         decisions: &mut Vec<Decision>,
     ) {
-        let Found { chosen, reason, asked, home_takes_requests } = found;
+        let Found { chosen, reason, asked, home_takes_requests, lost } = found;
+        if let Some((home, tokens)) = *lost
+            && let Some(replica) = self.fleet.get_mut(home)
+        {
+            replica.evictions.lost(now, tokens);
+        }
+        // Only who follows conversations keeps one bound while it is served elsewhere: for the others
+        // its replica is where its last turn is.
+        let is_followed = self.routing.strategy == StrategyName::Sticky;
         if let Some(session) = request.session
-            && !home_takes_requests
+            && !(is_followed && *home_takes_requests)
         {
             self.sessions.bind(now, session, chosen.id);
         }
@@ -332,8 +347,7 @@ impl Dispatcher {
         let mut forecast = chosen.forecast;
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
             if !has_forecast {
-                let sharing = replica.sharing(now);
-                forecast = replica.estimate.forecast(now, asked, chosen.cached, sharing);
+                forecast = replica.forecast(now, asked, chosen.cached);
             }
             replica.estimate.place(now, request.id, &forecast);
             replica.promises.add(request.slo.tpot);
@@ -425,7 +439,7 @@ impl Dispatcher {
                 cached,
                 indexed: hits.min(cached_max),
                 forecast: if forecasts {
-                    replica.estimate.forecast(now, asked, cached, sharing)
+                    replica.forecast(now, asked, cached)
                 } else {
                     Forecast::default()
                 },
@@ -502,7 +516,9 @@ impl Dispatcher {
         let Some(it) = self.in_flight.remove(&id) else { return self.stop_waiting(id) };
         if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
             self.found(&it, cached);
-            self.evictions.observe(now, it.request.prompt, it.indexed, cached);
+            if let Some(replica) = self.fleet.get_mut(it.replica) {
+                replica.evictions.observe(now, it.request.prompt, it.indexed, cached);
+            }
         }
         self.release(now, &it);
         match (outcome, it.request.session) {

@@ -272,7 +272,7 @@ impl Dispatcher {
     pub fn admission_view(&self, now: Timestamp) -> AdmissionView {
         let placed_per_s = self.admission.rate_per_s(now);
         let prompt = types::quantity::Tokens(1);
-        let asked = Asked { prompt, output: 1.0, tpot_max_s: None, recomputing: 1.0 };
+        let asked = Asked { prompt, output: 1.0, ..Asked::default() };
         let ready: Vec<f64> = self
             .fleet
             .replicas()
@@ -282,7 +282,7 @@ impl Dispatcher {
                 let none = types::quantity::Tokens(0);
                 let tpot_max_s = it.promises.tightest().map(|it| it.as_secs_f64());
                 let asked = Asked { tpot_max_s, ..asked };
-                it.estimate.forecast(now, &asked, none, it.sharing(now)).utilisation
+                it.estimate.forecast(now, &asked, none, 1.0, it.sharing(now)).utilisation
             })
             .collect();
         let utilisation = ready.iter().sum::<f64>() / ready.len().max(1) as f64;

@@ -3,8 +3,11 @@
 //! A block that is computed pushes another out. If a share `q` of what is pushed out is asked for
 //! again, it is computed again and pushes out more: a token computed costs `1 + q + q² + … = 1/(1−q)`
 //! tokens in the end. With room to spare `q` is zero; where the working set just exceeds the caches it
-//! tends to one, and a fleet that goes on copying prefixes tips over. `q` is read from answers: prompt
-//! tokens that should have been found, and were not, over all that were computed.
+//! tends to one, and a fleet that goes on copying prefixes tips over. `q` is told by tokens that a
+//! replica had and has no more when they are asked for again, over all that it computes: an answer that
+//! found less than it should have, and a conversation that comes back to find its replica without it,
+//! wherever it then goes. Each replica has a share of its own, so that what is new goes where there is
+//! room.
 
 use std::time::Duration;
 
@@ -38,7 +41,12 @@ impl Evictions {
     /// Learns that of `prompt` tokens `found` were cached, `expected` of which should have been.
     pub fn observe(&mut self, now: Timestamp, prompt: Tokens, expected: Tokens, found: Tokens) {
         self.computed.add(now, f64::from(prompt.saturating_sub(found).0));
-        self.lost.add(now, f64::from(expected.saturating_sub(found).0));
+        self.lost(now, expected.saturating_sub(found));
+    }
+
+    /// Learns that `tokens` which had been there are gone and asked for.
+    pub fn lost(&mut self, now: Timestamp, tokens: Tokens) {
+        self.lost.add(now, f64::from(tokens.0));
     }
 
     /// How many tokens a computed one costs in the end, at least one.

@@ -7,7 +7,10 @@
 //! holds its prompt is cheap; how cheap, against a shorter queue elsewhere, follows from the load:
 //! a quiet fleet answers as fast as it can, a busy one recomputes nothing.
 //!
-//! Replicas without room are left out as long as another has it.
+//! Replicas on which the first token would come later than promised are left out as long as there are
+//! others: a price that rises without bound would otherwise have a request wait for its cache until
+//! its promise is broken. A replica without a seat or memory is no exception but a long wait: whoever
+//! moves a conversation away from a full replica has it computed anew elsewhere, which takes memory there.
 
 use rand::{Rng, RngExt as _};
 
@@ -54,8 +57,9 @@ pub(super) fn choose(
     candidates: &[Candidate],
     rng: &mut impl Rng,
 ) -> Option<(Candidate, Reason)> {
-    let has_room = candidates.iter().any(|it| it.has_room);
-    let eligible = || candidates.iter().filter(|it| it.has_room || !has_room);
+    let keeps = |it: &Candidate| !weights.promise || !it.forecast.is_late;
+    let any_keeps = candidates.iter().any(keeps);
+    let eligible = || candidates.iter().filter(|it| keeps(it) || !any_keeps);
     let cost = |it: &Candidate| Cost::of(it, weights).total_s();
     let best = eligible().min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
     let within = |value: f64, best: f64| value <= best * (1.0 + weights.tie);
@@ -104,7 +108,13 @@ mod tests {
 
     #[test]
     fn each_term_can_be_switched_off() {
-        let weights = |wait, harm, price| CostWeights { wait, harm, price, tie: 0.0, memory: true };
+        let weights = |wait, harm, price| CostWeights {
+            wait,
+            harm,
+            price,
+            tie: 0.0,
+            ..CostWeights::default()
+        };
         let slow = with(0, 0, 0.9, 0.1, 0.1);
         let crowded = with(1, 50, 0.1, 0.1, 0.1);
         let full = with(2, 0, 0.3, 0.1, 0.9);
@@ -125,10 +135,17 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_room_is_left_out_unless_nobody_has() {
-        let full = Candidate { has_room: false, ..with(0, 0, 0.1, 0.1, 0.1) };
-        let free = with(1, 0, 0.5, 0.1, 0.1);
-        assert_eq!(tallied(&[full, free], &CostWeights::default()), [0, 1_000]);
-        assert_eq!(tallied(&[full], &CostWeights::default()), [1_000]);
+    fn who_would_be_late_is_left_out_unless_all_would() {
+        let late = |it: Candidate| Candidate {
+            forecast: Forecast { is_late: true, ..it.forecast },
+            ..it
+        };
+        let (holder, other) = (with(0, 0, 2.5, 0.1, 0.9), with(1, 0, 0.5, 0.4, 0.9));
+        let weights = CostWeights::default();
+        assert_eq!(tallied(&[holder, other], &weights), [1_000, 0]);
+        assert_eq!(tallied(&[late(holder), other], &weights), [0, 1_000]);
+        assert_eq!(tallied(&[late(holder), late(other)], &weights), [1_000, 0]);
+        let off = CostWeights { promise: false, ..weights };
+        assert_eq!(tallied(&[late(holder), other], &off), [1_000, 0]);
     }
 }
