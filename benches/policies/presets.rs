@@ -38,6 +38,11 @@ pub(crate) fn ladder() -> Vec<Variant> {
         cost("A3 own wait", &["policy.cost.harm=0", "policy.cost.price=0"]),
         cost("A4 and harm", &["policy.cost.price=0"]),
         cost("A5 and price", &[]),
+        cost("A5 without promise", &["policy.cost.promise=false"]),
+        cost("A5 without foresight", &["policy.cost.foresight=0"]),
+        cost("A5 with foresight alone", &["policy.cost.foresight=1"]),
+        cost("A5 without memory", &["policy.cost.memory=false"]),
+        cost("A5 without lots", &["policy.cost.tie=0"]),
     ]
 }
 

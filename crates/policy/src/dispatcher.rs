@@ -287,6 +287,7 @@ impl Dispatcher {
             block: self.block,
             bound,
             key: key_of(request),
+            is_shared: self.fleet.is_shared(now),
         };
         let chosen = admitted.map(|()| self.choose(&ask, &candidates));
         self.candidates = candidates;

@@ -289,6 +289,16 @@ impl FleetView {
         self.replicas.iter().filter(move |it| it.is_ready() && it.serves(model))
     }
 
+    /// Whether others send at least a quarter of what the replicas have.
+    #[must_use]
+    pub fn is_shared(&self, now: Timestamp) -> bool {
+        let sum = |(own, all): (u32, u32), it: Sharing| {
+            (own.saturating_add(it.own), all.saturating_add(it.all))
+        };
+        let (own, all) = self.replicas.iter().map(|it| it.sharing(now)).fold((0, 0), sum);
+        own < all / 4 * 3
+    }
+
     /// Learns what replica `id` says of its load: whatever exceeds what was placed here is the
     /// work of others.
     pub fn report(&mut self, now: Timestamp, id: ReplicaId, report: LoadReport) {
