@@ -92,9 +92,6 @@ pub(crate) fn robustness() -> Vec<Variant> {
         cost("3 routers", &["routers=3"]),
         cost("4 routers", &["routers=4"]),
         cost("half of the fleet 3 × slower", &[unlike.as_str()]),
-        cost(
-            "the same, and its speeds known",
-            &[unlike.as_str(), "signals.speeds_known=true"],
-        ),
+        cost("the same, and its speeds known", &[unlike.as_str(), "signals.speeds_known=true"]),
     ]
 }

@@ -68,8 +68,7 @@ pub(crate) fn rows(effort: Effort, workloads: &[String]) -> anyhow::Result<Vec<R
     for workload in workloads {
         rows.push(three_routers(effort, workload)?);
     }
-    for (workload, share) in
-        [("hot-documents", 0.7), ("hot-documents", 0.9), ("hot-document", 0.7)]
+    for (workload, share) in [("hot-documents", 0.7), ("hot-documents", 0.9), ("hot-document", 0.7)]
     {
         rows.push(hot_documents(effort, workload, share)?);
     }
@@ -126,11 +125,8 @@ fn three_routers(effort: Effort, workload: &str) -> anyhow::Result<Row> {
 /// Popular documents, against going where the prefix is whatever happens.
 fn hot_documents(effort: Effort, workload: &str, share: f64) -> anyhow::Result<Row> {
     let rate = share * effort.capacity(workload, &[])?;
-    let strict = Variant::named(
-        "strict",
-        StrategyName::PrefixAware,
-        &STRICT.map(|it: &str| it.to_owned()),
-    );
+    let strict =
+        Variant::named("strict", StrategyName::PrefixAware, &STRICT.map(|it: &str| it.to_owned()));
     let ours = ttft_p99(&effort.runs(workload, &cost(&[]), rate)?);
     let theirs = ttft_p99(&effort.runs(workload, &strict, rate)?);
     let part = 100.0 * ours / theirs.max(1e-9);

@@ -14,9 +14,11 @@ use types::{
 };
 
 use crate::{
+    adapters::Adapters,
     admission::{Limit, PeerLimit, Promises},
     estimate::{Asked, EstimateConfig, Evictions, Forecast, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
+    slow_start::{HEAD_START, SlowStart, Warming},
     strategy::Candidate,
 };
 
@@ -32,6 +34,9 @@ const KV_TELLING: f64 = 0.3;
 
 /// Part by which a reading moves what is known of that size.
 const KV_WEIGHT: f64 = 0.2;
+
+/// Longer than any prompt.
+const ANY_LENGTH: Tokens = Tokens(u32::MAX);
 
 /// Work placed on a replica and not yet given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +81,10 @@ pub struct Replica {
     pub health: Health,
     /// Models it serves; empty means any.
     pub models: Box<[ModelId]>,
+    /// The longest prompt it is meant for; none where any is.
+    pub prompt_max: Option<Tokens>,
+    /// The adapters it serves beside its model.
+    pub adapters: Adapters,
     /// Work placed here.
     pub load: Load,
     /// How fast it is, and what it has to do.
@@ -96,6 +105,10 @@ pub struct Replica {
     foreign: Option<(Timestamp, u32)>,
     /// What its engine last said of its load, and when.
     report: Option<(Timestamp, LoadReport)>,
+    /// Whether its cache is empty, or was lost since it last took requests.
+    is_cold: bool,
+    /// Since when it takes requests, having come cold.
+    warming: Option<Warming>,
 }
 
 impl Replica {
@@ -115,37 +128,46 @@ impl Replica {
         Sharing { own: self.load.in_flight, all: self.requests(now) }
     }
 
-    /// Whether one more request has a seat in its batch and finds memory there, as far as is known.
+    /// Whether one more request has a seat in its batch beside those that `sharing` counts at `now`, and
+    /// finds memory there, as far as is known.
     #[must_use]
-    pub fn has_room(&self, now: Timestamp) -> bool {
+    pub fn has_room(&self, now: Timestamp, sharing: Sharing) -> bool {
         let is_full = self.report.is_some_and(|it| lacks_memory(now, it));
-        self.requests(now) < self.estimate.sequences_max() && !is_full
+        sharing.all < self.estimate.sequences_max() && !is_full
     }
 
-    /// Predicts what a request would meet here with `cached` tokens of its prompt found.
+    /// Predicts what a request would meet here beside those that `sharing` counts at `now`, with `cached`
+    /// tokens of its prompt found.
     #[must_use]
-    pub fn forecast(&self, now: Timestamp, asked: &Asked, cached: Tokens) -> Forecast {
-        let recomputing = if asked.memory { self.evictions.factor(now) } else { 1.0 };
-        let sharing = self.sharing(now);
+    pub fn forecast(
+        &self,
+        now: Timestamp,
+        asked: &Asked,
+        cached: Tokens,
+        sharing: Sharing,
+    ) -> Forecast {
+        let recomputing = if asked.memory { self.evictions.factor() } else { 1.0 };
         let mut forecast = self.estimate.forecast(now, asked, cached, recomputing, sharing);
-        forecast.ttft_s += self.room_wait_s(now, asked.output * forecast.tpot_s);
+        forecast.ttft_s += self.room_wait_s(now, asked.output * forecast.tpot_s, sharing.all);
         let raised_s = self.estimate.margins().0.value() * forecast.ttft_s;
         forecast.is_late = asked.ttft_max_s.is_some_and(|most_s| most_s < raised_s);
         forecast
     }
 
-    /// Seconds until one more request finds a seat and memory here, as far as is known, where an answer
-    /// takes `answer_s`: as long as those before it take to be replaced one by one.
-    fn room_wait_s(&self, now: Timestamp, answer_s: f64) -> f64 {
-        let requests = self.requests(now);
+    /// Seconds until one more request than the `requests` here finds a seat and memory, as far as is
+    /// known, where an answer takes `answer_s`: as long as those before it take to be replaced one by one.
+    fn room_wait_s(&self, now: Timestamp, answer_s: f64, requests: u32) -> f64 {
         let seats = self.estimate.sequences_max();
         let for_seats = requests.saturating_add(1).saturating_sub(seats);
         let for_memory = match self.report {
             Some(it) if lacks_memory(now, it) => it.1.waiting.saturating_add(1),
             Some(_) | None => 0,
         };
-        let running = f64::from(requests.min(seats).max(1));
-        f64::from(for_seats.max(for_memory)) * answer_s / running
+        let before = for_seats.max(for_memory);
+        if before == 0 {
+            return 0.0;
+        }
+        f64::from(before) * answer_s / f64::from(requests.min(seats).max(1))
     }
 
     /// What its engine last said of its load, however long ago; nothing where it never did.
@@ -182,6 +204,23 @@ impl Replica {
         self.kv_tokens = Some(before + KV_WEIGHT * (tokens - before));
     }
 
+    /// The longest prompt it is meant for.
+    fn longest(&self) -> Tokens {
+        self.prompt_max.unwrap_or(ANY_LENGTH)
+    }
+
+    /// Whether it may take one more request, if it is not warm yet.
+    pub(crate) fn may_warm(&self) -> bool {
+        self.warming.is_none_or(|it| it.may_take_one())
+    }
+
+    /// Learns that a request came of which `share` is this replica's, and whether it went here.
+    pub(crate) fn count_share(&mut self, share: f64, went_here: bool) {
+        if let Some(warming) = &mut self.warming {
+            warming.count(share, went_here);
+        }
+    }
+
     /// Whether the replica takes requests.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -196,7 +235,7 @@ impl Replica {
 /// Whether requests wait for memory, by a report that is not too old.
 fn lacks_memory(now: Timestamp, (seen, report): (Timestamp, LoadReport)) -> bool {
     let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
-    now.since(seen) <= REPORT_AGE_MAX && waits_for_memory
+    waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
 }
 
 /// Every replica of the fleet, by number.
@@ -204,13 +243,19 @@ fn lacks_memory(now: Timestamp, (seen, report): (Timestamp, LoadReport)) -> bool
 pub struct FleetView {
     replicas: Vec<Replica>,
     estimate: EstimateConfig,
+    /// When a replica last came that was colder than others.
+    warmed: Option<Timestamp>,
+    /// Whether some replica is meant for short prompts.
+    is_pooled: bool,
+    /// Whether some replica lists adapters.
+    has_adapters: bool,
 }
 
 impl FleetView {
     /// A fleet of nobody, whose replicas are estimated from `estimate`.
     #[must_use]
     pub const fn new(estimate: EstimateConfig) -> Self {
-        Self { replicas: Vec::new(), estimate }
+        Self { replicas: Vec::new(), estimate, warmed: None, is_pooled: false, has_adapters: false }
     }
 
     /// Adds a replica that is not ready yet; one that is already known stays as it is.
@@ -226,6 +271,8 @@ impl FleetView {
             slot,
             health: Health::Starting,
             models: Box::default(),
+            prompt_max: None,
+            adapters: Adapters::default(),
             load: Load::default(),
             estimate,
             evictions: Evictions::default(),
@@ -236,6 +283,8 @@ impl FleetView {
             kv_tokens: None,
             foreign: None,
             report: None,
+            is_cold: true,
+            warming: None,
         };
         self.replicas.insert(at, replica);
     }
@@ -272,6 +321,54 @@ impl FleetView {
         self.replicas.get_mut(position)
     }
 
+    /// Learns how replica `id` is. One that comes, or comes back, is cold.
+    pub fn health_changed(&mut self, now: Timestamp, id: ReplicaId, health: Health) {
+        let Some(it) = self.get_mut(id) else { return };
+        let before = std::mem::replace(&mut it.health, health);
+        // One that was only left alone for a while comes back as it went.
+        let is_cold = it.is_cold || before == Health::Ejected;
+        if is_cold && health == Health::Ready {
+            self.warm(now, id);
+        }
+    }
+
+    /// Learns that replica `id` lost its cache.
+    pub fn cache_lost(&mut self, now: Timestamp, id: ReplicaId) {
+        match self.get_mut(id) {
+            Some(it) if it.is_ready() => self.warm(now, id),
+            Some(it) => it.is_cold = true,
+            None => {}
+        }
+    }
+
+    /// Begins to give replica `id` its share little by little.
+    fn warm(&mut self, now: Timestamp, id: ReplicaId) {
+        let is_warmer =
+            |it: &&Replica| it.is_ready() && it.warming.is_none_or(|it| HEAD_START < it.age(now));
+        // Those that come together are not held back from each other.
+        if self.replicas.iter().filter(|it| it.id != id).any(|it| is_warmer(&it)) {
+            self.warmed = Some(now);
+        }
+        if let Some(it) = self.get_mut(id) {
+            it.is_cold = false;
+            it.adapters.lost();
+            it.warming = Some(Warming::from(now));
+        }
+    }
+
+    /// Whether some replica is not warm yet.
+    #[must_use]
+    pub fn is_any_warming(&self, now: Timestamp, slow_start: &SlowStart) -> bool {
+        self.warmed.is_some_and(|it| now.since(it) < slow_start.window)
+    }
+
+    /// The part of its share that replica `id` gets, above 0 to 1.
+    #[must_use]
+    pub fn weight(&self, now: Timestamp, id: ReplicaId, slow_start: &SlowStart) -> f64 {
+        let warming = self.get(id).and_then(|it| it.warming);
+        warming.map_or(1.0, |it| slow_start.weight(it.age(now)))
+    }
+
     /// Every replica, by number.
     #[must_use]
     pub fn replicas(&self) -> &[Replica] {
@@ -289,14 +386,50 @@ impl FleetView {
         self.replicas.iter().filter(move |it| it.is_ready() && it.serves(model))
     }
 
-    /// Whether others send at least a quarter of what the replicas have.
+    /// Learns the longest prompt that replica `id` is meant for.
+    pub fn bound_prompts(&mut self, id: ReplicaId, prompt_max: Tokens) {
+        if let Some(it) = self.get_mut(id) {
+            it.prompt_max = Some(prompt_max);
+            self.is_pooled = true;
+        }
+    }
+
+    /// Learns which adapters replica `id` may serve.
+    pub fn list_adapters(&mut self, id: ReplicaId, adapters: Box<[ModelId]>) {
+        self.has_adapters |= !adapters.is_empty();
+        if let Some(it) = self.get_mut(id) {
+            it.adapters.list(adapters);
+        }
+    }
+
+    /// Whether `model` is an adapter of some replica.
     #[must_use]
-    pub fn is_shared(&self, now: Timestamp) -> bool {
-        let sum = |(own, all): (u32, u32), it: Sharing| {
-            (own.saturating_add(it.own), all.saturating_add(it.all))
-        };
-        let (own, all) = self.replicas.iter().map(|it| it.sharing(now)).fold((0, 0), sum);
-        own < all / 4 * 3
+    pub fn is_adapter(&self, model: ModelId) -> bool {
+        self.has_adapters && self.replicas.iter().any(|it| it.adapters.lists(model))
+    }
+
+    /// The longest prompt that any replica that serves `model` is meant for, ready or not; none where
+    /// that may be any.
+    #[must_use]
+    pub fn prompt_max(&self, model: ModelId) -> Option<Tokens> {
+        let longest =
+            self.replicas.iter().filter(|it| it.serves(model)).map(Replica::longest).max();
+        longest.filter(|it| *it < ANY_LENGTH)
+    }
+
+    /// The replicas that take a prompt of that length for `model`, but those `tried`, by number: of those
+    /// that are ready, the pool for the shortest prompts that it fits into. Where a pool has nobody
+    /// ready, the next larger one takes its prompts.
+    pub fn pool_for<'a>(
+        &'a self,
+        model: ModelId,
+        prompt: Tokens,
+        tried: &'a [ReplicaId],
+    ) -> impl Iterator<Item = &'a Replica> {
+        let all = move || self.ready_for(model).filter(move |it| !tried.contains(&it.id));
+        let bounds = || all().map(Replica::longest).filter(|it| prompt <= *it);
+        let bound = if self.is_pooled { bounds().min() } else { None };
+        all().filter(move |it| !self.is_pooled || Some(it.longest()) == bound)
     }
 
     /// Learns what replica `id` says of its load: whatever exceeds what was placed here is the
@@ -363,7 +496,8 @@ mod tests {
             ..Asked::default()
         };
         let ttft_s = |fleet: &FleetView, now| {
-            fleet.get(id).unwrap().forecast(now, &asked(None), Tokens(0)).ttft_s
+            let replica = fleet.get(id).unwrap();
+            replica.forecast(now, &asked(None), Tokens(0), replica.sharing(now)).ttft_s
         };
         (0..255).for_each(|_| fleet.reserve(id, Tokens(0)));
         let with_a_seat = ttft_s(&fleet, Timestamp::ZERO);
@@ -374,7 +508,9 @@ mod tests {
         fleet.report(Timestamp::ZERO, id, full);
         let without_memory = ttft_s(&fleet, Timestamp::ZERO);
         assert!(1.5 * with_a_seat < without_memory, "{with_a_seat} {without_memory}");
-        let late = |most| fleet.get(id).unwrap().forecast(Timestamp::ZERO, &asked(most), Tokens(0));
+        let replica = fleet.get(id).unwrap();
+        let sharing = replica.sharing(Timestamp::ZERO);
+        let late = |most| replica.forecast(Timestamp::ZERO, &asked(most), Tokens(0), sharing);
         assert!(late(Some(without_memory / 2.0)).is_late);
         assert!(!late(Some(without_memory * 3.0)).is_late && !late(None).is_late);
     }

@@ -144,7 +144,11 @@ fn popular_documents_are_copied_where_strict_affinity_has_them_queue() {
 
 #[test]
 fn probe() {
-    for (workload, rates) in [(CHAT, [50.0, 60.0, 70.0]), (DOCUMENTS, [38.0, 44.0, 50.0]), (NO_SHARING, [50.0, 54.0, 58.0])] {
+    for (workload, rates) in [
+        (CHAT, [50.0, 60.0, 70.0]),
+        (DOCUMENTS, [38.0, 44.0, 50.0]),
+        (NO_SHARING, [50.0, 54.0, 58.0]),
+    ] {
         for rate in rates {
             let ours = least_latency(workload, "", rate);
             let theirs = run(workload, "", StrategyName::RoundRobin, rate);
@@ -152,7 +156,19 @@ fn probe() {
         saturation: { threshold: 1000000, slack: 1000000, fallback: least-request } }\n";
             let strict = run(workload, strict, StrategyName::PrefixAware, rate);
             let three = least_latency(workload, "routers: 3\n", rate);
-            println!("{} {rate} ours {:.3} h{:.3} {:?} rr {:.3} h{:.3} strict {:.3} {:?} three {:.3} h{:.3}", &workload[1..14], good(&ours), hit_rate(&ours), ttft_p99(&ours), good(&theirs), hit_rate(&theirs), good(&strict), ttft_p99(&strict), good(&three), hit_rate(&three));
+            println!(
+                "{} {rate} ours {:.3} h{:.3} {:?} rr {:.3} h{:.3} strict {:.3} {:?} three {:.3} h{:.3}",
+                &workload[1..14],
+                good(&ours),
+                hit_rate(&ours),
+                ttft_p99(&ours),
+                good(&theirs),
+                hit_rate(&theirs),
+                good(&strict),
+                ttft_p99(&strict),
+                good(&three),
+                hit_rate(&three)
+            );
         }
     }
 }

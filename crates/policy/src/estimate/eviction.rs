@@ -29,11 +29,12 @@ const COMPUTED_MIN: f64 = 20_000.0;
 pub struct Evictions {
     computed: Decayed,
     lost: Decayed,
+    factor: f64,
 }
 
 impl Default for Evictions {
     fn default() -> Self {
-        Self { computed: Decayed::new(TIME), lost: Decayed::new(TIME) }
+        Self { computed: Decayed::new(TIME), lost: Decayed::new(TIME), factor: 1.0 }
     }
 }
 
@@ -47,16 +48,19 @@ impl Evictions {
     /// Learns that `tokens` which had been there are gone and asked for.
     pub fn lost(&mut self, now: Timestamp, tokens: Tokens) {
         self.lost.add(now, f64::from(tokens.0));
+        // Both fade alike, so that their quotient stays as it is until something is added.
+        let computed = self.computed.sum(now);
+        self.factor = if computed < COMPUTED_MIN {
+            1.0
+        } else {
+            1.0 / (1.0 - (self.lost.sum(now) / computed).clamp(0.0, SHARE_MAX))
+        };
     }
 
     /// How many tokens a computed one costs in the end, at least one.
     #[must_use]
-    pub fn factor(&self, now: Timestamp) -> f64 {
-        let computed = self.computed.sum(now);
-        if computed < COMPUTED_MIN {
-            return 1.0;
-        }
-        1.0 / (1.0 - (self.lost.sum(now) / computed).clamp(0.0, SHARE_MAX))
+    pub const fn factor(&self) -> f64 {
+        self.factor
     }
 }
 
@@ -71,7 +75,7 @@ mod tests {
             for _ in 0..100 {
                 evictions.observe(Timestamp::ZERO, Tokens(1_000), Tokens(expected), Tokens(200));
             }
-            evictions.factor(Timestamp::ZERO)
+            evictions.factor()
         };
         assert!((after(200) - 1.0).abs() < 1e-9);
         assert!((after(600) - 2.0).abs() < 1e-9);
@@ -82,6 +86,6 @@ mod tests {
     fn a_few_answers_say_nothing() {
         let mut evictions = Evictions::default();
         evictions.observe(Timestamp::ZERO, Tokens(1_000), Tokens(900), Tokens(0));
-        assert!((evictions.factor(Timestamp::ZERO) - 1.0).abs() < 1e-9);
+        assert!((evictions.factor() - 1.0).abs() < 1e-9);
     }
 }

@@ -73,10 +73,11 @@ pub(super) fn choose(
     let any_keeps = candidates.iter().any(keeps);
     let eligible = || candidates.iter().filter(|it| keeps(it) || !any_keeps);
     let cost = |it: &Candidate| Cost::of(it, weights).total_s();
-    let best = eligible().min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
+    let costs = eligible().map(|it| (cost(it), it));
+    let (least, best) = costs.min_by(|a, b| a.0.total_cmp(&b.0))?;
     let key = ask.is_shared.then(|| common_key(ask)).flatten();
     let tie = if key.is_some() { TIE_SHARED.max(weights.tie) } else { weights.tie };
-    let (least, work_s) = (cost(best), best.forecast.work_s);
+    let work_s = best.forecast.work_s;
     let is_equal = |it: &&Candidate| {
         cost(it) <= least * (1.0 + tie) && it.forecast.work_s <= work_s * (1.0 + weights.tie)
             || it.id == best.id
@@ -92,10 +93,10 @@ pub(super) fn choose(
         equals += 1;
         // Reservoir sampling: the n-th of n equals replaces the choice with chance 1/n.
         if equals == 1 || rng.random_range(0..equals) == 0 {
-            chosen = Some(*candidate);
+            chosen = Some(candidate);
         }
     }
-    chosen.map(|it| (it, Reason::Cost))
+    chosen.map(|it| (*it, Reason::Cost))
 }
 
 /// What the request has in common with those that other routers place where it should go: its
@@ -168,10 +169,8 @@ mod tests {
         let all: Vec<Candidate> = (0..4).map(|id| with(id, 1, 1.0, 0.1, 0.3)).collect();
         let home = |key, all: &[Candidate]| {
             let ask = Ask { key: Some(key), is_shared: true, ..ask(100, None) };
-            let tally = tally(
-                |rng| choose(&CostWeights::default(), &ask, all, rng).map(|it| it.0),
-                all,
-            );
+            let tally =
+                tally(|rng| choose(&CostWeights::default(), &ask, all, rng).map(|it| it.0), all);
             tally.iter().position(|it| *it == 1_000).unwrap()
         };
         let homes: Vec<usize> = (0..40).map(|key| home(key, &all)).collect();
@@ -187,10 +186,8 @@ mod tests {
 
     #[test]
     fn who_would_be_late_is_left_out_unless_all_would() {
-        let late = |it: Candidate| Candidate {
-            forecast: Forecast { is_late: true, ..it.forecast },
-            ..it
-        };
+        let late =
+            |it: Candidate| Candidate { forecast: Forecast { is_late: true, ..it.forecast }, ..it };
         let (holder, other) = (with(0, 0, 2.5, 0.1, 0.9), with(1, 0, 0.5, 0.4, 0.9));
         let weights = CostWeights::default();
         assert_eq!(tallied(&[holder, other], &weights), [1_000, 0]);

@@ -118,6 +118,7 @@ fn what_others_place_counts_as_far_as_it_is_seen() {
         estimate.computed(at(100), RequestId(id));
     }
     let alone = estimate.forecast(at(200), &asked(100), Tokens(0), 1.0, own(4));
-    let shared = estimate.forecast(at(200), &asked(100), Tokens(0), 1.0, Sharing { own: 4, all: 8 });
+    let shared =
+        estimate.forecast(at(200), &asked(100), Tokens(0), 1.0, Sharing { own: 4, all: 8 });
     assert!(alone.tpot_s < shared.tpot_s && alone.utilisation < shared.utilisation);
 }
