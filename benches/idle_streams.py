@@ -3,7 +3,7 @@
 
     cargo build --release -p sluice && benches/idle_streams.py [STREAMS] [BINARY]
 
-Opens STREAMS (8,000 when not said) streams through `sluice serve --worker-threads 1` to a replica that sends one event
+Admission and the ejection of replicas that fall silent are off, or nobody would be let in after the first. Opens STREAMS (8,000 when not said) streams through `sluice serve --worker-threads 1` to a replica that sends one event
 and then nothing. Needs Python 3 and two file descriptors a stream: the router raises its own limit as far as it may.
 """
 
@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -20,6 +21,7 @@ BINARY = sys.argv[2] if len(sys.argv) > 2 else "target/release/sluice"
 REPLICA, ROUTER, ADMIN = 24120, 24121, 24122
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+CONFIG = "{ admission: { mode: 'off' }, health: { silence: 10m, standstill: 10m } }"
 BODY = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"wait"}]}'
 ASK = (b"POST /v1/chat/completions HTTP/1.1\r\nhost: r\r\ncontent-type: application/json\r\ncontent-length: "
        + str(len(BODY)).encode() + b"\r\n\r\n" + BODY)
@@ -90,8 +92,11 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     back = multiprocessing.Process(target=replica, daemon=True)
     back.start()
+    config = tempfile.NamedTemporaryFile("w", suffix=".yaml")
+    config.write(CONFIG)
+    config.flush()
     router = subprocess.Popen(
-        [BINARY, "serve", "--worker-threads", "1", "--replica", f"http://127.0.0.1:{REPLICA}",
+        [BINARY, "serve", "-c", config.name, "--worker-threads", "1", "--replica", f"http://127.0.0.1:{REPLICA}",
          "--listen", f"127.0.0.1:{ROUTER}", "--admin-listen", f"127.0.0.1:{ADMIN}"],
         stderr=subprocess.DEVNULL)
     try:

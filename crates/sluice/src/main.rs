@@ -33,10 +33,6 @@ use crate::args::{Args, Verb};
 /// What `sysexits.h` calls `EX_CONFIG`: the configuration can't be used.
 const EXIT_CONFIG: u8 = 78;
 
-/// The system's allocator keeps the memory of streams that have closed, and is slower.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let Args { verb, log_format } = Args::parse();
     let _logs = logs::start(log_format, verb.log_filter());

@@ -18,7 +18,7 @@ fn problems(text: &str) -> String {
 fn one_replica_is_enough() {
     let config = parsed("replicas: [{ url: 'http://10.0.0.1:8000' }]").checked("test").unwrap();
     assert_eq!(config.replicas[0].name(), "10.0.0.1:8000");
-    assert_eq!(config.policy.strategy, StrategyName::PrefixAware);
+    assert_eq!(config.policy.strategy, StrategyName::LeastLatency);
 }
 
 #[test]
