@@ -8,7 +8,7 @@ use limits::visits::{Visit, Visits};
 use policy::{admission::AdmissionMode, config::StrategyName};
 use report::{Run, RunInfo};
 use serde_json::Value;
-use simulator::{Scenario, scenario::Conversations};
+use simulator::{Recording, Scenario, scenario::Conversations};
 use types::{
     block::{BlockHash, hash_block},
     quantity::Tokens,
@@ -57,7 +57,7 @@ impl Case {
         if !problems.is_empty() {
             bail!("{path}: {}", problems.join("; "));
         }
-        let profile = Profile::named(&scenario.fleet.profile)?;
+        let profile = profile(&scenario.fleet.profile)?;
         let trace = match &scenario.workload {
             Workload::Trace(it) if it.file != bundled::MOONCAKE_SLICE_NAME => Some(read(&it.file)?),
             Workload::Trace(_)
@@ -104,12 +104,7 @@ impl Case {
 
     /// One run.
     pub(crate) fn run(&self, rate: f64, seed: u64) -> anyhow::Result<Run> {
-        let (load, arrivals) = self.arrivals(rate, seed)?;
-        // Who turns requests away hides what placing them well is worth.
-        let admission = AdmissionMode::Off;
-        let strategy = self.variant.strategy;
-        let setup = self.scenario.setup(strategy, admission, seed, self.profile.clone());
-        let recording = simulator::run(&setup, arrivals)?;
+        let (load, recording) = self.record(rate, seed)?;
         let has_end = !self.is_trace() && self.scenario.conversations == Conversations::Open;
         let info = RunInfo {
             workload: self.workload.clone(),
@@ -124,9 +119,24 @@ impl Case {
         Ok(Run::measure(&info, &recording.records, &recording.gaps))
     }
 
+    /// Every request of one run, and the load it was.
+    pub(crate) fn record(&self, rate: f64, seed: u64) -> anyhow::Result<(Load, Recording)> {
+        let (load, arrivals) = self.arrivals(rate, seed)?;
+        // Who turns requests away hides what placing them well is worth.
+        let admission = AdmissionMode::Off;
+        let strategy = self.variant.strategy;
+        let setup = self.scenario.setup(strategy, admission, seed, self.profile.clone());
+        Ok((load, simulator::run(&setup, arrivals)?))
+    }
+
+    /// Replicas at the start.
+    pub(crate) fn replicas(&self) -> u32 {
+        self.scenario.fleet.replicas
+    }
+
     /// What physics allows: the rate at which the fleet's time is used up when no block is ever
     /// computed twice and everybody decodes at the promised pace.
-    pub(crate) fn limit(&self) -> anyhow::Result<String> {
+    pub(crate) fn limit(&self) -> anyhow::Result<Limit> {
         let rate = self.own_rate();
         let (_, arrivals) = self.arrivals(rate, 1)?;
         let block = self.profile.block_size;
@@ -134,7 +144,10 @@ impl Case {
         let hits = Visits::new(block, &visits).infinite_cache();
         let step = &self.profile.step;
         let mut work_s = 0.0;
-        for (arrival, cached) in arrivals.iter().zip(hits.cached()) {
+        // A cold fleet is no steady state.
+        let warm_up = self.scenario.load.warm_up;
+        let is_warm = |it: &Arrival| warm_up <= it.at.elapsed();
+        for (arrival, cached) in arrivals.iter().zip(hits.cached()).filter(|it| is_warm(it.0)) {
             let prompt = arrival.prompt.tokens();
             let new = f64::from(prompt.saturating_sub(cached).0);
             let pairs = new * (f64::from(cached.0) + new / 2.0);
@@ -146,11 +159,35 @@ impl Case {
         }
         let slo = self.scenario.slo.default.tpot.map_or(0.05, |it| it.as_secs_f64());
         let usable = 1.0 - (step.overhead_ms * 1e-3) / slo;
-        let each_s = work_s / arrivals.len().max(1) as f64;
-        let most = f64::from(self.scenario.fleet.replicas) * usable / each_s;
-        let hit = 100.0 * hits.rate();
-        Ok(format!("at most {most:.1} requests/s; hits of an endless cache {hit:.1} %"))
+        let fleet_s = f64::from(self.scenario.fleet.replicas) * usable;
+        let lasts = self.scenario.load.duration.map_or_else(
+            || arrivals.last().map_or(1.0, |it| it.at.elapsed().as_secs_f64()),
+            |it| it.as_secs_f64(),
+        ) - warm_up.as_secs_f64();
+        // The arrivals of `lasts` seconds at `rate` take so much of the fleet's time.
+        let used = work_s / (fleet_s * lasts).max(1e-9);
+        Ok(Limit { rate: rate / used.max(1e-9), hits: hits.rate() })
     }
+}
+
+/// What no policy exceeds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// Rate, or speed of a trace, at which the fleet's time is used up.
+    pub(crate) rate: f64,
+    /// Share of prompt tokens that an endless cache finds.
+    pub(crate) hits: f64,
+}
+
+/// The profile called `name`, or the one in the file of that name.
+fn profile(name: &str) -> anyhow::Result<Profile> {
+    if !name.ends_with(".yaml") {
+        return Ok(Profile::named(name)?);
+    }
+    let text = fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?;
+    let profile: Profile = serde_yaml::from_str(&text)?;
+    profile.validate()?;
+    Ok(profile)
 }
 
 /// The blocks of an arrival's prompt, by what they hold.

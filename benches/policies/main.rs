@@ -5,6 +5,7 @@
 //! cargo run --release -p benches --bin policies -- at --workload hot-documents --rate 80
 //! cargo run --release -p benches --bin policies -- ladder
 //! cargo run --release -p benches --bin policies -- robustness
+//! cargo run --release -p benches --bin policies -- special
 //! ```
 //!
 //! *Capacity* is the highest rate at which 97 % of the requests keep their promises, found by
@@ -15,6 +16,7 @@
 mod case;
 mod presets;
 mod search;
+mod special;
 mod table;
 
 use std::{fs::OpenOptions, io::Write as _, path::PathBuf};
@@ -52,6 +54,8 @@ enum What {
     Ladder(Common),
     /// The capacity where the estimator is wrong, late, alone no more, or its fleet unlike.
     Robustness(Common),
+    /// Single figures that `least-latency` is held to.
+    Special(Common),
     /// The rates that physics allows.
     Limits(Common),
 }
@@ -89,8 +93,9 @@ struct Common {
 fn main() -> anyhow::Result<()> {
     match Args::parse().what {
         What::Capacity(common) => {
-            let variants = common.variants()?;
+            let variants = common.variants();
             print!("{}", table::capacities(&capacities(&common, &variants)?));
+            limits(&common)?;
         }
         What::Ladder(common) => {
             let variants = common.with_sets(presets::ladder());
@@ -101,7 +106,7 @@ fn main() -> anyhow::Result<()> {
             print!("{}", table::capacities(&capacities(&common, &variants)?));
         }
         What::At { common, rate } => {
-            let variants = common.variants()?;
+            let variants = common.variants();
             for (at, workload) in common.workload.iter().enumerate() {
                 let rate = rate.get(at).or(rate.last()).copied().unwrap_or(1.0);
                 let mut rows = Vec::new();
@@ -113,22 +118,21 @@ fn main() -> anyhow::Result<()> {
                 print!("{}", table::figures(workload, rate, &rows));
             }
         }
-        What::Limits(common) => {
-            for workload in &common.workload {
-                let variant = Variant::of(StrategyName::LeastLatency, &common.set);
-                let case = Case::new(workload, &variant)?;
-                println!("{workload}: {}", case.limit()?);
-            }
+        What::Special(common) => {
+            let Common { seeds, jobs, attainment, .. } = common;
+            let effort = special::Effort { seeds, jobs, attainment };
+            print!("{}", special::table(&special::rows(effort, &common.workload)?));
         }
+        What::Limits(common) => limits(&common)?,
     }
     Ok(())
 }
 
 impl Common {
-    fn variants(&self) -> anyhow::Result<Vec<Variant>> {
+    fn variants(&self) -> Vec<Variant> {
         let names =
             if self.policy.is_empty() { presets::COMPARED.to_vec() } else { self.policy.clone() };
-        Ok(names.into_iter().map(|it| Variant::of(it, &self.set)).collect())
+        names.into_iter().map(|it| Variant::of(it, &self.set)).collect()
     }
 
     fn with_sets(&self, mut variants: Vec<Variant>) -> Vec<Variant> {
@@ -137,6 +141,18 @@ impl Common {
         }
         variants
     }
+}
+
+/// Prints what physics allows on each workload.
+#[expect(clippy::print_stdout, reason = "the result is for the terminal")]
+fn limits(common: &Common) -> anyhow::Result<()> {
+    println!("\n|workload|no policy exceeds|hits of an endless cache|\n|-|-|-|");
+    for workload in &common.workload {
+        let variant = Variant::of(StrategyName::LeastLatency, &common.set);
+        let limit = Case::new(workload, &variant)?.limit()?;
+        println!("|{workload}|{:.1}|{:.1} %|", limit.rate, 100.0 * limit.hits);
+    }
+    Ok(())
 }
 
 /// Finds every capacity, workload by workload.

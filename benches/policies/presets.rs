@@ -28,14 +28,21 @@ fn cost(label: &str, sets: &[&str]) -> Variant {
 
 /// From nothing to all terms.
 pub(crate) fn ladder() -> Vec<Variant> {
-    let tokens = ["policy.prefix.match_min=0".to_owned()];
+    let unbound =
+        ["policy.saturation={threshold: 1000000, slack: 1000000, fallback: least-request}"
+            .to_owned()];
     vec![
         Variant::named("A0 round-robin", StrategyName::RoundRobin, &[]),
         Variant::named("A1 fewest requests", StrategyName::LeastRequest, &[]),
-        Variant::named("A2 fewest uncached tokens", StrategyName::PrefixAware, &tokens),
+        Variant::named("A2 fewest uncached tokens", StrategyName::KvAware, &unbound),
         cost("A3 own wait", &["policy.cost.harm=0", "policy.cost.price=0"]),
         cost("A4 and harm", &["policy.cost.price=0"]),
         cost("A5 and price", &[]),
+        cost("A5 without promise", &["policy.cost.promise=false"]),
+        cost("A5 without foresight", &["policy.cost.foresight=0"]),
+        cost("A5 with foresight alone", &["policy.cost.foresight=1"]),
+        cost("A5 without memory", &["policy.cost.memory=false"]),
+        cost("A5 without lots", &["policy.cost.tie=0"]),
     ]
 }
 
@@ -77,9 +84,14 @@ pub(crate) fn robustness() -> Vec<Variant> {
         cost("reports 50 ms late", &["signals.scrape_delay=50ms"]),
         cost("reports 1 s late", &["signals.scrape_delay=1s"]),
         cost("no reports", &["signals.scrape_interval=null"]),
+        cost("caches known exactly", &["signals.event_lag=0s"]),
+        cost("caches known 50 ms late", &["signals.event_lag=50ms"]),
+        cost("caches known 500 ms late", &["signals.event_lag=500ms"]),
+        cost("caches known 1 s late", &["signals.event_lag=1s"]),
         cost("2 routers", &["routers=2"]),
         cost("3 routers", &["routers=3"]),
         cost("4 routers", &["routers=4"]),
         cost("half of the fleet 3 × slower", &[unlike.as_str()]),
+        cost("the same, and its speeds known", &[unlike.as_str(), "signals.speeds_known=true"]),
     ]
 }

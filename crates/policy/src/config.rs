@@ -88,11 +88,25 @@ pub struct CostWeights {
     /// Whether work counts for more while caches are too small: what it pushes out must then be
     /// computed anew, which pushes out more.
     pub memory: bool,
+    /// How far the utilisation `ρ` is what follows from the requests on a replica, instead of what was
+    /// measured of late: 0 to 1.
+    pub foresight: f64,
+    /// Whether replicas on which the first token would come later than promised are left out as long
+    /// as there are others.
+    pub promise: bool,
 }
 
 impl Default for CostWeights {
     fn default() -> Self {
-        Self { wait: 1.0, harm: 1.0, price: 6.0, tie: 0.02, memory: true }
+        Self {
+            wait: 1.0,
+            harm: 1.0,
+            price: 6.0,
+            tie: 0.02,
+            memory: true,
+            foresight: 0.5,
+            promise: true,
+        }
     }
 }
 
@@ -104,8 +118,10 @@ impl CostWeights {
         let wrong = weights.iter().filter(|it| !(0.0..=1e6).contains(&it.1));
         let mut problems: Vec<String> =
             wrong.map(|(name, value)| format!("{name}: must be 0 to 1e6, not {value}")).collect();
-        if !(0.0..=1.0).contains(&self.tie) {
-            problems.push(format!("tie: must be a share from 0 to 1, not {}", self.tie));
+        for (name, share) in [("tie", self.tie), ("foresight", self.foresight)] {
+            if !(0.0..=1.0).contains(&share) {
+                problems.push(format!("{name}: must be a share from 0 to 1, not {share}"));
+            }
         }
         problems
     }

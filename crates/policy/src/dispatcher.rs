@@ -35,8 +35,8 @@ pub use self::{
 };
 use crate::{
     admission::Admission,
-    config::{DispatcherConfig, Routing, Saturation},
-    estimate::{Asked, Evictions, Forecast, OutputLengths},
+    config::{DispatcherConfig, Routing, Saturation, StrategyName},
+    estimate::{Asked, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
     explanation::{Book, PassedOver},
     fleet_view::{FleetView, Replica},
@@ -63,7 +63,6 @@ pub struct Dispatcher {
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
     outputs: OutputLengths,
-    evictions: Evictions,
     admission: Admission,
     /// When requests whose first token can't be seen are taken to have it.
     unseen: BTreeSet<(Timestamp, RequestId)>,
@@ -104,6 +103,8 @@ struct Found {
     asked: Asked,
     /// Whether the replica of its conversation takes requests.
     home_takes_requests: bool,
+    /// What that replica had of the prompt, and has no more.
+    lost: Option<(ReplicaId, Tokens)>,
     /// Most of the prompt that any replica is believed to hold.
     most_cached: Option<Tokens>,
     held: HeldBack,
@@ -129,7 +130,6 @@ impl Dispatcher {
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
             outputs: OutputLengths::default(),
-            evictions: Evictions::default(),
             admission: Admission::new(admission),
             unseen: BTreeSet::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -273,12 +273,19 @@ impl Dispatcher {
         arrived: Timestamp,
         tried: &Tried,
     ) -> Result<Option<Found>, Full> {
-        let asked = self.asked(now, request);
+        let asked = self.asked(now, request, arrived);
         let mut candidates = std::mem::take(&mut self.candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
         self.find_candidates(now, request, &asked, tried, home, &mut candidates);
+        let lost = home.and_then(|(id, turn)| {
+            let there = candidates.iter().find(|it| it.id == id)?;
+            Some((id, turn.lost(there.cached, self.block, request.prompt)))
+        });
+        // Whether others send at least a quarter of what the replicas have.
+        let requests = candidates.iter().map(|it| it.requests as usize).sum::<usize>();
+        let is_shared = self.in_flight.len() < requests / 4 * 3;
         let most_cached = candidates.iter().map(|it| it.cached).max();
         let ask = Ask {
             prompt: request.prompt,
@@ -286,6 +293,7 @@ impl Dispatcher {
             block: self.block,
             bound,
             key: key_of(request),
+            is_shared,
         };
         self.draft(now, request.id, &ask, &candidates);
         let mut held = self.hold_back(now, request, &mut candidates);
@@ -308,18 +316,22 @@ impl Dispatcher {
             reason,
             asked,
             home_takes_requests,
+            lost,
             most_cached,
             held,
         }))
     }
 
-    /// What replicas are asked about `request`.
-    fn asked(&self, now: Timestamp, request: &Request) -> Asked {
+    /// What replicas are asked about `request`, which has waited since `arrived`.
+    fn asked(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> Asked {
+        let waited_s = now.since(arrived).as_secs_f64();
         Asked {
             prompt: request.prompt,
             output: self.outputs.expected(request),
+            ttft_max_s: request.slo.ttft.map(|it| (it.as_secs_f64() - waited_s).max(0.0)),
             tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
-            recomputing: if self.routing.cost.memory { self.evictions.factor(now) } else { 1.0 },
+            memory: self.routing.cost.memory,
+            foresight: self.routing.cost.foresight,
         }
     }
 
@@ -333,11 +345,19 @@ impl Dispatcher {
         tried: Tried,
         decisions: &mut Vec<Decision>,
     ) {
-        let Found { chosen, reason, asked, home_takes_requests, most_cached, held } = found;
+        let Found { chosen, reason, asked, home_takes_requests, lost, most_cached, held } = found;
         self.count_held(held, chosen.id, request.model);
         let forecast = self.foresee(now, chosen, asked);
+        if let Some((home, tokens)) = *lost
+            && let Some(replica) = self.fleet.get_mut(home)
+        {
+            replica.evictions.lost(now, tokens);
+        }
+        // Only who follows conversations keeps one bound while it is served elsewhere: for the others
+        // its replica is where its last turn is.
+        let is_followed = self.routing.strategy == StrategyName::Sticky;
         if let Some(session) = request.session
-            && !home_takes_requests
+            && !(is_followed && *home_takes_requests)
         {
             self.sessions.bind(now, session, chosen.id);
         }
@@ -464,7 +484,7 @@ impl Dispatcher {
                 cached,
                 indexed: hits.min(cached_max),
                 forecast: if forecasts {
-                    replica.estimate.forecast(now, asked, cached, sharing)
+                    replica.forecast(now, asked, cached, sharing)
                 } else {
                     Forecast::default()
                 },

@@ -49,15 +49,19 @@ impl EstimateConfig {
 }
 
 /// What is asked of every replica about one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
     /// Length of the prompt.
     pub prompt: Tokens,
     /// How long its answer is expected to be.
     pub output: f64,
+    /// Time until its first token is due, seconds; `None` where nothing was promised.
+    pub ttft_max_s: Option<f64>,
     /// Time per output token at which a replica counts as full, seconds; `None` where nothing was
     /// promised.
     pub tpot_max_s: Option<f64>,
-    /// How many times its own time prefill costs in the end, because of what its blocks push out.
-    pub recomputing: f64,
+    /// Whether prefill counts for what it costs in the end, because of what its blocks push out.
+    pub memory: bool,
+    /// How far utilisation is what follows from the requests there, instead of what was measured; 0 to 1.
+    pub foresight: f64,
 }

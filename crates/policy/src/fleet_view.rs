@@ -16,7 +16,7 @@ use types::{
 use crate::{
     adapters::Adapters,
     admission::{Limit, PeerLimit, Promises},
-    estimate::{EstimateConfig, ReplicaEstimate, replica::Sharing},
+    estimate::{Asked, EstimateConfig, Evictions, Forecast, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
     slow_start::{HEAD_START, SlowStart, Warming},
     strategy::Candidate,
@@ -89,6 +89,8 @@ pub struct Replica {
     pub load: Load,
     /// How fast it is, and what it has to do.
     pub estimate: ReplicaEstimate,
+    /// What its cache has lost of late.
+    pub evictions: Evictions,
     /// What was promised to the requests placed here.
     pub promises: Promises,
     /// Requests that it serves as promised, whatever they cost.
@@ -130,11 +132,42 @@ impl Replica {
     /// finds memory there, as far as is known.
     #[must_use]
     pub fn has_room(&self, now: Timestamp, sharing: Sharing) -> bool {
-        let is_full = |(seen, report): (Timestamp, LoadReport)| {
-            let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
-            waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
+        let is_full = self.report.is_some_and(|it| lacks_memory(now, it));
+        sharing.all < self.estimate.sequences_max() && !is_full
+    }
+
+    /// Predicts what a request would meet here beside those that `sharing` counts at `now`, with `cached`
+    /// tokens of its prompt found.
+    #[must_use]
+    pub fn forecast(
+        &self,
+        now: Timestamp,
+        asked: &Asked,
+        cached: Tokens,
+        sharing: Sharing,
+    ) -> Forecast {
+        let recomputing = if asked.memory { self.evictions.factor() } else { 1.0 };
+        let mut forecast = self.estimate.forecast(now, asked, cached, recomputing, sharing);
+        forecast.ttft_s += self.room_wait_s(now, asked.output * forecast.tpot_s, sharing.all);
+        let raised_s = self.estimate.margins().0.value() * forecast.ttft_s;
+        forecast.is_late = asked.ttft_max_s.is_some_and(|most_s| most_s < raised_s);
+        forecast
+    }
+
+    /// Seconds until one more request than the `requests` here finds a seat and memory, as far as is
+    /// known, where an answer takes `answer_s`: as long as those before it take to be replaced one by one.
+    fn room_wait_s(&self, now: Timestamp, answer_s: f64, requests: u32) -> f64 {
+        let seats = self.estimate.sequences_max();
+        let for_seats = requests.saturating_add(1).saturating_sub(seats);
+        let for_memory = match self.report {
+            Some(it) if lacks_memory(now, it) => it.1.waiting.saturating_add(1),
+            Some(_) | None => 0,
         };
-        sharing.all < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
+        let before = for_seats.max(for_memory);
+        if before == 0 {
+            return 0.0;
+        }
+        f64::from(before) * answer_s / f64::from(requests.min(seats).max(1))
     }
 
     /// What its engine last said of its load, however long ago; nothing where it never did.
@@ -199,6 +232,12 @@ impl Replica {
     }
 }
 
+/// Whether requests wait for memory, by a report that is not too old.
+fn lacks_memory(now: Timestamp, (seen, report): (Timestamp, LoadReport)) -> bool {
+    let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
+    waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
+}
+
 /// Every replica of the fleet, by number.
 #[derive(Debug, Default)]
 pub struct FleetView {
@@ -236,6 +275,7 @@ impl FleetView {
             adapters: Adapters::default(),
             load: Load::default(),
             estimate,
+            evictions: Evictions::default(),
             promises: Promises::default(),
             limit: Limit::default(),
             accuracy: Accuracy::default(),
@@ -442,6 +482,37 @@ mod tests {
         let requests = |now| fleet.get(id).unwrap().requests(now);
         assert_eq!(requests(Timestamp::ZERO), 6);
         assert_eq!(requests(Timestamp::ZERO + Duration::from_secs(11)), 1);
+    }
+
+    #[test]
+    fn a_seat_or_memory_that_is_lacking_is_waited_for() {
+        let mut fleet = FleetView::default();
+        let id = ReplicaId(3);
+        fleet.join(id, Slot::default());
+        let asked = |ttft_max_s| Asked {
+            prompt: Tokens(100),
+            output: 100.0,
+            ttft_max_s,
+            ..Asked::default()
+        };
+        let ttft_s = |fleet: &FleetView, now| {
+            let replica = fleet.get(id).unwrap();
+            replica.forecast(now, &asked(None), Tokens(0), replica.sharing(now)).ttft_s
+        };
+        (0..255).for_each(|_| fleet.reserve(id, Tokens(0)));
+        let with_a_seat = ttft_s(&fleet, Timestamp::ZERO);
+        (0..25).for_each(|_| fleet.reserve(id, Tokens(0)));
+        assert!(1.5 * with_a_seat < ttft_s(&fleet, Timestamp::ZERO));
+        (0..25).for_each(|_| fleet.release_request(id));
+        let full = LoadReport { running: 200, waiting: 55, kv_usage: 0.99 };
+        fleet.report(Timestamp::ZERO, id, full);
+        let without_memory = ttft_s(&fleet, Timestamp::ZERO);
+        assert!(1.5 * with_a_seat < without_memory, "{with_a_seat} {without_memory}");
+        let replica = fleet.get(id).unwrap();
+        let sharing = replica.sharing(Timestamp::ZERO);
+        let late = |most| replica.forecast(Timestamp::ZERO, &asked(most), Tokens(0), sharing);
+        assert!(late(Some(without_memory / 2.0)).is_late);
+        assert!(!late(Some(without_memory * 3.0)).is_late && !late(None).is_late);
     }
 
     #[test]

@@ -46,6 +46,14 @@ impl Turn {
         }
         hits.max(held.full_blocks(block).tokens(block))
     }
+
+    /// Tokens of a prompt that goes on from this turn and that its replica, which had them, has no more,
+    /// where it has `found` of them.
+    #[must_use]
+    pub fn lost(self, found: Tokens, block: Tokens, prompt: Tokens) -> Tokens {
+        let held = self.prompt + self.answer;
+        if prompt < held { Tokens::ZERO } else { held.saturating_sub(found + block) }
+    }
 }
 
 impl Sessions {
@@ -173,6 +181,9 @@ mod tests {
         // The replica lost the prompt, or the prompt is another one.
         assert_eq!(turn.continued(Tokens(80), block, Tokens(200)), Tokens(80));
         assert_eq!(turn.continued(Tokens(96), block, Tokens(150)), Tokens(96));
+        assert_eq!(turn.lost(Tokens(96), block, Tokens(200)), Tokens(48));
+        assert_eq!(turn.lost(Tokens(144), block, Tokens(200)), Tokens::ZERO);
+        assert_eq!(turn.lost(Tokens(0), block, Tokens(150)), Tokens::ZERO);
     }
 
     #[test]

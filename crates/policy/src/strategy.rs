@@ -74,6 +74,8 @@ pub struct Ask<'a> {
     /// What the request has in common with those that should go where it goes: its conversation, or
     /// the beginning of its prompt.
     pub key: Option<u64>,
+    /// Whether others send a good part of what the replicas have.
+    pub is_shared: bool,
 }
 
 /// A rule with what it remembers between requests.
@@ -243,7 +245,7 @@ impl Strategy {
                 prefix_aware::choose(*match_min, ask, candidates, rng)
             }
             Self::KvAware => kv_aware::choose(ask, candidates, rng),
-            Self::LeastLatency(weights) => least_latency::choose(weights, candidates, rng),
+            Self::LeastLatency(weights) => least_latency::choose(weights, ask, candidates, rng),
             Self::ConsistentHash => consistent_hash::choose(ask, candidates, rng),
             Self::PeerSglang => peer_sglang::choose(ask, candidates),
             Self::PeerLlmdBlend => peer_llmd_blend::choose(ask, candidates, rng),
@@ -280,7 +282,7 @@ pub(crate) mod testing {
 
     pub(crate) fn ask(prompt: u32, bound: Option<u32>) -> Ask<'static> {
         let (prompt, bound) = (Tokens(prompt), bound.map(ReplicaId));
-        Ask { prompt, blocks: &[], block: Tokens(64), bound, key: None }
+        Ask { prompt, blocks: &[], block: Tokens(64), bound, key: None, is_shared: false }
     }
 
     /// The choice of a rule that leaves nothing to chance.

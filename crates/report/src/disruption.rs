@@ -41,6 +41,14 @@ pub struct Disruption {
     pub until: Timestamp,
 }
 
+impl Disruption {
+    /// Whether its window was open at any time from `from` to `until`.
+    #[must_use]
+    pub fn touches(&self, from: Timestamp, until: Timestamp) -> bool {
+        from < self.until && self.from <= until
+    }
+}
+
 /// When a fleet that was disrupted at `from`, until `ended` at least, had recovered: the first second
 /// from which on, for five seconds, the hit rate was nine tenths of what it had been in the time
 /// before, and the median TTFT at most a quarter longer. A fleet that never does recovers at the end.
@@ -111,7 +119,8 @@ pub struct Split {
 }
 
 impl Split {
-    /// Splits the `records` scheduled between `from` and `until` by whether a window was open.
+    /// Splits the `records` scheduled between `from` and `until` by whether a window was open while they
+    /// were under way: what is lost with a replica was sent to it before.
     #[must_use]
     pub fn of(
         records: &[RequestRecord],
@@ -119,9 +128,11 @@ impl Split {
         (from, until): (Timestamp, Timestamp),
         costs: Option<&Costs>,
     ) -> Self {
-        let is_inside = |at: Timestamp| disruptions.iter().any(|it| it.from <= at && at < it.until);
+        let is_inside = |record: &RequestRecord| {
+            disruptions.iter().any(|it| it.touches(record.scheduled, record.ended))
+        };
         let measured = records.iter().filter(|it| from <= it.scheduled && it.scheduled < until);
-        let (inside, outside): (Vec<_>, Vec<_>) = measured.partition(|it| is_inside(it.scheduled));
+        let (inside, outside): (Vec<_>, Vec<_>) = measured.partition(|it| is_inside(it));
         let clipped = disruptions.iter().map(|it| (it.from.max(from), it.until.min(until)));
         let inside_s = union_s(clipped.collect());
         let outside_s = until.since(from).as_secs_f64() - inside_s;
@@ -243,7 +254,8 @@ mod tests {
         let is_bad = |second: u64| (40..60).contains(&second);
         (0..100)
             .map(|it| {
-                let (ttft, cached) = if is_bad(it) { (800, 0) } else { (200, 80) };
+                // Done within its second, but where it is slow.
+                let (ttft, cached) = if is_bad(it) { (800, 0) } else { (50, 80) };
                 answered(it * 1_000, ttft, Some(cached))
             })
             .collect()
@@ -273,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_under_way_when_a_window_opened_is_inside() {
+        let kind = "crash".to_owned();
+        let window = Disruption { kind, from: at(40), until: at(60) };
+        let split = |scheduled_s: u64, ttft_ms: u64| {
+            let record = answered(scheduled_s * 1_000, ttft_ms, None);
+            let split = Split::of(&[record], vec![window.clone()], (at(0), at(100)), None);
+            (split.inside.requests, split.outside.requests)
+        };
+        assert_eq!(split(38, 500), (0, 1));
+        assert_eq!(split(38, 5_000), (1, 0));
+        assert_eq!((split(59, 500), split(60, 500)), ((1, 0), (0, 1)));
+    }
+
+    #[test]
     fn windows_that_overlap_are_counted_once() {
         near(Some(union_s(vec![(at(5), at(9)), (at(1), at(6)), (at(20), at(21))])), 9.0);
     }
@@ -284,7 +310,7 @@ mod tests {
         let blend = split.blended(432.0).unwrap();
         near(Some(blend.share_of_time), 0.1);
         near(blend.cache_hit_rate, 0.72);
-        near(blend.ttft_ms_mean, 260.0);
+        near(blend.ttft_ms_mean, 125.0);
         near(blend.good_request_fraction, 0.9);
         near(split.blended(0.0).unwrap().cache_hit_rate, 0.8);
         assert_eq!(split.blended(1e6), None);

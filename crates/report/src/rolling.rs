@@ -119,7 +119,8 @@ impl Rolling {
         record: &RequestRecord,
         prices: Option<&Prices>,
     ) {
-        let inside = self.is_disrupted(record.scheduled);
+        // What is lost with a replica was sent to it before the window opened.
+        let inside = self.was_disrupted(record.scheduled, now);
         let counts = Counts::of(record, prices);
         let is_known = self.keys.contains_key(&key);
         let key = if is_known || self.keys.len() < KEYS_MAX { key } else { other() };
@@ -184,8 +185,13 @@ impl Rolling {
     }
 
     fn is_disrupted(&self, at: Timestamp) -> bool {
-        let at_s = at.elapsed().as_secs_f64();
-        self.disruptions.iter().any(|it| it.from_s <= at_s && at_s < it.until_s)
+        self.was_disrupted(at, at)
+    }
+
+    /// Whether a window was open at any time from `from` to `until`.
+    fn was_disrupted(&self, from: Timestamp, until: Timestamp) -> bool {
+        let (from_s, until_s) = (from.elapsed().as_secs_f64(), until.elapsed().as_secs_f64());
+        self.disruptions.iter().any(|it| from_s < it.until_s && it.from_s <= until_s)
     }
 
     /// Learns that so many replicas are paid for from `now` on.

@@ -257,6 +257,7 @@ impl Setup {
             | Fault::Slow { .. }
             | Fault::Stall { .. }
             | Fault::Partition { .. }
+            | Fault::LostReports { .. }
             | Fault::ScaleIn { .. }
             | Fault::RollingDeployment { .. }
             | Fault::RotateSalt { .. } => 0,
@@ -271,6 +272,7 @@ impl Setup {
             Fault::Crash { .. }
             | Fault::Stall { .. }
             | Fault::Partition { .. }
+            | Fault::LostReports { .. }
             | Fault::ScaleOut { .. }
             | Fault::ScaleIn { .. }
             | Fault::RollingDeployment { .. }

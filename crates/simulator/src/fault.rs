@@ -59,6 +59,15 @@ pub enum Fault {
         #[serde(rename = "for", with = "friendly")]
         lasts: Duration,
     },
+    /// No router reads any replica's load: what they were told last grows old.
+    LostReports {
+        /// From when.
+        #[serde(with = "friendly")]
+        at: Duration,
+        /// For how long.
+        #[serde(rename = "for", with = "friendly")]
+        lasts: Duration,
+    },
     /// New replicas join.
     ScaleOut {
         /// When they listen; routers see them ready `health_delay` later.
@@ -105,6 +114,7 @@ impl Fault {
             | Self::Slow { at, .. }
             | Self::Stall { at, .. }
             | Self::Partition { at, .. }
+            | Self::LostReports { at, .. }
             | Self::ScaleOut { at, .. }
             | Self::ScaleIn { at, .. }
             | Self::RollingDeployment { at, .. }
@@ -120,6 +130,7 @@ impl Fault {
             Self::Slow { .. } => "slow",
             Self::Stall { .. } => "stall",
             Self::Partition { .. } => "partition",
+            Self::LostReports { .. } => "lost-reports",
             Self::ScaleOut { .. } => "scale-out",
             Self::ScaleIn { .. } => "scale-in",
             Self::RollingDeployment { .. } => "rolling-deployment",
@@ -137,7 +148,8 @@ impl Fault {
             }
             Self::Slow { lasts, .. }
             | Self::Stall { lasts, .. }
-            | Self::Partition { lasts, .. } => lasts,
+            | Self::Partition { lasts, .. }
+            | Self::LostReports { lasts, .. } => lasts,
             Self::ScaleOut { .. } => health_delay,
             Self::RollingDeployment { down_for, .. } => {
                 down_for.saturating_add(health_delay).saturating_mul(replicas)
@@ -162,9 +174,10 @@ impl Fault {
             Self::ScaleOut { replicas: 0, .. } => {
                 return Some("replicas: needs at least 1".to_owned());
             }
-            Self::ScaleOut { .. } | Self::RollingDeployment { .. } | Self::RotateSalt { .. } => {
-                return None;
-            }
+            Self::LostReports { .. }
+            | Self::ScaleOut { .. }
+            | Self::RollingDeployment { .. }
+            | Self::RotateSalt { .. } => return None,
         };
         if replica >= replicas {
             return Some(format!(

@@ -136,6 +136,8 @@ pub struct Signals {
     pub event_lag: Option<Duration>,
     /// Share of such messages that are noticed to be missing, and asked for, with the next one only.
     pub event_loss: f64,
+    /// Whether routers are told how fast each replica is, and learn nothing: an oracle, to compare with.
+    pub speeds_known: bool,
     /// Time until a router knows that a replica is gone or back, unless a request finds out.
     #[serde(with = "friendly")]
     pub health_delay: Duration,
@@ -226,6 +228,7 @@ impl Default for Signals {
             scrape_loss: 0.0,
             event_lag: None,
             event_loss: 0.0,
+            speeds_known: false,
             health_delay: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
         }

@@ -160,6 +160,8 @@ pub(crate) struct World<'a> {
     newest: Vec<(u32, Tokens)>,
     /// Whether engines take one step at a time, because the length of a step may change meanwhile.
     single_steps: bool,
+    /// Faults under which no load is read.
+    blind: u32,
     /// Cache salts used up so far.
     salt: u32,
     /// Names of blocks that were computed before, for routers and engines.
@@ -210,6 +212,7 @@ impl<'a> World<'a> {
                 .faults
                 .iter()
                 .any(|it| matches!(it, Fault::Slow { .. } | Fault::Stall { .. })),
+            blind: 0,
             salt: 0,
             memos: (Memo::default(), Memo::default()),
             services: Services::new(setup),

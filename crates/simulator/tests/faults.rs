@@ -28,7 +28,7 @@ fn fault(draws: &mut Xoshiro256PlusPlus, replicas: u32, routers: u32) -> Fault {
     let at = millis(draws, DURATION_MS);
     let replica = draws.random_range(0..replicas);
     let lasts = millis(draws, 3_000);
-    match draws.random_range(0..9_u32) {
+    match draws.random_range(0..10_u32) {
         0 => Fault::Crash { at, replica, down_for: Some(lasts) },
         1 => Fault::Crash { at, replica, down_for: None },
         2 => Fault::Slow { at, replica, lasts, factor: draws.random_range(0.5..20.0) },
@@ -40,6 +40,7 @@ fn fault(draws: &mut Xoshiro256PlusPlus, replicas: u32, routers: u32) -> Fault {
         5 => Fault::ScaleIn { at, replica },
         6 => Fault::Stall { at, replica, lasts },
         7 => Fault::RollingDeployment { at, down_for: lasts },
+        8 => Fault::LostReports { at, lasts },
         _ => Fault::RotateSalt { at },
     }
 }

@@ -65,14 +65,7 @@ struct Found {
 pub(crate) fn run(report: &Report) -> anyhow::Result<()> {
     let found = report.read()?;
     let summary = Summary::new(found.runs);
-    let policies = summary.runs.iter().map(|it| it.policy.as_str());
-    let baseline = report.baseline.as_deref().or_else(|| policies.clone().next());
-    let baseline = baseline.unwrap_or_default().to_owned();
-    if report.baseline.is_some() && !policies.clone().any(|it| it == baseline) {
-        let all: std::collections::BTreeSet<&str> = policies.collect();
-        let all: Vec<&str> = all.into_iter().collect();
-        bail!("--baseline {baseline}: no run is called that; use one of {}", all.join(", "));
-    }
+    let baseline = baseline(&summary.runs, report.baseline.as_deref())?;
     let differences = paired::compare(&summary.runs, &baseline);
     let page = Page {
         title: report.title(&summary),
@@ -100,6 +93,21 @@ pub(crate) fn run(report: &Report) -> anyhow::Result<()> {
     }
     let named = |run: &report::Run| format!("{}, seed {}", run.policy, run.seed);
     report.gates.check(summary.runs.iter().map(|run| (named(run), run)))
+}
+
+/// What the others are compared with: the first run's rules, or those that somebody named, whole or by
+/// their policy.
+fn baseline(runs: &[report::Run], named: Option<&str>) -> anyhow::Result<String> {
+    let Some(name) = named else {
+        return Ok(runs.first().map(report::Run::rules).unwrap_or_default());
+    };
+    let whole = runs.iter().find(|it| it.rules() == name);
+    if let Some(run) = whole.or_else(|| runs.iter().find(|it| it.policy == name)) {
+        return Ok(run.rules());
+    }
+    let all: std::collections::BTreeSet<String> = runs.iter().map(report::Run::rules).collect();
+    let all: Vec<String> = all.into_iter().collect();
+    bail!("--baseline {name}: no run is called that; use one of {}", all.join(", "))
 }
 
 #[expect(clippy::print_stdout, reason = "the result is for the terminal")]

@@ -24,8 +24,8 @@ pub(crate) struct Serve {
     /// A replica, in addition to those of the configuration; may be repeated.
     #[arg(long, value_name = "URL")]
     replica: Vec<String>,
-    /// The strategy: round-robin, random, least-request, power-of-two, sticky, prefix-aware or
-    /// kv-aware.
+    /// The strategy: least-latency, round-robin, random, least-request, power-of-two,
+    /// consistent-hash, sticky, prefix-aware or kv-aware.
     #[arg(long, value_name = "NAME")]
     policy: Option<StrategyName>,
     /// Address of the data port.

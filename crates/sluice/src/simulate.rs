@@ -104,7 +104,7 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
     let summary = Summary::new(runs);
     if let Some(folder) = &simulate.out {
         output::write_summary(folder, &summary)?;
-        let first = summary.runs.first().map(|it| it.policy.clone()).unwrap_or_default();
+        let first = summary.runs.first().map(report::Run::rules).unwrap_or_default();
         let differences = paired::compare(&summary.runs, &first);
         results::write_page(folder, &shown.into_page(&cases, &summary.runs, differences))?;
     }

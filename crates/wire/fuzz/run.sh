@@ -14,7 +14,7 @@ triple=$(rustc -vV | sed -n 's/host: //p')
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Ccodegen-units=1"
-cargo build --release --target "$triple" --quiet
+"${CARGO:-cargo}" build --release --target "$triple" --quiet
 body() { sed '1,/^\r*$/d' "$1"; }
 pick() { # target, recording: the part of the recording that the target reads, or nothing
   case $1:$2 in

@@ -229,7 +229,7 @@ impl Dispatcher {
 
     /// What `request` would meet now, if nobody waited before it. Nothing is placed.
     pub fn outlook(&mut self, now: Timestamp, request: &Request) -> Outlook {
-        let asked = self.asked(now, request);
+        let asked = self.asked(now, request, now);
         let mut candidates = std::mem::take(&mut self.candidates);
         // Looking up its conversation would count as use of it.
         self.find_candidates(now, request, &asked, &Tried::new(), None, &mut candidates);
@@ -312,7 +312,7 @@ impl Dispatcher {
     pub fn admission_view(&self, now: Timestamp) -> AdmissionView {
         let placed_per_s = self.admission.rate_per_s(now);
         let prompt = types::quantity::Tokens(1);
-        let asked = Asked { prompt, output: 1.0, tpot_max_s: None, recomputing: 1.0 };
+        let asked = Asked { prompt, output: 1.0, ..Asked::default() };
         let ready: Vec<f64> = self
             .fleet
             .replicas()
@@ -322,7 +322,7 @@ impl Dispatcher {
                 let none = types::quantity::Tokens(0);
                 let tpot_max_s = it.promises.tightest().map(|it| it.as_secs_f64());
                 let asked = Asked { tpot_max_s, ..asked };
-                it.estimate.forecast(now, &asked, none, it.sharing(now)).utilisation
+                it.estimate.forecast(now, &asked, none, 1.0, it.sharing(now)).utilisation
             })
             .collect();
         let utilisation = ready.iter().sum::<f64>() / ready.len().max(1) as f64;

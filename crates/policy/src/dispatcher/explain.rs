@@ -112,8 +112,7 @@ impl Dispatcher {
             return chosen.forecast;
         }
         let replica = self.fleet.get(chosen.id);
-        let forecast =
-            |it: &Replica| it.estimate.forecast(now, asked, chosen.cached, it.sharing(now));
+        let forecast = |it: &Replica| it.forecast(now, asked, chosen.cached, it.sharing(now));
         replica.map(forecast).unwrap_or_default()
     }
 }

@@ -47,7 +47,9 @@ impl Dispatcher {
         self.book.ended(id, outcome, output, cached);
         if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
             self.found(&it, cached);
-            self.evictions.observe(now, it.request.prompt, it.indexed, cached);
+            if let Some(replica) = self.fleet.get_mut(it.replica) {
+                replica.evictions.observe(now, it.request.prompt, it.indexed, cached);
+            }
         }
         self.release(now, &it);
         match (outcome, it.request.session) {
@@ -69,6 +71,13 @@ impl Dispatcher {
         let slot = self.fleet.get(it.replica).map(|it| it.slot);
         if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
             self.prefixes.lacks(slot, last_used);
+        }
+    }
+
+    /// Takes a replica to be `prefill` and `decode` times as slow as the form says, for good.
+    pub fn know_speed(&mut self, id: ReplicaId, prefill: f64, decode: f64) {
+        if let Some(replica) = self.fleet.get_mut(id) {
+            replica.estimate.know(prefill, decode);
         }
     }
 

@@ -108,6 +108,8 @@ pub struct Forecast {
     pub prefill_form_s: f64,
     /// Tokens of context that it adds.
     pub context: f64,
+    /// Whether its first token would come later than promised, unless the prediction errs as rarely.
+    pub is_late: bool,
 }
 
 /// The load of a replica as the fleet's books have it.
@@ -149,6 +151,12 @@ impl ReplicaEstimate {
         self.decode = Scale::starting_at(decode);
     }
 
+    /// Takes its speed for known: nothing is learned any more.
+    pub fn know(&mut self, prefill: f64, decode: f64) {
+        self.start_like(prefill, decode);
+        self.frozen = true;
+    }
+
     /// The scales of prefill and decode, where they were observed.
     #[must_use]
     pub fn scales(&self) -> (Option<f64>, Option<f64>) {
@@ -168,13 +176,15 @@ impl ReplicaEstimate {
         self.form.sequences_max
     }
 
-    /// Predicts what the request would meet here with `cached` tokens of its prompt found.
+    /// Predicts what the request would meet here with `cached` tokens of its prompt found; prefill costs
+    /// `recomputing` times its own time in the end.
     #[must_use]
     pub fn forecast(
         &self,
         now: Timestamp,
         asked: &Asked,
         cached: Tokens,
+        recomputing: f64,
         sharing: Sharing,
     ) -> Forecast {
         let form = &self.form;
@@ -184,7 +194,7 @@ impl ReplicaEstimate {
         let own_prefill_s = prefill_form_s * prefill;
         let context = f64::from(asked.prompt.0) + asked.output / 2.0;
         let token_s = decode * form.decode_token_s(1.0, context);
-        let work_s = own_prefill_s * asked.recomputing + asked.output * token_s;
+        let work_s = own_prefill_s * recomputing + asked.output * token_s;
 
         let share = sharing.share();
         let step_s = decode * form.decode_step_s(f64::from(sharing.all), self.context * share);
@@ -201,7 +211,10 @@ impl ReplicaEstimate {
         let tpot_s = (step_s + token_s) / (1.0 - duty_then);
         let tpot_before_s = step_s / (1.0 - duty);
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
-        let gap_s = self.gap_s(now).unwrap_or(step_s / (1.0 - duty));
+        // What is measured lags behind what was placed; what follows from that is only as good as the
+        // form. Each keeps the other's errors small.
+        let measured_s = self.gap_s(now).unwrap_or(tpot_before_s);
+        let gap_s = measured_s + asked.foresight * (tpot_before_s - measured_s);
         let utilisation = gap_s / full_s;
         Forecast {
             ttft_s,
@@ -216,6 +229,7 @@ impl ReplicaEstimate {
             is_quiet: utilisation.max(duty) < LEARN_BELOW && ahead_s < 0.1 * own_prefill_s,
             prefill_form_s,
             context,
+            is_late: false,
         }
     }
 

@@ -7,15 +7,26 @@
 //! holds its prompt is cheap; how cheap, against a shorter queue elsewhere, follows from the load:
 //! a quiet fleet answers as fast as it can, a busy one recomputes nothing.
 //!
-//! Replicas without room are left out as long as another has it.
+//! Replicas on which the first token would come later than promised are left out as long as there are
+//! others: a price that rises without bound would otherwise have a request wait for its cache until
+//! its promise is broken. A replica without a seat or memory is no exception but a long wait: whoever
+//! moves a conversation away from a full replica has it computed anew elsewhere, which takes memory there.
 
 use rand::{Rng, RngExt as _};
+use types::block::{BlockHash, hash_block};
 
-use super::Candidate;
+use super::{Ask, Candidate};
 use crate::{config::CostWeights, event::Reason};
 
 /// Utilisation beyond which the price of work no longer rises.
 const UTILISATION_MAX: f64 = 0.97;
+
+/// Share by which a replica may cost more than the cheapest and be chosen by the request's key, where
+/// others place requests too: as far as loads differ that nobody sees at once.
+const TIE_SHARED: f64 = 0.5;
+
+/// Blocks after which the beginning of a prompt is its own, as a rule: a thousand tokens.
+const KEY_DEPTH: usize = 15;
 
 /// What a request costs on a replica, by term, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,22 +59,34 @@ impl Cost {
     }
 }
 
-/// Chooses the cheapest, by lot among those that are as cheap but for chance and as little work.
+/// Chooses the cheapest; of those that are as cheap but for chance, and as little work, by lot. Where
+/// other routers place requests as well they decide by the request's key, more freely: what this one
+/// knows nothing of may be the next turn of what another has placed, and the same key leads both to the
+/// same replica.
 pub(super) fn choose(
     weights: &CostWeights,
+    ask: &Ask<'_>,
     candidates: &[Candidate],
     rng: &mut impl Rng,
 ) -> Option<(Candidate, Reason)> {
-    let has_room = candidates.iter().any(|it| it.has_room);
-    let eligible = || candidates.iter().filter(|it| it.has_room || !has_room);
+    let keeps = |it: &Candidate| !weights.promise || !it.forecast.is_late;
+    let any_keeps = candidates.iter().any(keeps);
+    let eligible = || candidates.iter().filter(|it| keeps(it) || !any_keeps);
     let cost = |it: &Candidate| Cost::of(it, weights).total_s();
     let costs = eligible().map(|it| (cost(it), it));
     let (least, best) = costs.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    let within = |value: f64, best: f64| value <= best * (1.0 + weights.tie);
+    let key = ask.is_shared.then(|| common_key(ask)).flatten();
+    let tie = if key.is_some() { TIE_SHARED.max(weights.tie) } else { weights.tie };
     let work_s = best.forecast.work_s;
     let is_equal = |it: &&Candidate| {
-        within(cost(it), least) && within(it.forecast.work_s, work_s) || it.id == best.id
+        cost(it) <= least * (1.0 + tie) && it.forecast.work_s <= work_s * (1.0 + weights.tie)
+            || it.id == best.id
     };
+    if let Some(key) = key {
+        let rank = |it: &&Candidate| hash_block(BlockHash(key), &it.id.0.to_le_bytes()).0;
+        let first = eligible().filter(is_equal).max_by_key(rank)?;
+        return Some((*first, Reason::Cost));
+    }
     let mut chosen = None;
     let mut equals = 0_u32;
     for candidate in eligible().filter(is_equal) {
@@ -76,12 +99,22 @@ pub(super) fn choose(
     chosen.map(|it| (*it, Reason::Cost))
 }
 
+/// What the request has in common with those that other routers place where it should go: its
+/// conversation, or enough of its prompt to tell it from others that begin alike.
+fn common_key(ask: &Ask<'_>) -> Option<u64> {
+    let first = ask.blocks.first().map(|it| it.0);
+    if ask.key.is_some() && ask.key != first {
+        return ask.key;
+    }
+    ask.blocks.get(KEY_DEPTH).or(ask.blocks.last()).map(|it| it.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         estimate::Forecast,
-        strategy::testing::{candidate, tally},
+        strategy::testing::{ask, candidate, tally},
     };
 
     fn with(id: u32, requests: u32, ttft_s: f64, work_s: f64, utilisation: f64) -> Candidate {
@@ -90,7 +123,7 @@ mod tests {
     }
 
     fn tallied(candidates: &[Candidate], weights: &CostWeights) -> Vec<usize> {
-        tally(|rng| choose(weights, candidates, rng).map(|it| it.0), candidates)
+        tally(|rng| choose(weights, &ask(100, None), candidates, rng).map(|it| it.0), candidates)
     }
 
     #[test]
@@ -105,7 +138,13 @@ mod tests {
 
     #[test]
     fn each_term_can_be_switched_off() {
-        let weights = |wait, harm, price| CostWeights { wait, harm, price, tie: 0.0, memory: true };
+        let weights = |wait, harm, price| CostWeights {
+            wait,
+            harm,
+            price,
+            tie: 0.0,
+            ..CostWeights::default()
+        };
         let slow = with(0, 0, 0.9, 0.1, 0.1);
         let crowded = with(1, 50, 0.1, 0.1, 0.1);
         let full = with(2, 0, 0.3, 0.1, 0.9);
@@ -126,10 +165,35 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_room_is_left_out_unless_nobody_has() {
-        let full = Candidate { has_room: false, ..with(0, 0, 0.1, 0.1, 0.1) };
-        let free = with(1, 0, 0.5, 0.1, 0.1);
-        assert_eq!(tallied(&[full, free], &CostWeights::default()), [0, 1_000]);
-        assert_eq!(tallied(&[full], &CostWeights::default()), [1_000]);
+    fn routers_that_share_a_fleet_decide_near_equals_alike() {
+        let all: Vec<Candidate> = (0..4).map(|id| with(id, 1, 1.0, 0.1, 0.3)).collect();
+        let home = |key, all: &[Candidate]| {
+            let ask = Ask { key: Some(key), is_shared: true, ..ask(100, None) };
+            let tally =
+                tally(|rng| choose(&CostWeights::default(), &ask, all, rng).map(|it| it.0), all);
+            tally.iter().position(|it| *it == 1_000).unwrap()
+        };
+        let homes: Vec<usize> = (0..40).map(|key| home(key, &all)).collect();
+        assert!((0..4).all(|it| homes.contains(&it)), "{homes:?}");
+        // Each sees loads of its own; who knows where the prompt is follows it.
+        let mut seen = all.clone();
+        seen[homes[7]].forecast.ttft_s = 1.3;
+        assert_eq!(home(7, &seen), homes[7]);
+        let holder = (homes[7] + 1) % 4;
+        seen[holder].forecast.work_s = 0.01;
+        assert_eq!(home(7, &seen), holder);
+    }
+
+    #[test]
+    fn who_would_be_late_is_left_out_unless_all_would() {
+        let late =
+            |it: Candidate| Candidate { forecast: Forecast { is_late: true, ..it.forecast }, ..it };
+        let (holder, other) = (with(0, 0, 2.5, 0.1, 0.9), with(1, 0, 0.5, 0.4, 0.9));
+        let weights = CostWeights::default();
+        assert_eq!(tallied(&[holder, other], &weights), [1_000, 0]);
+        assert_eq!(tallied(&[late(holder), other], &weights), [0, 1_000]);
+        assert_eq!(tallied(&[late(holder), late(other)], &weights), [1_000, 0]);
+        let off = CostWeights { promise: false, ..weights };
+        assert_eq!(tallied(&[late(holder), other], &off), [1_000, 0]);
     }
 }

@@ -65,7 +65,7 @@ fn an_acceptable_answer_that_came_late_is_still_not_good() {
 fn what_comes_in_a_disruption_is_counted_apart() {
     let mut rolling = Rolling::default();
     rolling.open(at(10), "deployment", Duration::from_secs(30));
-    rolling.count(at(12), key("m"), &good("before", 9), None);
+    rolling.count(at(8), key("m"), &good("before", 5), None);
     rolling.count(at(20), key("m"), &good("within", 15), None);
     assert!(rolling.view(at(20), None).is_disrupted);
     assert!(rolling.close(at(25), "deployment"));
@@ -133,7 +133,7 @@ fn time_in_a_disruption_is_paid_apart() {
     rolling.paid(at(10), 1);
     rolling.open(at(10), "deployment", Duration::from_secs(30));
     rolling.paid(at(30), 3);
-    rolling.count(at(12), key("m"), &good("before", 9), Some(&prices));
+    rolling.count(at(9), key("m"), &good("before", 5), Some(&prices));
     rolling.count(at(20), key("m"), &good("within", 15), Some(&prices));
     let of = only_with(&rolling, 30, &prices).of;
     assert!((of.undisturbed.cost.unwrap() - 0.1).abs() < 1e-9, "{of:?}");

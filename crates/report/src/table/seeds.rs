@@ -105,10 +105,14 @@ fn cell(figure: Figure, values: &[f64]) -> String {
     if values.is_empty() {
         return "-".to_owned();
     }
-    let mean = value(figure, values.iter().sum::<f64>() / count(values.len()));
-    match Interval::of_mean(values) {
+    let number = values.iter().sum::<f64>() / count(values.len());
+    let mean = value(figure, number);
+    let half = Interval::of_mean(values).map(|it| (it.high - it.low) / 2.0);
+    match half {
         None => mean,
-        Some(it) => format!("{mean} ±{}", bare(figure, (it.high - it.low) / 2.0)),
+        // One seed far from the others: how wide the interval is then says nothing more.
+        Some(half) if half > number.abs() => format!("{mean} ±>100 %"),
+        Some(half) => format!("{mean} ±{}", bare(figure, half)),
     }
 }
 
@@ -147,6 +151,15 @@ fn signed(figure: Figure, value: f64) -> String {
 mod tests {
     use super::*;
     use crate::paired::{compare, tests::runs};
+
+    #[test]
+    fn an_interval_wider_than_its_mean_is_not_told_in_digits() {
+        let outlier = cell(Figure::TtftMsP99, &[237.0, 229.0, 222.0, 9_809.0, 229.0]);
+        assert_eq!(outlier, "2145 ms ±>100 %");
+        assert!(
+            cell(Figure::TtftMsP99, &[237.0, 229.0, 222.0, 240.0, 229.0]).starts_with("231 ms ±")
+        );
+    }
 
     #[test]
     fn seeds_become_means_and_differences() {

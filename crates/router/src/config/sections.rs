@@ -113,7 +113,7 @@ pub struct Policy {
     pub prefix: Prefix,
     /// How conversations are remembered.
     pub session: Session,
-    /// When the rule's choice gives way. Absent: for `sticky` and `prefix-aware` with the
+    /// When the rule's choice gives way. Absent: for `sticky`, `prefix-aware` and `kv-aware` with the
     /// defaults, for the others never.
     pub saturation: Option<Saturation>,
     /// What `least-latency` weighs.
@@ -279,7 +279,7 @@ impl Default for Admin {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            strategy: StrategyName::PrefixAware,
+            strategy: StrategyName::LeastLatency,
             prefix: Prefix::default(),
             session: Session::default(),
             saturation: None,

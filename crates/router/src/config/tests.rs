@@ -18,7 +18,7 @@ fn problems(text: &str) -> String {
 fn one_replica_is_enough() {
     let config = parsed("replicas: [{ url: 'http://10.0.0.1:8000' }]").checked("test").unwrap();
     assert_eq!(config.replicas[0].name(), "10.0.0.1:8000");
-    assert_eq!(config.policy.strategy, StrategyName::PrefixAware);
+    assert_eq!(config.policy.strategy, StrategyName::LeastLatency);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn an_unknown_strategy_is_told_the_known_ones() {
 fn every_mistake_is_reported_at_once() {
     let error = problems(
         "
-replicas: [{ url: 'https://a:1' }, { url: 'http://b:1' }, { url: 'http://b:1/' }]
+replicas: [{ url: 'ftp://a:1' }, { url: 'http://b:1' }, { url: 'http://b:1/' }]
 admin: { listen: '0.0.0.0:9090' }
 policy:
   session: { keys: ['cookie:sid'] }

@@ -171,7 +171,7 @@ pub struct Session {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            strategy: StrategyName::PrefixAware,
+            strategy: StrategyName::LeastLatency,
             prefix: Prefix::default(),
             session: Session::default(),
             saturation: None,

@@ -17,6 +17,7 @@ impl World<'_> {
                 if let Some(it) = self.replicas.get_mut(replica as usize) {
                     it.slowness *= factor;
                 }
+                self.tell_speed(replica);
                 self.enter_end(index, lasts, 0);
             }
             Fault::Stall { replica, lasts, .. } => {
@@ -28,6 +29,10 @@ impl World<'_> {
             }
             Fault::Partition { router, replica, lasts, .. } => {
                 self.partition(router, replica, 1);
+                self.enter_end(index, lasts, 0);
+            }
+            Fault::LostReports { lasts, .. } => {
+                self.blind = self.blind.saturating_add(1);
                 self.enter_end(index, lasts, 0);
             }
             Fault::ScaleOut { replicas, .. } => {
@@ -65,6 +70,7 @@ impl World<'_> {
                 if let Some(it) = self.replicas.get_mut(replica as usize) {
                     it.slowness /= factor;
                 }
+                self.tell_speed(replica);
             }
             // An engine wakes by itself.
             Fault::Stall { replica, .. } => {
@@ -78,6 +84,7 @@ impl World<'_> {
                 self.partition(router, replica, -1);
                 self.probe_soon(replica);
             }
+            Fault::LostReports { .. } => self.blind = self.blind.saturating_sub(1),
             Fault::ScaleOut { .. }
             | Fault::ScaleIn { .. }
             | Fault::RollingDeployment { .. }

@@ -148,8 +148,14 @@ impl World<'_> {
                 it.seen.push(Health::Starting);
             }
             self.tell(router, Learned::ReplicaJoined(ReplicaId(number)));
+            // Engines state the size of their caches with their metrics.
+            if let Kind::Engine(profile) = &self.setup.kind {
+                let tokens = profile.kv_blocks().tokens(profile.block_size);
+                self.tell(router, Learned::CacheSized { replica: ReplicaId(number), tokens });
+            }
             self.see(router, number, health);
         }
+        self.tell_speed(number);
         self.follow(number);
         Ok(number)
     }

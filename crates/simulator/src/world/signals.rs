@@ -7,6 +7,7 @@ use rand::RngExt as _;
 use types::replica::{Health, LoadReport, ReplicaId};
 
 use super::{Event, World};
+use crate::setup::Kind;
 
 impl World<'_> {
     /// Tells the dispatcher of `router` something that brings about no decision.
@@ -38,6 +39,21 @@ impl World<'_> {
         {
             it.look = None;
             self.tell(router, Learned::TimePassed);
+        }
+    }
+
+    /// Tells routers how fast a replica is, where they are to know.
+    pub(super) fn tell_speed(&mut self, replica: u32) {
+        let Kind::Engine(profile) = &self.setup.kind else { return };
+        let Some(it) = self.replicas.get(replica as usize) else { return };
+        if !self.setup.signals.speeds_known {
+            return;
+        }
+        let (form, step) = (self.setup.dispatcher.estimate.coefficients, profile.step);
+        let prefill = it.slowness * step.token_us / form.prefill_us;
+        let decode = it.slowness * (step.overhead_ms + step.weights_ms) / form.step_ms;
+        for router in &mut self.routers {
+            router.dispatcher.know_speed(ReplicaId(replica), prefill, decode);
         }
     }
 
@@ -129,7 +145,7 @@ impl World<'_> {
             let is_lost = signals.scrape_loss > 0.0
                 && self.signal_draws.random::<f64>() < signals.scrape_loss;
             let Some(it) = self.replicas.get(replica as usize) else { continue };
-            if is_lost || !it.is_up || !it.is_reachable_from(router) {
+            if is_lost || self.blind > 0 || !it.is_up || !it.is_reachable_from(router) {
                 continue;
             }
             let report = it.server.load(it.elapsed(self.now));

@@ -9,7 +9,8 @@ fn at(ms: u64) -> Timestamp {
 }
 
 fn asked(prompt: u32) -> Asked {
-    Asked { prompt: Tokens(prompt), output: 100.0, tpot_max_s: Some(0.05), recomputing: 1.0 }
+    let (prompt, tpot_max_s) = (Tokens(prompt), Some(0.05));
+    Asked { prompt, output: 100.0, tpot_max_s, ..Asked::default() }
 }
 
 fn estimate() -> ReplicaEstimate {
@@ -23,8 +24,8 @@ fn own(own: u32) -> Sharing {
 #[test]
 fn an_idle_replica_answers_after_its_prefill_and_a_cached_prompt_at_once() {
     let estimate = estimate();
-    let cold = estimate.forecast(at(0), &asked(10_000), Tokens(0), ALONE);
-    let warm = estimate.forecast(at(0), &asked(10_000), Tokens(9_984), ALONE);
+    let cold = estimate.forecast(at(0), &asked(10_000), Tokens(0), 1.0, ALONE);
+    let warm = estimate.forecast(at(0), &asked(10_000), Tokens(9_984), 1.0, ALONE);
     assert!((0.35..0.45).contains(&cold.ttft_s), "{cold:?}");
     assert!(warm.ttft_s < 0.03, "{warm:?}");
     assert!(warm.work_s < cold.work_s);
@@ -33,10 +34,10 @@ fn an_idle_replica_answers_after_its_prefill_and_a_cached_prompt_at_once() {
 #[test]
 fn what_waits_is_waited_for_less_what_was_computed_meanwhile() {
     let mut estimate = estimate();
-    let first = estimate.forecast(at(0), &asked(10_000), Tokens(0), ALONE);
+    let first = estimate.forecast(at(0), &asked(10_000), Tokens(0), 1.0, ALONE);
     estimate.place(at(0), RequestId(1), &first);
     let second = |estimate: &ReplicaEstimate, now| {
-        estimate.forecast(now, &asked(1_000), Tokens(0), own(1)).ttft_s
+        estimate.forecast(now, &asked(1_000), Tokens(0), 1.0, own(1)).ttft_s
     };
     let at_once = second(&estimate, at(0));
     assert!(first.ttft_s < at_once, "{at_once}");
@@ -51,13 +52,13 @@ fn what_waits_is_waited_for_less_what_was_computed_meanwhile() {
 #[test]
 fn prefill_of_late_slows_the_tokens_that_come() {
     let mut estimate = estimate();
-    let quiet = estimate.forecast(at(0), &asked(1_000), Tokens(0), own(10)).tpot_s;
+    let quiet = estimate.forecast(at(0), &asked(1_000), Tokens(0), 1.0, own(10)).tpot_s;
     for second in 0..8 {
-        let forecast = estimate.forecast(at(second * 500), &asked(8_000), Tokens(0), own(10));
+        let forecast = estimate.forecast(at(second * 500), &asked(8_000), Tokens(0), 1.0, own(10));
         estimate.place(at(second * 500), RequestId(second), &forecast);
         estimate.computed(at(second * 500 + 300), RequestId(second));
     }
-    let busy = estimate.forecast(at(4_000), &asked(1_000), Tokens(0), own(10));
+    let busy = estimate.forecast(at(4_000), &asked(1_000), Tokens(0), 1.0, own(10));
     assert!(1.3 * quiet < busy.tpot_s, "{quiet} then {busy:?}");
     assert!(0.3 < busy.utilisation, "{busy:?}");
 }
@@ -66,7 +67,7 @@ fn prefill_of_late_slows_the_tokens_that_come() {
 fn serve(estimate: &mut ReplicaEstimate, requests: u64, slowness: f64) {
     for id in 0..requests {
         let now = at(id * 4_000);
-        let forecast = estimate.forecast(now, &asked(6_000), Tokens(0), ALONE);
+        let forecast = estimate.forecast(now, &asked(6_000), Tokens(0), 1.0, ALONE);
         estimate.place(now, RequestId(id), &forecast);
         let took_s = 0.01 + slowness * (forecast.prefill_form_s + 0.012);
         let came = now + Duration::from_secs_f64(took_s);
@@ -98,10 +99,10 @@ fn under_load_a_settled_estimate_learns_nothing_but_margins() {
     let margin = estimate.margins().0.value();
     for id in 100..200 {
         let now = at(200_000 + id * 10);
-        let forecast = estimate.forecast(now, &asked(6_000), Tokens(0), own(50));
+        let forecast = estimate.forecast(now, &asked(6_000), Tokens(0), 1.0, own(50));
         estimate.place(now, RequestId(id), &forecast);
     }
-    let forecast = estimate.forecast(at(202_000), &asked(6_000), Tokens(0), own(50));
+    let forecast = estimate.forecast(at(202_000), &asked(6_000), Tokens(0), 1.0, own(50));
     assert!(1.0 < forecast.utilisation);
     (0..100).for_each(|_| estimate.learn_ttft(&forecast, 3.0 * forecast.ttft_s));
     assert_eq!(estimate.scales(), before);
@@ -112,11 +113,12 @@ fn under_load_a_settled_estimate_learns_nothing_but_margins() {
 fn what_others_place_counts_as_far_as_it_is_seen() {
     let mut estimate = estimate();
     for id in 0..4 {
-        let forecast = estimate.forecast(at(0), &asked(4_000), Tokens(0), own(4));
+        let forecast = estimate.forecast(at(0), &asked(4_000), Tokens(0), 1.0, own(4));
         estimate.place(at(0), RequestId(id), &forecast);
         estimate.computed(at(100), RequestId(id));
     }
-    let alone = estimate.forecast(at(200), &asked(100), Tokens(0), own(4));
-    let shared = estimate.forecast(at(200), &asked(100), Tokens(0), Sharing { own: 4, all: 8 });
+    let alone = estimate.forecast(at(200), &asked(100), Tokens(0), 1.0, own(4));
+    let shared =
+        estimate.forecast(at(200), &asked(100), Tokens(0), 1.0, Sharing { own: 4, all: 8 });
     assert!(alone.tpot_s < shared.tpot_s && alone.utilisation < shared.utilisation);
 }
