@@ -42,6 +42,19 @@ pub struct ReplicaSpec {
     pub kv: Option<KvSource>,
     /// Tokens that its cache has room for, where its metrics do not say so.
     pub cache: Option<Tokens>,
+    /// Its pool, for people.
+    pub pool: String,
+    /// The longest prompt that this pool takes; none where any.
+    pub prompt_max: Option<Tokens>,
+}
+
+impl ReplicaSpec {
+    /// A replica called `name` at `origin`, spoken to by `reach`, of which nothing else is known.
+    #[must_use]
+    pub fn new(name: String, origin: Origin, reach: Reach) -> Self {
+        let pool = "default".to_owned();
+        Self { name, origin, reach, kv: None, cache: None, pool, prompt_max: None }
+    }
 }
 
 /// Scheme, host and port of a replica: `http://HOST:PORT`, or `https://` where it is reached by TLS.
@@ -162,6 +175,13 @@ pub struct Model {
     pub entry: serde_json::Value,
 }
 
+impl Model {
+    /// Whether it is an adapter to another model, as vLLM lists them.
+    fn is_adapter(&self) -> bool {
+        self.entry.get("parent").is_some_and(serde_json::Value::is_string)
+    }
+}
+
 /// How a replica fares, for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaStatus {
@@ -171,6 +191,8 @@ pub struct ReplicaStatus {
     pub name: String,
     /// Where it is.
     pub url: String,
+    /// Its pool.
+    pub pool: String,
     /// Whether it takes requests.
     pub health: Health,
     /// Names of its models.
@@ -191,6 +213,9 @@ impl Replica {
         dispatch.observe(Event::ReplicaJoined(id));
         if let Some(tokens) = spec.cache {
             dispatch.observe(Event::CacheSized { replica: id, tokens });
+        }
+        if let Some(prompt_max) = spec.prompt_max {
+            dispatch.observe(Event::PromptsBounded { replica: id, prompt_max });
         }
         let tracker = HealthTracker::new(health);
         Arc::new(Self {
@@ -249,6 +274,7 @@ impl Replica {
             id: self.id,
             name: self.spec.name.clone(),
             url: self.spec.origin.to_string(),
+            pool: self.spec.pool.clone(),
             health: state.tracker.health(),
             models: state.models.iter().map(|it| it.name.clone()).collect(),
             load: state.load,
@@ -427,6 +453,8 @@ impl Replica {
     /// Learns which models the replica serves.
     pub(crate) fn lists(&self, models: Vec<Model>) {
         let ids = models.iter().map(|it| ModelId::from_name(&it.name)).collect();
+        let adapters = models.iter().filter(|it| it.is_adapter());
+        let adapters = adapters.map(|it| ModelId::from_name(&it.name)).collect();
         {
             let mut state = self.state.lock();
             if *state.models == *models {
@@ -435,6 +463,7 @@ impl Replica {
             state.models = models.into();
         }
         self.dispatch.observe(Event::ModelsListed { replica: self.id, models: ids });
+        self.dispatch.observe(Event::AdaptersListed { replica: self.id, adapters });
     }
 
     fn health_changed(&self, change: Option<Health>, failure: Failure) {

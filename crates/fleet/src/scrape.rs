@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use http::uri::PathAndQuery;
 use policy::event::Event;
 use tokio::time::MissedTickBehavior;
-use types::quantity::Tokens;
-use wire::prometheus::Scrape;
+use types::{quantity::Tokens, request::ModelId};
+use wire::prometheus::{Adapters, Scrape};
 
 use crate::{probe, replica::Replica};
 
@@ -22,7 +22,7 @@ pub(crate) async fn watch(replica: Arc<Replica>, interval: Duration, timeout: Du
         let text = probe::get(&replica, PathAndQuery::from_static("/metrics"), timeout).await;
         let scrape = text.ok().and_then(|it| wire::prometheus::read(&it));
         if let Some(scrape) = &scrape {
-            let News { has_restarted, cache } = history.learn(scrape);
+            let News { has_restarted, cache, adapters } = history.learn(scrape);
             if has_restarted {
                 tracing::info!(
                     replica = replica.name(),
@@ -32,6 +32,11 @@ pub(crate) async fn watch(replica: Arc<Replica>, interval: Duration, timeout: Du
             }
             if let Some(tokens) = cache {
                 replica.observe(Event::CacheSized { replica: replica.id(), tokens });
+            }
+            if let Some(Adapters { in_use, most }) = adapters {
+                let adapters = in_use.iter().map(|it| ModelId::from_name(it)).collect();
+                let replica_id = replica.id();
+                replica.observe(Event::AdaptersInUse { replica: replica_id, adapters, most });
             }
         }
         replica.reported(scrape.map(|it| it.load));
@@ -44,6 +49,7 @@ struct History {
     started_s: Option<f64>,
     prompt_tokens: Option<f64>,
     cache: Option<Tokens>,
+    adapters: Option<Adapters>,
 }
 
 /// What a reading says that was not known.
@@ -53,6 +59,8 @@ struct News {
     has_restarted: bool,
     /// Tokens that its cache has room for, where that is another number than before.
     cache: Option<Tokens>,
+    /// The adapters in use, where they are others than before.
+    adapters: Option<Adapters>,
 }
 
 impl History {
@@ -69,7 +77,10 @@ impl History {
         let size = scrape.cache_blocks.zip(scrape.block).map(|(it, block)| it.tokens(block));
         let cache = size.filter(|_| size != self.cache);
         self.cache = size.or(self.cache);
-        News { has_restarted, cache }
+        let is_new = scrape.adapters.is_some() && scrape.adapters != self.adapters;
+        let adapters = scrape.adapters.clone().filter(|_| is_new);
+        self.adapters = scrape.adapters.clone().or_else(|| self.adapters.take());
+        News { has_restarted, cache, adapters }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     admission::{Limit, PeerLimit, Promises},
     estimate::{Asked, EstimateConfig, Evictions, Forecast, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
-    slow_start::{HEAD_START, SlowStart, Warming},
+    slow_start::{HEAD_START, KNOWS_NOBODY, SlowStart, Warming},
     strategy::Candidate,
 };
 
@@ -326,9 +326,12 @@ impl FleetView {
         let Some(it) = self.get_mut(id) else { return };
         let before = std::mem::replace(&mut it.health, health);
         // One that was only left alone for a while comes back as it went.
-        let is_cold = it.is_cold || before == Health::Ejected;
+        let was_there = before == Health::Starting && now.elapsed() < KNOWS_NOBODY;
+        let is_cold = (it.is_cold && !was_there) || before == Health::Ejected;
         if is_cold && health == Health::Ready {
             self.warm(now, id);
+        } else if health == Health::Ready {
+            it.is_cold = false;
         }
     }
 

@@ -18,6 +18,10 @@ pub(crate) const WARM: f64 = 0.95;
 /// How much longer another one has been there when a replica that comes is held back.
 pub(crate) const HEAD_START: Duration = Duration::from_secs(1);
 
+/// How long after the start a replica that is seen for the first time is taken to have been there
+/// before: a router that has just started knows nobody.
+pub(crate) const KNOWS_NOBODY: Duration = Duration::from_secs(30);
+
 /// Bounds of an allowance: what is not used does not add up, nor does what was taken in need.
 const ALLOWANCE_MOST: f64 = 4.0;
 const ALLOWANCE_LEAST: f64 = -2.0;
@@ -100,9 +104,9 @@ mod tests {
     #[test]
     fn a_share_grows_from_a_tenth_to_all_over_the_window() {
         let it = SlowStart::default();
-        let weight = |seconds| it.weight(Duration::from_secs(seconds));
-        assert_eq!([0, 1, 3].map(weight), [0.1; 3]);
-        assert_eq!([15, 30, 1_000].map(weight), [0.5, 1.0, 1.0]);
+        let weight = |seconds| Some(it.weight(Duration::from_secs(seconds)));
+        assert_eq!([0, 1, 3].map(weight), [Some(0.1); 3]);
+        assert_eq!([15, 30, 1_000].map(weight), [0.5, 1.0, 1.0].map(Some));
         assert!((SlowStart::off().weight(Duration::ZERO) - 1.0).abs() < f64::EPSILON);
     }
 

@@ -68,6 +68,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 struct ReplicaView {
     name: String,
     url: String,
+    pool: String,
     health: Health,
     models: Vec<String>,
     in_flight: u32,
@@ -83,6 +84,7 @@ async fn replicas(State(app): State<Arc<App>>) -> Response {
         ReplicaView {
             name: status.name,
             url: status.url,
+            pool: status.pool,
             health: status.health,
             models: status.models,
             in_flight,

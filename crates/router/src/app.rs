@@ -20,7 +20,8 @@ use types::block::HashKey;
 use crate::{
     admin::decisions::RequestNames,
     config::{
-        Config, Limits, Priorities, Promises, Secret, Timeouts, Upstream, secret::KeyHash, tls,
+        Config, Limits, Pools, Priorities, Promises, Secret, Timeouts, Upstream, secret::KeyHash,
+        tls,
     },
     goodput::Goodput,
     intake::Reader,
@@ -75,6 +76,7 @@ pub(crate) struct Settings {
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
     pub(crate) registrable: Vec<Network>,
+    pub(crate) pools: Pools,
     pub(crate) upstream: Upstream,
     /// TLS of the data port; a connection keeps what it was made with.
     pub(crate) tls: Option<Arc<ServerConfig>>,
@@ -131,6 +133,7 @@ impl Settings {
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
             registrable: config.admin.networks()?,
+            pools: config.pools.clone(),
             upstream: config.upstream.clone(),
             tls: tls::read("tls", config.tls.as_ref())?,
             admin_tls: tls::read("admin.tls", config.admin.tls.as_ref())?,

@@ -22,6 +22,7 @@ use types::block::HashKey;
 
 pub(crate) use self::promises::{Asked, read as read_promise};
 pub use self::{
+    pools::{Pool, Pools},
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
     secret::Secret,
@@ -33,6 +34,7 @@ pub use self::{
 };
 pub use types::units;
 
+mod pools;
 mod promises;
 mod replica;
 pub(crate) mod secret;
@@ -51,6 +53,8 @@ pub struct Config {
     pub admin: Admin,
     /// The replicas to route to.
     pub replicas: Vec<Replica>,
+    /// Groups of replicas by the prompts that they are meant for.
+    pub pools: Pools,
     /// How replicas are reached.
     pub upstream: Upstream,
     /// Where more replicas are found. Absent: nowhere.
@@ -99,6 +103,7 @@ impl Default for Config {
             tls: None,
             admin: Admin::default(),
             replicas: Vec::new(),
+            pools: Pools::default(),
             upstream: Upstream::default(),
             discovery: None,
             tenants: Vec::new(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use fleet::replica::ReplicaSpec;
 
 use crate::{
-    app::App,
+    app::{App, Settings},
     config::{Discovery, Upstream, tls::Trusts},
     registry::{self, Change, Source},
 };
@@ -23,6 +23,7 @@ pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
         match found {
             Ok(wanted) if !wanted.is_empty() => {
                 is_failing = false;
+                let wanted = in_pool(wanted, &app.settings.load(), &discovery.pool);
                 let Change { joined, left } = registry::sync(&app, Source::Dns, &wanted);
                 if !joined.is_empty() || !left.is_empty() {
                     tracing::info!(joined = joined.len(), left = left.len(), "replicas discovered");
@@ -41,6 +42,16 @@ pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
     }
 }
 
+/// The same replicas, as members of that pool.
+fn in_pool(
+    found: BTreeMap<String, ReplicaSpec>,
+    settings: &Settings,
+    pool: &str,
+) -> BTreeMap<String, ReplicaSpec> {
+    let member = |it: ReplicaSpec| settings.pools.member(it, pool);
+    found.into_iter().map(|(name, it)| (name, member(it))).collect()
+}
+
 /// Replicas by their addresses, which are their names too.
 fn replicas(
     addresses: impl Iterator<Item = SocketAddr>,
@@ -53,7 +64,7 @@ fn replicas(
     let replica = |it: SocketAddr| {
         let (name, origin) = (it.to_string(), format!("{scheme}://{it}").parse().ok()?);
         let reach = trusts.reach(&origin, host, upstream.http2, &upstream.tls).ok()?;
-        Some((name.clone(), ReplicaSpec { name, origin, reach, kv: None, cache: None }))
+        Some((name.clone(), ReplicaSpec::new(name, origin, reach)))
     };
     addresses.filter_map(replica).collect()
 }
@@ -68,6 +79,7 @@ mod tests {
         let discovery = Discovery {
             dns: "engines.example:8000".to_owned(),
             interval: std::time::Duration::from_secs(1),
+            pool: "default".to_owned(),
             https: false,
         };
         let addresses = addresses.into_iter().map(|it| it.parse().unwrap());

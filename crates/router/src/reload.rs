@@ -165,7 +165,10 @@ impl Reloader {
 /// The replicas that `config` names.
 pub(crate) fn replicas(config: &Config) -> BTreeMap<String, ReplicaSpec> {
     let mut trusts = Trusts::default();
-    let specs = config.replicas.iter().filter_map(|it| it.spec(&config.upstream, &mut trusts));
+    let specs = config
+        .replicas
+        .iter()
+        .filter_map(|it| it.spec(&config.pools, &config.upstream, &mut trusts));
     specs.map(|it| (it.name.clone(), it)).collect()
 }
 

@@ -404,6 +404,7 @@ async fn a_name_in_dns_is_a_fleet() {
     let config = Config {
         discovery: Some(config::Discovery {
             dns: format!("127.0.0.1:{port}"),
+            pool: "default".to_owned(),
             https: false,
             interval: std::time::Duration::from_millis(50),
         }),

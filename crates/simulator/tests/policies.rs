@@ -108,6 +108,7 @@ fn burst(prompt_tokens: u32) -> Vec<usize> {
         session: None,
         turn: 0,
         tenant: None,
+        slo_class: None,
         prompt: Prompt::from_user(vec![Segment { id: 1, tokens: Tokens(prompt_tokens) }]),
         output: Tokens(100),
         answer: None,

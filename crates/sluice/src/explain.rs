@@ -78,7 +78,7 @@ pub(crate) fn show(
     }
     println!("{source}: request {number}, {} prompt tokens", asked.prompt);
     for it in told {
-        println!("\n{}", page(&it));
+        print!("\n{}", page(&it));
     }
     Ok(())
 }
@@ -197,7 +197,7 @@ fn outcome(it: &Explanation, placement: &Placement) -> String {
 }
 
 fn seconds(seconds: f64) -> String {
-    format!("{seconds:.4}")
+    if seconds < 100.0 { format!("{seconds:.4}") } else { format!("{seconds:.1}") }
 }
 
 #[cfg(test)]

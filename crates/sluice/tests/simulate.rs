@@ -60,6 +60,48 @@ fn the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
+fn a_request_is_explained_under_each_policy_within_the_width_of_a_terminal() {
+    let (_folder, file) = scenario(SCENARIO);
+    let file = file.to_str().unwrap();
+    let ask = |request: &'static str, more: &[&'static str]| {
+        let policies = ["--policy", "least-latency,sticky,peer-dynamo", "--explain", request];
+        [&["compare", "-s", file][..], &policies, more].concat()
+    };
+    let text = printed(&ask("30", &[]));
+    assert!(text.lines().all(|it| it.chars().count() <= 100), "{text}");
+    for part in [
+        "request 30",
+        "least-latency, at",
+        "sticky, at",
+        "wait s",
+        "blocks",
+        "← chosen",
+        "TTFT predicted",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: Value = serde_json::from_str(&printed(&ask("30", &["--json"]))).unwrap();
+    let runs = json["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 3);
+    assert!(runs.iter().all(|it| it["decisions"][0]["request"] == 30), "{json:#}");
+    let (code, told) = failed(&ask("1000000", &[]));
+    assert!(code == 1 && told.contains("the requests have the numbers 0 to"), "{told}");
+}
+
+#[test]
+fn a_summary_says_what_decisions_turned_out_to_cost() {
+    let (_folder, file) = scenario(SCENARIO);
+    let file = file.to_str().unwrap();
+    let run = ["simulate", "-s", file, "--policy", "round-robin,prefix-aware", "--no-limits"];
+    let text = printed(&run);
+    assert!(text.contains("recomputed, held elsewhere"), "{text}");
+    let json: Value = serde_json::from_str(&printed(&[&run[..], &["--json"]].concat())).unwrap();
+    let recomputed = |at: usize| json["runs"][at]["regret"]["recomputed_share"].as_f64().unwrap();
+    assert!(recomputed(1) < recomputed(0), "who follows prefixes computes less anew: {text}");
+    assert!(json["runs"][0]["regret"]["ttft_error_ms"]["p50"].as_f64().unwrap() >= 0.0);
+}
+
+#[test]
 fn every_run_stands_beside_its_limits_unless_nobody_wants_them() {
     let (_folder, file) = scenario(SCENARIO);
     let file = file.to_str().unwrap();

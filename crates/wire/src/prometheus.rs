@@ -18,7 +18,7 @@ use types::{
 mod tests;
 
 /// What one page of metrics says.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scrape {
     /// The engine's load.
     pub load: LoadReport,
@@ -30,6 +30,17 @@ pub struct Scrape {
     pub started_s: Option<f64>,
     /// Prompt tokens since then; less than before means that another process counts.
     pub prompt_tokens: Option<f64>,
+    /// The adapters (LoRA) in use, where the engine has any.
+    pub adapters: Option<Adapters>,
+}
+
+/// The adapters that requests on an engine use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adapters {
+    /// Their names: those that run, then those that wait.
+    pub in_use: Vec<String>,
+    /// How many the engine has room for.
+    pub most: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +53,7 @@ enum Metric {
     CacheTokens,
     Started,
     PromptTokens,
+    Adapters,
 }
 
 /// Reads a page of metrics; `None` where none of its lines is known.
@@ -60,7 +72,11 @@ pub fn read(text: &[u8]) -> Option<Scrape> {
 
 /// The known samples by metric and data-parallel rank; of equal ones the largest.
 #[derive(Default)]
-struct Samples<'t>(BTreeMap<(Metric, &'t [u8]), f64>);
+struct Samples<'t> {
+    values: BTreeMap<(Metric, &'t [u8]), f64>,
+    /// The newest line on adapters, which has its time as its value.
+    adapters: Option<(f64, &'t [u8])>,
+}
 
 impl<'t> Samples<'t> {
     fn take(&mut self, line: &'t [u8]) {
@@ -82,6 +98,7 @@ impl<'t> Samples<'t> {
             b"vllm:prompt_tokens_total"
             | b"sglang:prompt_tokens_total"
             | b"llamacpp:prompt_tokens_total" => Metric::PromptTokens,
+            b"vllm:lora_requests_info" => Metric::Adapters,
             b"vllm:cache_config_info" => return self.take_cache_config(line),
             _ => return,
         };
@@ -89,9 +106,28 @@ impl<'t> Samples<'t> {
         let value = memrchr(b'}', line).map_or(name.len(), |it| it.saturating_add(1));
         let value = line.get(value..).unwrap_or_default().trim_ascii();
         let value = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-        if let Some(value) = number(value) {
+        let Some(value) = number(value) else { return };
+        if metric != Metric::Adapters {
             self.put(metric, line, value);
+        } else if self.adapters.is_none_or(|it| it.0 <= value) {
+            // Lines on earlier states stay on the page.
+            self.adapters = Some((value, line));
         }
+    }
+
+    fn adapters(&self) -> Option<Adapters> {
+        let (_, line) = self.adapters?;
+        let most = label(line, b"max_lora").and_then(number).map(whole)?;
+        let mut in_use: Vec<String> = Vec::new();
+        for state in [&b"running_lora_adapters"[..], b"waiting_lora_adapters"] {
+            let names = label(line, state).and_then(|it| std::str::from_utf8(it).ok());
+            for name in names.unwrap_or_default().split(',').map(str::trim) {
+                if !name.is_empty() && in_use.iter().all(|it| it != name) {
+                    in_use.push(name.to_owned());
+                }
+            }
+        }
+        Some(Adapters { in_use, most })
     }
 
     /// vLLM says its cache's shape in the labels of a sample that is always 1.
@@ -107,12 +143,12 @@ impl<'t> Samples<'t> {
 
     fn put(&mut self, metric: Metric, line: &'t [u8], value: f64) {
         let rank = label(line, b"dp_rank").or_else(|| label(line, b"engine")).unwrap_or_default();
-        let sample = self.0.entry((metric, rank)).or_insert(value);
+        let sample = self.values.entry((metric, rank)).or_insert(value);
         *sample = sample.max(value);
     }
 
     fn values(&self, metric: Metric) -> impl Iterator<Item = f64> {
-        self.0.iter().filter(move |((of, _), _)| *of == metric).map(|(_, value)| *value)
+        self.values.iter().filter(move |((of, _), _)| *of == metric).map(|(_, value)| *value)
     }
 
     fn sum(&self, metric: Metric) -> Option<f64> {
@@ -121,7 +157,7 @@ impl<'t> Samples<'t> {
 
     fn scrape(&self) -> Option<Scrape> {
         // What any process says of itself makes no engine.
-        if self.0.keys().all(|it| it.0 == Metric::Started) {
+        if self.values.keys().all(|it| it.0 == Metric::Started) {
             return None;
         }
         let ranks = self.values(Metric::KvUsage).count();
@@ -141,6 +177,7 @@ impl<'t> Samples<'t> {
                 .or_else(|| Some(cache_tokens?.full_blocks(block?))),
             started_s: self.values(Metric::Started).reduce(f64::max),
             prompt_tokens: self.sum(Metric::PromptTokens),
+            adapters: self.adapters(),
         })
     }
 }

@@ -131,3 +131,37 @@ fn what_was_turned_away_then_leaves_at_once_now() {
         difference.recorded.unwrap().verdict.is_err() && difference.now.unwrap().verdict.is_ok()
     );
 }
+
+#[test]
+fn a_replay_explains_a_decision_as_it_was_explained_when_it_was_made() {
+    let header = header(StrategyName::LeastLatency);
+    let events: Vec<Event> = fleet(5).chain((40..60).map(|id| arrival(id, id % 4))).collect();
+    let asked = RequestId(57);
+    let mut live = Dispatcher::new(header.config);
+    live.explain(ExplainConfig::only(asked));
+    for (at, event) in (0_u64..).zip(events.clone()) {
+        let at = Timestamp::from_elapsed(Duration::from_millis(at));
+        live.handle(at, event, &mut Vec::new());
+    }
+    let mut replay = Replay::again(&header).explaining(asked);
+    record(&header, events).iter().for_each(|it| replay.feed(it));
+    let told: Vec<_> = live.explanations().newest().collect();
+    assert_eq!((told.len(), told[0].candidates.len()), (1, 5));
+    assert_eq!(replay.explanations().newest().collect::<Vec<_>>(), told);
+}
+
+#[test]
+fn a_recording_that_says_less_of_its_decisions_comes_out_again_all_the_same() {
+    let header = header(StrategyName::PrefixAware);
+    let events = fleet(3).chain((40..60).map(|id| arrival(id, id % 4)));
+    let mut replay = Replay::again(&header);
+    for mut entry in record(&header, events) {
+        for decision in &mut entry.decisions {
+            decision.verdict =
+                decision.verdict.map(|it| Placement { most_cached: None, ttft: None, ..it });
+        }
+        replay.feed(&entry);
+    }
+    assert_eq!(replay.tally().first_difference, None);
+    assert_eq!(replay.tally().decided, 20);
+}

@@ -265,7 +265,8 @@ mod tests {
     fn names_are_remembered_up_to_a_bound() {
         let names = RequestNames::new(1);
         for number in 0..100 {
-            names.add(RequestId(number), if number % 2 == 0 { "even" } else { "odd" });
+            let name = if number & 1 == 0 { "even" } else { "odd" };
+            names.add(RequestId(number), name);
         }
         assert_eq!(names.names.lock().len(), NAMES_PER_EXPLANATION);
         assert_eq!(names.numbers("even").len(), NAMES_PER_EXPLANATION / 2);

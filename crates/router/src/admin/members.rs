@@ -26,6 +26,8 @@ use crate::{
 struct Registration {
     name: String,
     url: String,
+    #[serde(default = "config::Pools::default_name")]
+    pool: String,
 }
 
 fn told(status: StatusCode, problem: impl std::fmt::Display) -> Response {
@@ -34,7 +36,7 @@ fn told(status: StatusCode, problem: impl std::fmt::Display) -> Response {
 
 /// `POST /admin/replicas`.
 pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let Registration { name, url } = match serde_json::from_slice(&body) {
+    let Registration { name, url, pool } = match serde_json::from_slice(&body) {
         Ok(registration) => registration,
         Err(error) => {
             let example = r#"send JSON such as {"name": "gpu-7", "url": "http://10.0.0.17:8000"}"#;
@@ -49,6 +51,9 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
         Err(error) => return told(StatusCode::BAD_REQUEST, error),
     };
     let settings = app.settings.load_full();
+    if let Some(problem) = settings.pools.problem(&pool) {
+        return told(StatusCode::BAD_REQUEST, format!("pool: {problem}"));
+    }
     let (host, _) = origin.host_and_port();
     let origin = match pinned(&origin, &settings.registrable).await {
         Ok(origin) => origin,
@@ -63,8 +68,8 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
             return told(StatusCode::UNPROCESSABLE_ENTITY, problem);
         }
     };
-    let spec =
-        ReplicaSpec { name: name.clone(), origin: origin.clone(), reach, kv: None, cache: None };
+    let spec = ReplicaSpec::new(name.clone(), origin.clone(), reach);
+    let spec = settings.pools.member(spec, &pool);
     match registry::join(&app, spec, Source::AdminPort) {
         Ok(()) => {
             tracing::info!(replica = name, url = %origin, "replica registered");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use types::units::TokenCount;
 
 use super::{
-    Config,
+    Config, Pools,
     tls::{Trusts, Upstream},
 };
 
@@ -24,6 +24,9 @@ pub struct Replica {
     pub name: Option<String>,
     /// Where it is: `http://HOST:PORT`, or `https://HOST:PORT` where it is reached by TLS.
     pub url: String,
+    /// Its pool; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Whether it is spoken to by HTTP/2. Absent: what `upstream.http2` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
@@ -71,15 +74,26 @@ impl Replica {
     }
 
     /// What the fleet is told; `None` where the configuration was not checked.
-    pub(crate) fn spec(&self, upstream: &Upstream, trusts: &mut Trusts) -> Option<ReplicaSpec> {
+    pub(crate) fn spec(
+        &self,
+        pools: &Pools,
+        upstream: &Upstream,
+        trusts: &mut Trusts,
+    ) -> Option<ReplicaSpec> {
         let origin = self.url.parse::<Origin>().ok()?;
-        Some(ReplicaSpec {
-            name: self.name().to_owned(),
-            reach: upstream.reach(self, &origin, trusts).ok()?,
-            origin,
+        let reach = upstream.reach(self, &origin, trusts).ok()?;
+        let spec = ReplicaSpec {
             kv: self.kv_source(),
             cache: self.cache.map(|it| it.0),
-        })
+            ..ReplicaSpec::new(self.name().to_owned(), origin, reach)
+        };
+        Some(pools.member(spec, self.pool()))
+    }
+
+    /// The name of its pool.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        self.pool.as_deref().unwrap_or(Pools::DEFAULT)
     }
 
     fn kv_source(&self) -> Option<KvSource> {
@@ -121,7 +135,10 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     if config.replicas.is_empty() && config.discovery.is_none() {
         return vec!["replicas: name at least one, or pass --replica URL".to_owned()];
     }
-    let mut problems = Vec::new();
+    let mut problems = config.pools.problems();
+    if let Some(problem) = config.discovery.as_ref().and_then(|it| config.pools.problem(&it.pool)) {
+        problems.push(format!("discovery.pool: {problem}"));
+    }
     let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
     for (at, replica) in config.replicas.iter().enumerate() {
         match replica.url.parse::<Origin>() {
@@ -139,6 +156,8 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
         if !names.insert(name) {
             problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
         }
+        let pool = config.pools.problem(replica.pool());
+        problems.extend(pool.map(|it| format!("replicas[{at}].pool: {it}")));
         problems.extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
         if replica.kv_events.is_some()
             && (config.tenant_header.is_some() || !config.tenants.is_empty())

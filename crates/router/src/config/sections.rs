@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use types::units::{ByteSize, TokenCount};
 use wire::headers::session::{SOURCES, Source, Sources};
 
-use super::{secret::Secret, tls::Tls};
+use super::{pools::Pools, secret::Secret, tls::Tls};
 use crate::network::Network;
 
 /// The admin port.
@@ -67,6 +67,9 @@ impl Admin {
 pub struct Discovery {
     /// A name and a port, `HOST:PORT`; each address that the name has is a replica.
     pub dns: String,
+    /// The pool of all of them.
+    #[serde(default = "Pools::default_name")]
+    pub pool: String,
     /// Time between two lookups.
     #[serde(
         default = "Discovery::interval",

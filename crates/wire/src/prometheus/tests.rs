@@ -6,7 +6,7 @@ use types::{
     replica::LoadReport,
 };
 
-use super::{Scrape, read};
+use super::{Adapters, Scrape, read};
 
 #[test]
 fn data_parallel_ranks_add_up_and_their_shares_are_averaged() {
@@ -30,6 +30,21 @@ vllm:cache_config_info{block_size=\"32\",engine=\"1\",num_gpu_blocks=\"512\"} 1.
             ..Scrape::default()
         })
     );
+}
+
+#[test]
+fn the_newest_line_says_which_adapters_are_in_use() {
+    let page = "\
+vllm:num_requests_running{engine=\"0\"} 1.0
+vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"sql,law\",waiting_lora_adapters=\"law,med\"} 1.7e9
+vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"old\",waiting_lora_adapters=\"\"} 1.6e9
+";
+    let adapters = read(page.as_bytes()).unwrap().adapters.unwrap();
+    let in_use = ["sql", "law", "med"].map(str::to_owned).to_vec();
+    assert_eq!(adapters, Adapters { in_use, most: 4 });
+    let none =
+        "vllm:num_requests_running 1.0\nvllm:lora_requests_info{running_lora_adapters=\"a\"} 1.0\n";
+    assert_eq!(read(none.as_bytes()).unwrap().adapters, None);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use types::{
 use crate::{
     config::{DispatcherConfig, Routing, StrategyName},
     dispatcher::Dispatcher,
-    event::Event,
+    event::{Event, Reject},
     slow_start::SlowStart,
 };
 
@@ -121,6 +121,19 @@ fn a_fleet_that_starts_is_not_slowed() {
 }
 
 #[test]
+fn who_is_first_seen_soon_after_the_start_was_there_before() {
+    let mut dispatcher = fleet(StrategyName::RoundRobin, SlowStart::default());
+    let (early, late) = (ReplicaId(4), ReplicaId(5));
+    tell(&mut dispatcher, 9_000, Event::ReplicaJoined(early));
+    health(&mut dispatcher, 9_000, early, Health::Ready);
+    assert_eq!(sent(&mut dispatcher, 9..10, early), [RATE / 5]);
+    tell(&mut dispatcher, 60_000, Event::ReplicaJoined(late));
+    health(&mut dispatcher, 60_000, late, Health::Ready);
+    let counts = sent(&mut dispatcher, 60..61, late);
+    assert!(counts[0] * 5 <= RATE / 6, "{counts:?}");
+}
+
+#[test]
 fn the_only_one_that_is_left_takes_all() {
     let mut dispatcher = fleet(StrategyName::LeastRequest, SlowStart::default());
     for replica in (0..REPLICAS).map(ReplicaId) {
@@ -129,4 +142,109 @@ fn the_only_one_that_is_left_takes_all() {
     let it = ReplicaId(1);
     health(&mut dispatcher, 40_000, it, Health::Ready);
     assert_eq!(sent(&mut dispatcher, 40..41, it), [RATE]);
+}
+
+fn bounded(dispatcher: &mut Dispatcher, replica: u32, prompt_max: u32) {
+    let (replica, prompt_max) = (ReplicaId(replica), Tokens(prompt_max));
+    tell(dispatcher, 0, Event::PromptsBounded { replica, prompt_max });
+}
+
+fn prompt(id: u64, tokens: u32) -> Event {
+    Event::Arrived(Request { prompt: Tokens(tokens), session: None, ..request(id) })
+}
+
+#[test]
+fn a_prompt_goes_to_the_pool_for_the_shortest_that_it_fits_into() {
+    for strategy in StrategyName::ALL {
+        let mut dispatcher = fleet(strategy, SlowStart::default());
+        bounded(&mut dispatcher, 0, 1_000);
+        bounded(&mut dispatcher, 1, 1_000);
+        bounded(&mut dispatcher, 2, 8_000);
+        for id in 0..30 {
+            let pools = [(1_000, 0..=1), (1_001, 2..=2), (8_000, 2..=2), (8_001, 3..=3)];
+            for (at, (tokens, pool)) in (0..).zip(pools) {
+                let to = tell(&mut dispatcher, 0, prompt(id * 4 + at, tokens)).unwrap();
+                assert!(pool.contains(&to.0), "{strategy}: {tokens} tokens to {to}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pool_with_nobody_ready_spills_into_a_larger_one_and_never_into_a_smaller() {
+    let mut dispatcher = fleet(StrategyName::LeastRequest, SlowStart::default());
+    bounded(&mut dispatcher, 0, 1_000);
+    bounded(&mut dispatcher, 1, 1_000);
+    bounded(&mut dispatcher, 2, 8_000);
+    health(&mut dispatcher, 0, ReplicaId(0), Health::Ejected);
+    assert_eq!(tell(&mut dispatcher, 0, prompt(1, 500)), Some(ReplicaId(1)));
+    health(&mut dispatcher, 0, ReplicaId(1), Health::Draining);
+    assert_eq!(tell(&mut dispatcher, 0, prompt(2, 500)), Some(ReplicaId(2)));
+    health(&mut dispatcher, 0, ReplicaId(2), Health::Ejected);
+    assert_eq!(tell(&mut dispatcher, 0, prompt(3, 500)), Some(ReplicaId(3)));
+    health(&mut dispatcher, 0, ReplicaId(3), Health::Ejected);
+    health(&mut dispatcher, 0, ReplicaId(1), Health::Ready);
+    assert_eq!(tell(&mut dispatcher, 0, prompt(4, 500)), Some(ReplicaId(1)));
+    assert_eq!(tell(&mut dispatcher, 0, prompt(5, 1_001)), None);
+}
+
+#[test]
+fn a_retry_leaves_a_pool_that_has_failed_the_request() {
+    let mut dispatcher = fleet(StrategyName::LeastRequest, SlowStart::default());
+    bounded(&mut dispatcher, 0, 1_000);
+    assert_eq!(tell(&mut dispatcher, 0, prompt(1, 500)), Some(ReplicaId(0)));
+    let next = tell(&mut dispatcher, 0, Event::AttemptFailed(RequestId(1)));
+    assert!(next.is_some_and(|it| it != ReplicaId(0)), "{next:?}");
+}
+
+#[test]
+fn a_prompt_that_no_pool_takes_is_told_so() {
+    let mut dispatcher = fleet(StrategyName::LeastRequest, SlowStart::default());
+    (0..4).for_each(|replica| bounded(&mut dispatcher, replica, 1_000 * (replica + 1)));
+    let mut decisions = Vec::new();
+    dispatcher.handle(at(0), prompt(1, 5_000), &mut decisions);
+    let too_long = Reject::TooLong { prompt_max: Tokens(4_000) };
+    assert_eq!(decisions[0].verdict, Err(too_long));
+}
+
+const ADAPTER: ModelId = ModelId(77);
+
+fn list_adapter(dispatcher: &mut Dispatcher) {
+    for replica in (0..REPLICAS).map(ReplicaId) {
+        let adapters = Box::new([ADAPTER]);
+        tell(dispatcher, 0, Event::AdaptersListed { replica, adapters });
+    }
+}
+
+fn adapted(id: u64) -> Event {
+    Event::Arrived(Request { model: ADAPTER, session: None, ..request(id) })
+}
+
+#[test]
+fn a_replica_that_has_the_adapter_loaded_is_preferred_until_it_is_saturated() {
+    for strategy in StrategyName::ALL {
+        let mut dispatcher = fleet(strategy, SlowStart::default());
+        list_adapter(&mut dispatcher);
+        let (replica, most) = (ReplicaId(2), 4);
+        let adapters = Box::new([ADAPTER]);
+        tell(&mut dispatcher, 0, Event::AdaptersInUse { replica, adapters, most });
+        let to: Vec<_> = (0..20).filter_map(|id| tell(&mut dispatcher, 0, adapted(id))).collect();
+        assert_eq!(to.len(), 20, "{strategy}");
+        assert_eq!(to[..4], [replica; 4], "{strategy}");
+        assert!(to.iter().any(|it| *it != replica), "{strategy}: preferred, not required");
+        let plain = tell(&mut dispatcher, 0, Event::Arrived(request(100)));
+        assert!(plain.is_some(), "{strategy}");
+    }
+}
+
+#[test]
+fn an_adapter_that_nobody_has_loaded_goes_where_there_is_room_and_stays_there() {
+    let mut dispatcher = fleet(StrategyName::RoundRobin, SlowStart::default());
+    list_adapter(&mut dispatcher);
+    for replica in [0, 1, 3].map(ReplicaId) {
+        let adapters = Box::new([ModelId(5)]);
+        tell(&mut dispatcher, 0, Event::AdaptersInUse { replica, adapters, most: 1 });
+    }
+    let to: Vec<_> = (0..3).filter_map(|id| tell(&mut dispatcher, 0, adapted(id))).collect();
+    assert_eq!(to, [ReplicaId(2); 3]);
 }
