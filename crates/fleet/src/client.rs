@@ -1,6 +1,10 @@
 //! The HTTP client that reaches one replica.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{
+    io::ErrorKind,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -30,6 +34,39 @@ const OUT_OF_FILES: [i32; 2] = [24, 23];
 
 /// Sends requests to one replica over kept connections.
 pub type ReplicaClient = Client<Connector, Full<Bytes>>;
+
+/// Connections to a replica that is spoken to by HTTP/2: most servers take 100 or 128 requests on each, and
+/// engines have more at once. More than all of them take would wait where nobody sees it.
+const H2_CONNECTIONS: usize = 4;
+
+/// The clients of one replica, which take turns.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    first: ReplicaClient,
+    others: Vec<ReplicaClient>,
+    turn: AtomicUsize,
+}
+
+impl Clients {
+    /// Clients with connections of their own; over HTTP/1.1 one has as many as it needs.
+    pub(crate) fn new(config: &ClientConfig, reach: &Reach) -> Self {
+        let others = if reach.http2 { H2_CONNECTIONS - 1 } else { 0 };
+        Self {
+            first: new(config, reach),
+            others: (0..others).map(|_| new(config, reach)).collect(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whose turn it is.
+    pub(crate) fn next(&self) -> &ReplicaClient {
+        if self.others.is_empty() {
+            return &self.first;
+        }
+        let at = self.turn.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+        self.others.get(at).unwrap_or(&self.first)
+    }
+}
 
 /// How one replica is spoken to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,7 +100,7 @@ impl Default for ClientConfig {
 }
 
 /// A client with connections of its own.
-pub(crate) fn new(config: &ClientConfig, reach: &Reach) -> ReplicaClient {
+fn new(config: &ClientConfig, reach: &Reach) -> ReplicaClient {
     let connector = Connector::new(config.connect_timeout, reach.trust.clone());
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
