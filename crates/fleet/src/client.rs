@@ -1,24 +1,28 @@
 //! The HTTP client that reaches one replica.
 
 use std::{
+    error::Error,
     io::ErrorKind,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::{
-    client::legacy::{Client, Error},
+    client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::{connect::Connector, health::Failure, tls::Trust};
+use crate::{connect::Connector, health::Failure, http1::Pool, tls::Trust};
 
-/// Most that is read ahead of a slow client, and so the longest head of an answer.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
+pub use crate::http1::{Body, SendError};
 
-/// Most of one stream that is read ahead of a slow client over HTTP/2.
+/// Most of one stream that is read ahead of a slow client over HTTP/2, and the longest head.
 const H2_STREAM_BYTES_MAX: u32 = 64 << 10;
 
 /// The same for all streams of a connection together: no bound of its own, for streams that wait for
@@ -33,37 +37,45 @@ const H2_PING: Duration = Duration::from_secs(10);
 const OUT_OF_FILES: [i32; 2] = [24, 23];
 
 /// Sends requests to one replica over kept connections.
-pub type ReplicaClient = Client<Connector, Full<Bytes>>;
+#[derive(Clone, Debug)]
+pub struct ReplicaClient {
+    origin: Uri,
+    connections: Connections,
+}
+
+/// Connections to one replica.
+#[derive(Clone, Debug)]
+enum Connections {
+    /// Over HTTP/1.1, a request at a time on each.
+    Http1(Arc<Pool>),
+    /// Over HTTP/2; over HTTP/1.1 where that is what the replica agrees to.
+    Http2(Arc<Turns>),
+}
 
 /// Connections to a replica that is spoken to by HTTP/2: most servers take 100 or 128 requests on each, and
 /// engines have more at once. More than all of them take would wait where nobody sees it.
 const H2_CONNECTIONS: usize = 4;
 
-/// The clients of one replica, which take turns.
+/// A client with one connection over HTTP/2.
+type H2Client = legacy::Client<Connector, Full<Bytes>>;
+
+/// Clients that take turns.
 #[derive(Debug)]
-pub(crate) struct Clients {
-    first: ReplicaClient,
-    others: Vec<ReplicaClient>,
+struct Turns {
+    first: H2Client,
+    others: Vec<H2Client>,
     turn: AtomicUsize,
 }
 
-impl Clients {
-    /// Clients with connections of their own; over HTTP/1.1 one has as many as it needs.
-    pub(crate) fn new(config: &ClientConfig, reach: &Reach) -> Self {
-        let others = if reach.http2 { H2_CONNECTIONS - 1 } else { 0 };
-        Self {
-            first: new(config, reach),
-            others: (0..others).map(|_| new(config, reach)).collect(),
-            turn: AtomicUsize::new(0),
-        }
+impl Turns {
+    fn new(client: impl Fn() -> H2Client) -> Self {
+        let others = (1..H2_CONNECTIONS).map(|_| client()).collect();
+        Self { first: client(), others, turn: AtomicUsize::new(0) }
     }
 
     /// Whose turn it is.
-    pub(crate) fn next(&self) -> &ReplicaClient {
-        if self.others.is_empty() {
-            return &self.first;
-        }
-        let at = self.turn.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+    fn next(&self) -> &H2Client {
+        let at = self.turn.fetch_add(1, Ordering::Relaxed) % H2_CONNECTIONS;
         self.others.get(at).unwrap_or(&self.first)
     }
 }
@@ -99,31 +111,61 @@ impl Default for ClientConfig {
     }
 }
 
-/// A client with connections of its own.
-fn new(config: &ClientConfig, reach: &Reach) -> ReplicaClient {
-    let connector = Connector::new(config.connect_timeout, reach.trust.clone());
-    Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .http2_only(reach.http2 && reach.trust.is_none())
-        .http2_initial_stream_window_size(H2_STREAM_BYTES_MAX)
-        .http2_initial_connection_window_size(H2_CONNECTION_BYTES_MAX)
-        .http2_max_header_list_size(H2_STREAM_BYTES_MAX)
-        .http2_keep_alive_interval(H2_PING)
-        .http2_keep_alive_timeout(H2_PING)
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(config.idle_timeout)
-        .pool_max_idle_per_host(config.idle_max)
-        .http1_max_buf_size(BUFFER_BYTES_MAX)
-        .build(connector)
+impl ReplicaClient {
+    /// A client with connections of its own to `origin`.
+    pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: Uri) -> Self {
+        let connector = Connector::new(config.connect_timeout, reach.trust.clone());
+        let connections = if reach.http2 {
+            Connections::Http2(Arc::new(Turns::new(|| {
+                legacy::Client::builder(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .http2_only(reach.trust.is_none())
+                    .http2_initial_stream_window_size(H2_STREAM_BYTES_MAX)
+                    .http2_initial_connection_window_size(H2_CONNECTION_BYTES_MAX)
+                    .http2_max_header_list_size(H2_STREAM_BYTES_MAX)
+                    .http2_keep_alive_interval(H2_PING)
+                    .http2_keep_alive_timeout(H2_PING)
+                    .pool_timer(TokioTimer::new())
+                    .pool_idle_timeout(config.idle_timeout)
+                    .pool_max_idle_per_host(config.idle_max)
+                    .build(connector.clone())
+            })))
+        } else {
+            let (timeout, max) = (config.idle_timeout, config.idle_max);
+            Connections::Http1(Pool::new(connector, origin.clone(), timeout, max))
+        };
+        Self { origin, connections }
+    }
+
+    /// Sends a request, whose URI has neither scheme nor host, and waits for the head of its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] when no answer began.
+    pub async fn request(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, SendError> {
+        match &self.connections {
+            Connections::Http1(pool) => pool.send(request).await,
+            Connections::Http2(turns) => {
+                let mut parts = self.origin.clone().into_parts();
+                parts.path_and_query = request.uri().path_and_query().cloned();
+                *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from)?;
+                // Rarer, and boxed so that what is not does not carry its size.
+                Ok(Box::pin(turns.next().request(request)).await?.map(Body::shared))
+            }
+        }
+    }
 }
 
 /// What an error of the client says of the replica.
 #[must_use]
-pub fn failure_of(error: &Error) -> Failure {
+pub fn failure_of(error: &SendError) -> Failure {
     let otherwise = if error.is_connect() { Failure::Unconnected } else { Failure::Broken };
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
             return if io.raw_os_error().is_some_and(|it| OUT_OF_FILES.contains(&it)) {
                 Failure::OutOfFiles
             } else if io.kind() == ErrorKind::ConnectionRefused {
@@ -134,7 +176,7 @@ pub fn failure_of(error: &Error) -> Failure {
                 otherwise
             };
         }
-        source = cause.source();
+        cause = error.source();
     }
     otherwise
 }

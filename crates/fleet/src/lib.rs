@@ -11,6 +11,7 @@ pub mod connect;
 pub mod dispatch;
 pub mod fleet;
 pub mod health;
+mod http1;
 pub mod kv;
 mod probe;
 pub mod recorder;

@@ -20,7 +20,7 @@ use types::{
 };
 
 use crate::{
-    client::{ClientConfig, Clients, Reach, ReplicaClient},
+    client::{ClientConfig, Reach, ReplicaClient},
     dispatch::Dispatch,
     health::{Failure, HealthConfig, HealthTracker, Work},
     kv::{
@@ -123,7 +123,7 @@ const COOLING_MAX: Duration = Duration::from_secs(30);
 pub struct Replica {
     id: ReplicaId,
     spec: ReplicaSpec,
-    clients: Clients,
+    client: ReplicaClient,
     dispatch: Arc<Dispatch>,
     state: Mutex<State>,
     stream: Stream,
@@ -196,7 +196,7 @@ impl Replica {
         Arc::new(Self {
             id,
             feed: spec.kv.as_ref().map(|_| Arc::default()),
-            clients: Clients::new(client, &spec.reach),
+            client: ReplicaClient::new(client, &spec.reach, spec.origin.0.clone()),
             dispatch: Arc::clone(dispatch),
             spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
@@ -225,8 +225,8 @@ impl Replica {
 
     /// How it is reached.
     #[must_use]
-    pub fn client(&self) -> &ReplicaClient {
-        self.clients.next()
+    pub const fn client(&self) -> &ReplicaClient {
+        &self.client
     }
 
     /// The models it lists.

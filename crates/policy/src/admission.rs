@@ -21,6 +21,7 @@ pub mod gate;
 pub mod limit;
 pub mod peer_limit;
 pub mod shares;
+mod turns;
 
 use std::time::Duration;
 
@@ -29,13 +30,16 @@ use types::{
     time::Timestamp,
 };
 
-use self::shares::{Sizes, Tenants};
 pub use self::{
     config::{AdmissionConfig, AdmissionMode},
     gate::Gate,
     limit::Limit,
     peer_limit::PeerLimit,
     shares::Promises,
+};
+use self::{
+    shares::{Sizes, Tenants},
+    turns::Turns,
 };
 use crate::{estimate::decay::Decayed, token_bucket::TokenBucket, wait_queue::WaitQueue};
 
@@ -57,6 +61,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Part of the window for work for later after which it no longer gives way.
 const LAST_PART: u32 = 4;
 
+/// How a request stands to the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// The factor by which what is predicted for it is raised, so that room is left for those who go
+    /// before it.
+    pub(crate) reserve: f64,
+    /// Whether its tenant has had more than its share.
+    pub(crate) is_over_share: bool,
+    /// Whether it is work for later, beside others that are more urgent.
+    pub(crate) is_for_later: bool,
+    /// Whether there is work for later beside it.
+    pub(crate) is_urgent: bool,
+}
+
 /// What is known of all requests together.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -64,6 +82,7 @@ pub(crate) struct Admission {
     pub(crate) queue: WaitQueue,
     pub(crate) tenants: Tenants,
     pub(crate) sizes: Sizes,
+    pub(crate) turns: Turns,
     placed: Decayed,
     retries: TokenBucket,
     /// When each class last came.
@@ -81,6 +100,7 @@ impl Admission {
             queue: WaitQueue::default(),
             tenants: Tenants::default(),
             sizes: Sizes::default(),
+            turns: Turns::default(),
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
             seen: [None; Priority::ALL.len()],
@@ -112,6 +132,7 @@ impl Admission {
         if self.is_on() {
             self.tenants.gave(now, request.tenant, work_s);
             self.sizes.decided(now, work_s, true);
+            self.turns.let_in(now, work_s);
         }
     }
 
@@ -120,32 +141,38 @@ impl Admission {
         self.placed.rate(now)
     }
 
-    /// The factor by which what is predicted for a request is raised, so that room is left for those
-    /// who go before it, and whether that is for its tenant's having more than its share.
-    pub(crate) fn reserve(
+    /// How a request stands to the others.
+    pub(crate) fn standing(
         &mut self,
         now: Timestamp,
         request: &Request,
         arrived: Timestamp,
-    ) -> (f64, bool) {
-        let is_over = self.tenants.is_over(now, request.tenant);
+    ) -> Standing {
+        let is_over_share = self.tenants.is_over(now, request.tenant);
         // Who was turned away before has lost of its time what those who come for the first time still
         // have; were it let in as they are, a storm of retries would crowd them out.
-        let gives_way = is_over || request.came_again > 0;
+        let gives_way = is_over_share || request.came_again > 0;
         let own = if gives_way { self.config.reserve } else { 1.0 };
-        (own * self.class_reserve(now, request, arrived), is_over)
+        let (class, is_for_later) = self.class_reserve(now, request, arrived);
+        let is_urgent = request.priority > Priority::Batch && self.is_there(now, Priority::Batch);
+        Standing { reserve: own * class, is_over_share, is_for_later, is_urgent }
     }
 
-    fn class_reserve(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> f64 {
-        let above = Priority::ALL.iter().zip(self.seen).filter(|it| *it.0 > request.priority);
-        let is_there =
-            |seen: Option<Timestamp>| seen.is_some_and(|it| now.since(it) <= CLASS_AGE_MAX);
-        if !above.into_iter().any(|it| is_there(it.1)) {
-            return 1.0;
+    fn is_there(&self, now: Timestamp, class: Priority) -> bool {
+        let seen = self.seen.get(class as usize).copied().flatten();
+        seen.is_some_and(|it| now.since(it) <= CLASS_AGE_MAX)
+    }
+
+    /// The factor for its class, and whether it is work for later that others must not feel.
+    fn class_reserve(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> (f64, bool) {
+        let mut above = Priority::ALL.into_iter().filter(|it| *it > request.priority);
+        if !above.any(|it| self.is_there(now, it)) {
+            return (1.0, false);
         }
-        let Some(window) = request.slo.completion else { return self.config.reserve };
+        let reserve = self.config.reserve;
+        let Some(window) = request.slo.completion else { return (reserve, false) };
         let is_late = now.since(arrived) > window.saturating_sub(window / LAST_PART);
-        if is_late { 1.0 } else { self.config.reserve * self.config.reserve }
+        if is_late { (1.0, false) } else { (reserve * reserve, true) }
     }
 
     /// When a request that needs `alone_s` for its first token, were nobody before it, and `answer_s`

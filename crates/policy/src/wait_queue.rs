@@ -15,6 +15,8 @@ use types::{
     time::Timestamp,
 };
 
+use crate::admission::Gate;
+
 /// A request that waits.
 #[derive(Clone, Debug)]
 pub struct Waiting {
@@ -26,6 +28,10 @@ pub struct Waiting {
     pub latest: Timestamp,
     /// Seconds of GPU time that it is expected to take.
     pub work_s: f64,
+    /// What stood in its way when it was last looked at.
+    pub gate: Gate,
+    /// Until that would have been worked off, seconds.
+    pub after_s: f64,
 }
 
 /// Place in the queue: urgency, the latest time to go, and the order of arrival.
@@ -142,7 +148,8 @@ mod tests {
             ..Request::new(RequestId(id), ModelId(1), Tokens(1), Vec::new().into())
         };
         let latest = Timestamp::from_elapsed(Duration::from_millis(latest_ms));
-        Waiting { request, arrived: Timestamp::ZERO, latest, work_s: 0.1 }
+        let (gate, after_s) = (Gate::Tpot, 0.1);
+        Waiting { request, arrived: Timestamp::ZERO, latest, work_s: 0.1, gate, after_s }
     }
 
     fn order(queue: &WaitQueue) -> Vec<u64> {

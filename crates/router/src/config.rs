@@ -15,11 +15,12 @@ use policy::{
     admission::AdmissionConfig,
     config::{DispatcherConfig, PrefixConfig, SessionConfig},
 };
+use report::cost::Prices;
 use serde::{Deserialize, Serialize};
 
 use types::block::HashKey;
 
-pub(crate) use self::promises::read as read_promise;
+pub(crate) use self::promises::{Asked, read as read_promise};
 pub use self::{
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
@@ -62,6 +63,8 @@ pub struct Config {
     pub slo: Promises,
     /// How urgent requests may say they are.
     pub priority: Priorities,
+    /// What the fleet costs, for the cost of an accepted answer. Absent: nothing is said of costs.
+    pub costs: Option<Prices>,
     /// How requests are let in.
     pub admission: AdmissionConfig,
     /// How replicas are watched.
@@ -102,6 +105,7 @@ impl Default for Config {
             policy: Policy::default(),
             slo: Promises::default(),
             priority: Priorities::default(),
+            costs: None,
             admission: AdmissionConfig::default(),
             health: Health::default(),
             limits: Limits::default(),
@@ -180,6 +184,8 @@ impl Config {
         let mut problems = replica::problems(self);
         problems.extend(self.policy.problems());
         problems.extend(self.slo.problems());
+        let costs = self.costs.iter().flat_map(Prices::problems);
+        problems.extend(costs.map(|it| format!("costs.{it}")));
         problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
         problems.extend(self.admin.problems());
         problems.extend(tls::problems(self));
@@ -291,6 +297,7 @@ impl Config {
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
             estimate: self.policy.estimate,
             admission: self.admission,
+            explain: self.policy.explain,
         }
     }
 

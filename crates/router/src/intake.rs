@@ -20,7 +20,7 @@ use wire::{
 
 use crate::{
     app::{App, Settings},
-    config::read_promise,
+    config::{Asked, read_promise},
     passage::Passage,
     reject::Refusal,
     token_ratio::TokenRatios,
@@ -81,9 +81,9 @@ pub(crate) async fn read(
         Some(tenant) => Some(tenant.name.clone()),
         None => named_tenant(&settings, &headers)?,
     };
-    let (slo, priority) =
+    let Asked { class, slo, priority } =
         read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
-    passage.ranked(priority);
+    passage.ranked(class, priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let (body, budget) = receive(app, &settings, &headers, body).await?;
@@ -91,8 +91,8 @@ pub(crate) async fn read(
     let mut read = interpret(&settings.reader, endpoint, &headers, tenant, &body).await?;
     if let Some(seed) = read.tokenised_from {
         let Reader { tokenizers, block, .. } = &*settings.reader;
-        let tokenised =
-            tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block).await;
+        let tokenised = tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block);
+        let tokenised = Box::pin(tokenised).await;
         read.prompt = tokenised.unwrap_or(read.prompt);
     }
     passage.describe(&read.model, &read.prompt);

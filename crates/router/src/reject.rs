@@ -220,6 +220,9 @@ fn told_of(reject: &Reject) -> Told {
             dropped("rejected-no-replicas", Told { code: "no_replicas", ..unavailable })
         }
         Reject::UnknownModel => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "model_not_found"),
+        Reject::TooLong { .. } => {
+            told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "context_length_exceeded")
+        }
         Reject::OverShare { .. } => dropped(
             "rejected-quota",
             told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "over_share"),

@@ -176,7 +176,7 @@ fn stamp(file: &Path) -> Option<Stamp> {
 }
 
 /// What is read at the start only, by name, in a form that can be compared.
-fn fixed(config: &Config) -> [(&'static str, String); 18] {
+fn fixed(config: &Config) -> [(&'static str, String); 19] {
     let Config { policy, limits, timeouts, .. } = config;
     [
         ("listen", config.listen.to_string()),
@@ -188,6 +188,7 @@ fn fixed(config: &Config) -> [(&'static str, String); 18] {
         ("limits.connections_max", limits.connections_max.to_string()),
         ("limits.body_bytes_in_flight_max", limits.body_bytes_in_flight_max.to_string()),
         ("policy.estimate", format!("{:?}", policy.estimate)),
+        ("policy.explain", format!("{:?}", policy.explain)),
         ("tokenizers", format!("{:?}", config.tokenizers)),
         ("hash_seed", format!("{:?}", config.hash_seed)),
         ("discovery", format!("{:?}", config.discovery)),

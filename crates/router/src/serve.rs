@@ -274,6 +274,7 @@ async fn upkeep(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.telemetry.upkeep();
+        app.goodput.paid(app.replicas());
     }
 }
 
@@ -362,8 +363,8 @@ impl Doors {
         // Boxed for each request, so that what a request needs before its answer begins is
         // given back then: a connection lives on, and so may its stream.
         let service = service_fn(move |request| {
-            let answer = routes::route(Arc::clone(&app), request);
-            Box::pin(async { Ok::<_, Infallible>(answer.await) })
+            let app = Arc::clone(&app);
+            Box::pin(async { Ok::<_, Infallible>(routes::route(app, request).await) })
         });
         let io = ClientIo::new(io, self.client_head, self.client_stall);
         let serving = watcher.watch(self.builder.serve_connection(io, service).into_owned());

@@ -56,7 +56,7 @@ async fn admin(stage: &Stage, method: &str, path: &str, headers: &[(&str, &str)]
     received(stage.client.request(request).await.unwrap()).await
 }
 
-const ADMIN_ROUTES: [(&str, &str); 9] = [
+const ADMIN_ROUTES: [(&str, &str); 10] = [
     ("GET", "/metrics"),
     ("GET", "/admin/replicas"),
     ("POST", "/admin/replicas"),
@@ -65,6 +65,7 @@ const ADMIN_ROUTES: [(&str, &str); 9] = [
     ("GET", "/admin/policy"),
     ("PUT", "/admin/policy"),
     ("POST", "/admin/reload"),
+    ("GET", "/admin/decisions"),
     ("GET", "/no/such/path"),
 ];
 
@@ -403,6 +404,7 @@ async fn a_name_in_dns_is_a_fleet() {
     let config = Config {
         discovery: Some(config::Discovery {
             dns: format!("127.0.0.1:{port}"),
+            https: false,
             interval: std::time::Duration::from_millis(50),
         }),
         ..config(RoundRobin)

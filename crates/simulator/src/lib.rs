@@ -26,5 +26,5 @@ pub use crate::{
     fault::Fault,
     scenario::Scenario,
     setup::{Kind, ServiceTime, Setup, Signals},
-    world::{Recording, Violation, run},
+    world::{Recording, Refusal, Violation, run},
 };

@@ -17,6 +17,8 @@ pub(crate) enum Subsystem {
     Signals,
     /// Service times of queueing stations.
     Service,
+    /// Which answers come in one piece.
+    Streams,
     /// How the steps of replica `.0` scatter.
     Steps(u32),
 }
@@ -29,6 +31,7 @@ pub(crate) fn seed_of(seed: u64, subsystem: Subsystem) -> u64 {
         Subsystem::Signals => (3, 0),
         Subsystem::Service => (4, 0),
         Subsystem::Steps(replica) => (5, replica),
+        Subsystem::Streams => (6, 0),
     };
     let kind = hash_block(BlockHash(seed), &[kind]);
     hash_block(kind, &index.to_le_bytes()).0
@@ -53,11 +56,12 @@ mod tests {
             Subsystem::Routers,
             Subsystem::Signals,
             Subsystem::Service,
+            Subsystem::Streams,
             Subsystem::Steps(0),
             Subsystem::Steps(1),
         ];
         let seeds: BTreeSet<u64> =
             (0..50).flat_map(|seed| subsystems.map(|it| seed_of(seed, it))).collect();
-        assert_eq!(seeds.len(), 350);
+        assert_eq!(seeds.len(), 400);
     }
 }

@@ -7,6 +7,7 @@
 mod check;
 mod faults;
 mod kv_events;
+mod refusals;
 mod replicas;
 mod requests;
 mod signals;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use engine::{InvalidProfile, KvMessage, Progress};
-use policy::{dispatcher::Dispatcher, event::Decision};
+use policy::{dispatcher::Dispatcher, event::Decision, explanation::Explanation};
 use rand::rngs::Xoshiro256PlusPlus;
 use report::{Histogram, RequestRecord};
 use types::{
@@ -32,8 +33,9 @@ use types::{
 };
 use workload::Arrival;
 
-use self::replicas::Replica;
+pub use self::refusals::Refusal;
 pub(crate) use self::replicas::Services;
+use self::{refusals::Followed, replicas::Replica};
 use crate::{
     calendar::Calendar,
     content::Memo,
@@ -50,8 +52,13 @@ pub struct Recording {
     pub records: Vec<RequestRecord>,
     /// Gaps between the tokens of whole answers.
     pub gaps: Histogram,
+    /// Refusals that were followed, in the order in which there was room, or the run ended.
+    pub refusals: Vec<Refusal>,
     /// Events that happened.
     pub events: u64,
+    /// Why requests went where they went, as far as [`Setup::dispatcher`] asks for it; by router, the
+    /// newest first.
+    pub explanations: Vec<Explanation>,
 }
 
 /// Why a run has no result.
@@ -103,6 +110,8 @@ pub(crate) enum Event {
     CameAgain { number: u64 },
     /// A router looks at the requests that wait.
     Look { router: u32 },
+    /// Refusals that are followed are looked at.
+    Follow,
     /// A router reads the load of the replicas.
     Scrape { router: u32 },
     /// A reading reaches the dispatcher.
@@ -158,6 +167,8 @@ pub(crate) struct World<'a> {
     services: Services,
     router_draws: Xoshiro256PlusPlus,
     signal_draws: Xoshiro256PlusPlus,
+    stream_draws: Xoshiro256PlusPlus,
+    followed: Followed,
     /// Replicas that a deployment has yet to restart, and how long each takes.
     deployment: VecDeque<(u32, Duration)>,
     /// Whether a replica is being redeployed.
@@ -204,6 +215,8 @@ impl<'a> World<'a> {
             services: Services::new(setup),
             router_draws: generator(setup.seed, Subsystem::Routers),
             signal_draws: generator(setup.seed, Subsystem::Signals),
+            stream_draws: generator(setup.seed, Subsystem::Streams),
+            followed: Followed::default(),
             deployment: VecDeque::new(),
             deploying: false,
             records: Vec::with_capacity(requests),
@@ -255,7 +268,13 @@ impl<'a> World<'a> {
             None => Ok(Recording {
                 records: self.records.into_iter().flatten().collect(),
                 gaps: self.gaps,
+                refusals: self.followed.refusals(),
                 events: self.events,
+                explanations: self
+                    .routers
+                    .iter()
+                    .flat_map(|it| it.dispatcher.explanations().newest().cloned())
+                    .collect(),
             }),
         }
     }
@@ -278,6 +297,7 @@ impl<'a> World<'a> {
             Event::GaveUp { number } => self.gave_up(number),
             Event::CameAgain { number } => self.came_again(number),
             Event::Look { router } => self.look(router),
+            Event::Follow => self.look_at_followed(),
             Event::Scrape { router } => self.scrape(router),
             Event::Reported { router, replica, report } => self.reported(router, replica, report),
             Event::Told { at, messages } => self.told(at, messages),

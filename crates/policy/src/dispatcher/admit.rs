@@ -14,11 +14,12 @@ use types::{
 use super::{Dispatcher, Found, InFlight, Tried};
 use crate::{
     admission::{
-        AdmissionMode, Gate,
+        AdmissionMode, Gate, Standing,
         gate::{Closed, Pass},
     },
     estimate::Asked,
     event::{Decision, Reject},
+    fleet_view::FleetView,
     strategy::Candidate,
     wait_queue::Waiting,
 };
@@ -27,8 +28,12 @@ use crate::{
 const LOOKS_IN_VAIN_MAX: u32 = 3;
 
 /// Bounds of what those who are turned away are told, seconds.
-const RETRY_AFTER_LEAST_S: f64 = 0.05;
+const RETRY_AFTER_LEAST_S: f64 = 0.02;
 const RETRY_AFTER_MOST_S: f64 = 60.0;
+
+/// How much longer than on the quickest replica an urgent request may wait for its first token: a factor,
+/// and seconds.
+const QUICK: (f64, f64) = (1.25, 0.005);
 
 /// What stands in the way of a request everywhere.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +62,9 @@ impl Dispatcher {
         if !self.admission.is_on() {
             return Ok(());
         }
-        let (reserve, is_over_share) = self.admission.reserve(now, request, arrived);
-        let pass = Pass {
+        let standing = self.admission.standing(now, request, arrived);
+        let Standing { reserve, is_over_share, is_for_later, is_urgent } = standing;
+        let mut pass = Pass {
             now,
             mode: self.admission.config.mode,
             in_flight_max: self.admission.config.in_flight_max,
@@ -67,6 +73,8 @@ impl Dispatcher {
             waited: now.since(arrived),
             reserve,
             is_sized: request.prompt.0 > 0,
+            is_for_later,
+            spare: 0.0,
         };
         let mut full = Full {
             gate: Gate::Count,
@@ -77,15 +85,24 @@ impl Dispatcher {
             is_over_share,
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
+        pass.spare = pass.spare(fleet, candidates);
         // Somebody waits whom it may not pass.
         let must_queue = arrived == now && self.must_queue(request);
-        let behind = must_queue.then_some(Closed { gate: Gate::Count, excess: 1.0, over_s: 0.0 });
+        let is_felt = is_for_later && !leaves_half_quiet(fleet, candidates);
+        let behind = (must_queue || is_felt).then_some(Closed {
+            gate: if must_queue { Gate::Count } else { Gate::Ttft },
+            excess: 1.0,
+            over_s: 0.0,
+        });
         candidates.retain(|it| {
             let Some(replica) = fleet.get(it.id) else { return false };
             let Some(closed) = pass.closed(replica, it).or(behind) else { return true };
             full.note(it, &closed, asked.output, turn_s);
             false
         });
+        if is_urgent {
+            keep_quickest(candidates);
+        }
         if candidates.is_empty() { Err(full) } else { Ok(()) }
     }
 
@@ -115,21 +132,20 @@ impl Dispatcher {
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
             self.admission.sizes.decided(now, full.work_s, false);
-            decisions.push(Decision { request: request.id, verdict: Err(reject) });
-            return;
+            return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
-        let waiting = Waiting { request, arrived: now, latest, work_s };
+        let Full { gate, after_s, .. } = *full;
+        let waiting = Waiting { request, arrived: now, latest, work_s, gate, after_s };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
-            let retry_after = self.retry_after(now, full.after_s);
-            let gate = full.gate;
+            let retry_after = self.retry_after(now, out.after_s, out.work_s);
             let reject = if out.request.id == id {
                 Reject::Saturated { gate, retry_after }
             } else {
                 Reject::Evicted { retry_after }
             };
             self.admission.sizes.decided(now, out.work_s, false);
-            decisions.push(Decision { request: out.request.id, verdict: Err(reject) });
+            self.decide(now, &out.request, Err(reject), decisions);
         }
     }
 
@@ -140,12 +156,12 @@ impl Dispatcher {
         full: &Full,
         latest: Timestamp,
     ) -> Reject {
-        let retry_after = self.retry_after(now, full.after_s);
+        let retry_after = self.retry_after(now, full.after_s, full.work_s);
         let gate = full.gate;
         let ttft = request.slo.ttft.filter(|_| request.slo.completion.is_none());
         let is_hopeless = ttft.is_some_and(|it| it.as_secs_f64() < full.alone_s);
         if full.is_over_share {
-            Reject::OverShare { retry_after }
+            Reject::OverShare { gate, retry_after }
         } else if is_hopeless && latest <= now {
             Reject::Infeasible { gate, retry_after }
         } else {
@@ -153,12 +169,12 @@ impl Dispatcher {
         }
     }
 
-    /// When it is worth coming again: once what is there has been worked off, and those who wait have
-    /// gone; spread, so that those who were turned away together do not come again together.
-    fn retry_after(&mut self, now: Timestamp, after_s: f64) -> Duration {
-        let waiting = self.admission.queue.len() as f64;
-        let queued_s = waiting / self.admission.rate_per_s(now).max(1.0);
-        let after_s = (after_s + queued_s).clamp(RETRY_AFTER_LEAST_S, RETRY_AFTER_MOST_S);
+    /// When it is worth coming again: once what is there has been worked off as far as that takes where
+    /// nobody else comes, and where others do, once it would be the turn of one like it, as turns of late
+    /// went; spread, so that those who were turned away together do not come again together.
+    fn retry_after(&mut self, now: Timestamp, after_s: f64, work_s: f64) -> Duration {
+        let turn_s = self.admission.turns.next_s(now, work_s).unwrap_or(after_s);
+        let after_s = turn_s.clamp(RETRY_AFTER_LEAST_S, RETRY_AFTER_MOST_S);
         Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
     }
 
@@ -169,10 +185,10 @@ impl Dispatcher {
         }
         self.admission.looked = now;
         while let Some(it) = self.admission.queue.expired(now) {
-            let retry_after = self.retry_after(now, 0.0);
+            let retry_after = self.retry_after(now, it.after_s, it.work_s);
             self.admission.sizes.decided(now, it.work_s, false);
-            let verdict = Err(Reject::Expired { retry_after });
-            decisions.push(Decision { request: it.request.id, verdict });
+            let verdict = Err(Reject::Expired { gate: it.gate, retry_after });
+            self.decide(now, &it.request, verdict, decisions);
         }
         self.admission.first = None;
         let mut in_vain = 0;
@@ -181,7 +197,7 @@ impl Dispatcher {
             && in_vain < LOOKS_IN_VAIN_MAX
         {
             place = Some(next);
-            let Some(waiting) = self.admission.queue.take(next) else { return };
+            let Some(mut waiting) = self.admission.queue.take(next) else { return };
             match self.seek(now, &waiting.request, waiting.arrived, &Tried::new()) {
                 Ok(Some(found)) => {
                     self.commit(
@@ -193,8 +209,11 @@ impl Dispatcher {
                         decisions,
                     );
                 }
-                Ok(None) | Err(_) => {
+                closed @ (Ok(None) | Err(_)) => {
                     in_vain += 1;
+                    if let Err(full) = closed {
+                        (waiting.gate, waiting.after_s) = (full.gate, full.after_s);
+                    }
                     let is_starved = self.admission.sizes.is_starved(now, waiting.work_s);
                     let priority = waiting.request.priority;
                     // There was room for it a moment ago.
@@ -206,6 +225,27 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// What `request` would meet now, if nobody waited before it. Nothing is placed.
+    pub fn outlook(&mut self, now: Timestamp, request: &Request) -> Outlook {
+        let asked = self.asked(now, request);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        // Looking up its conversation would count as use of it.
+        self.find_candidates(now, request, &asked, &Tried::new(), None, &mut candidates);
+        let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
+        let first = self.admission.first.take();
+        let is_open = !candidates.is_empty()
+            && self.admit(now, request, now, &asked, &mut candidates).is_ok();
+        self.admission.first = first;
+        self.candidates = candidates;
+        Outlook { is_open, work_s }
+    }
+
+    /// Seconds of GPU time that a request on a replica was expected to take.
+    #[must_use]
+    pub fn work_s(&self, id: RequestId) -> Option<f64> {
+        self.in_flight.get(&id).map(|it| it.forecast.work_s)
     }
 
     fn must_queue(&self, request: &Request) -> bool {
@@ -291,6 +331,15 @@ impl Dispatcher {
     }
 }
 
+/// What a request would meet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// Whether some replica would take it.
+    pub is_open: bool,
+    /// Seconds of GPU time that it would take where it takes least.
+    pub work_s: f64,
+}
+
 /// What admission knows of the fleet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdmissionView {
@@ -303,6 +352,21 @@ pub struct AdmissionView {
     /// Requests a second that the fleet could take if they were like those of late; absent while too
     /// little is asked to tell.
     pub knee_per_s: Option<f64>,
+}
+
+/// Whether half of the replicas have no prompt waiting if one more has: those who are urgent find their
+/// way around work for later as long as there is one.
+fn leaves_half_quiet(fleet: &FleetView, candidates: &[Candidate]) -> bool {
+    let has_none =
+        |it: &&Candidate| fleet.get(it.id).is_some_and(|it| it.estimate.queued_s() <= 0.0);
+    let quiet = candidates.iter().filter(has_none).count();
+    candidates.len().saturating_sub(1) <= 2 * quiet.saturating_sub(1)
+}
+
+/// Leaves those on which the first token comes about as soon as anywhere.
+fn keep_quickest(candidates: &mut Vec<Candidate>) {
+    let least = candidates.iter().map(|it| it.forecast.ttft_s).fold(f64::INFINITY, f64::min);
+    candidates.retain(|it| it.forecast.ttft_s <= QUICK.0 * least + QUICK.1);
 }
 
 impl Full {
@@ -318,8 +382,7 @@ impl Full {
         if after_s < self.after_s {
             (self.gate, self.after_s) = (closed.gate, after_s);
         }
-        self.alone_s =
-            self.alone_s.min(forecast.ttft_s - (forecast.prefilling_s - forecast.own_prefill_s));
+        self.alone_s = self.alone_s.min(forecast.alone_s);
         self.answer_s = self.answer_s.min(output * forecast.tpot_s);
         self.work_s = self.work_s.min(forecast.work_s);
     }

@@ -89,6 +89,8 @@ pub struct Forecast {
     pub prefilling_s: f64,
     /// The part of that for the request's own prompt.
     pub own_prefill_s: f64,
+    /// Time to its first token, had the replica nothing else to do.
+    pub alone_s: f64,
     /// Time to each later token.
     pub tpot_s: f64,
     /// The same before it came.
@@ -191,6 +193,8 @@ impl ReplicaEstimate {
         // Everyone who decodes takes part in each step that computes a chunk.
         let steps = 0.5 + (prefilling_s / (form.chunk_s() * prefill)).max(1.0);
         let ttft_s = self.request_s + prefilling_s + steps * step_s;
+        let own_steps = 0.5 + (own_prefill_s / (form.chunk_s() * prefill)).max(1.0);
+        let alone_s = self.request_s + own_prefill_s + own_steps * decode * form.step_ms * 1e-3;
 
         let duty = (self.placed.rate(now) * prefill * share).min(DUTY_MAX);
         let duty_then = (duty + own_prefill_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
@@ -203,6 +207,7 @@ impl ReplicaEstimate {
             ttft_s,
             prefilling_s,
             own_prefill_s,
+            alone_s,
             tpot_s,
             tpot_before_s,
             step_s: step_s + token_s,

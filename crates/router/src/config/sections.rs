@@ -11,6 +11,8 @@ use fleet::{client::ClientConfig, fleet::FleetConfig};
 use policy::{
     config::{CostWeights, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName},
     estimate::EstimateConfig,
+    explanation::ExplainConfig,
+    slow_start::SlowStart,
 };
 use serde::{Deserialize, Serialize};
 use types::units::{ByteSize, TokenCount};
@@ -118,6 +120,10 @@ pub struct Policy {
     pub cost: CostWeights,
     /// What predictions start from.
     pub estimate: EstimateConfig,
+    /// How the share of a replica grows that has just come.
+    pub slow_start: SlowStart,
+    /// How many decisions are explained at `/admin/decisions`.
+    pub explain: ExplainConfig,
 }
 
 /// How prefixes are remembered.
@@ -282,6 +288,8 @@ impl Default for Policy {
             saturation: None,
             cost: CostWeights::default(),
             estimate: EstimateConfig::default(),
+            slow_start: SlowStart::default(),
+            explain: ExplainConfig::default(),
         }
     }
 }
@@ -369,6 +377,7 @@ impl Policy {
             saturation: self.saturation.or(default.saturation),
             match_min: self.prefix.match_min,
             cost: self.cost,
+            slow_start: self.slow_start,
             ..default
         }
     }
@@ -402,6 +411,10 @@ impl Policy {
         problems.extend(self.cost.problems().into_iter().map(|it| format!("policy.cost.{it}")));
         let estimate = self.estimate.problems().into_iter();
         problems.extend(estimate.map(|it| format!("policy.estimate.coefficients.{it}")));
+        let slow_start = self.slow_start.problems().into_iter();
+        problems.extend(slow_start.map(|it| format!("policy.slow_start.{it}")));
+        let explain = self.explain.problems().into_iter();
+        problems.extend(explain.map(|it| format!("policy.explain.{it}")));
         let block = self.prefix.block.0.0;
         if !(1..=4_096).contains(&block) {
             problems.push(format!("policy.prefix.block: must be 1 to 4096 tokens, not {block}"));

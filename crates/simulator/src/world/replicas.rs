@@ -272,8 +272,13 @@ impl World<'_> {
         it.counted = now;
         let (tokens, waited) = (std::mem::take(&mut it.tokens), std::mem::take(&mut it.waited));
         let routers = self.router_numbers();
-        let tokens = tokens.0.div_ceil(routers.end);
-        let waited = waited / routers.end;
+        // Those that come in one piece tell nothing of when.
+        let streamed = (1.0 - self.setup.unstreamed) / f64::from(routers.end);
+        let tokens = part(tokens.0, streamed);
+        let waited = scaled(waited, streamed);
+        if tokens == 0 {
+            return;
+        }
         for router in routers {
             let replica = ReplicaId(replica);
             self.tell(router, Learned::TokensCame { replica, tokens, waited });
@@ -308,6 +313,12 @@ fn scaled(duration: Duration, slowness: f64) -> Duration {
         return duration;
     }
     Duration::try_from_secs_f64(duration.as_secs_f64() * slowness).unwrap_or(Duration::MAX)
+}
+
+/// That share of `count`, rounded up.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
+fn part(count: u32, share: f64) -> u32 {
+    (f64::from(count) * share).ceil() as u32
 }
 
 /// Draws service times for queueing stations.

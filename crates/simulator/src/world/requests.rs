@@ -4,7 +4,7 @@ use engine::{Answer, Job, Progress};
 use policy::event::{Decision, Event as Learned, Placement, Reject};
 use rand::RngExt as _;
 use report::{
-    RequestRecord, Terms,
+    RequestRecord,
     record::{Ending, Gaps},
 };
 use types::{
@@ -12,7 +12,6 @@ use types::{
     outcome::Outcome,
     quantity::Tokens,
     request::{ModelId, Request, RequestId, SessionKey, TenantId},
-    slo::Slo,
 };
 use workload::Arrival;
 
@@ -21,7 +20,7 @@ use crate::{
     content,
     flight::{Flight, Stage},
     server::Work,
-    setup::{Kind, Rank},
+    setup::Kind,
 };
 
 /// The one model that everything in a run asks for.
@@ -35,14 +34,16 @@ impl World<'_> {
             if routers.end > 1 { self.router_draws.random_range(routers) } else { routers.start };
         let seed = self.chain_seed();
         let input = arrival.prompt.tokens();
+        let slo_class = self.setup.class_of(arrival);
         let block = self.setup.dispatcher.prefix.block;
         let (blocks, _) = content::names(arrival, seed, block, false, &mut self.memos.0);
         let request = Request {
             session: arrival.session.map(|it| SessionKey(it.into())),
             // Zero is nobody's.
             tenant: TenantId(arrival.tenant.map_or(0, |it| u64::from(it).saturating_add(1))),
-            priority: self.rank(arrival.tenant).priority,
-            slo: self.promised(arrival.tenant),
+            priority: self.setup.priority(arrival.tenant, slo_class.as_deref()),
+            slo: self.setup.terms_of(slo_class.as_deref()).slo,
+            streamed: self.is_streamed(),
             ..Request::new(RequestId(number), MODEL, input, blocks.into())
         };
         let flight = Flight {
@@ -50,17 +51,20 @@ impl World<'_> {
             session: arrival.session,
             turn: arrival.turn,
             tenant: arrival.tenant,
+            slo_class,
             input,
             router,
             work: self.work_of(number, arrival, seed),
             stage: Stage::Undecided,
+            streamed: request.streamed,
+            came: self.now,
             came_again: 0,
-            request: (self.setup.comes_again > 0).then(|| request.clone()),
+            request: self.may_ask_again().then(|| request.clone()),
+            refused_with: 0,
             attempts: 0,
             decided: None,
-            reason: None,
+            placement: None,
             replica: None,
-            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -77,14 +81,14 @@ impl World<'_> {
         self.tell(router, Learned::Arrived(request));
     }
 
-    /// How urgent a tenant's requests are.
-    fn rank(&self, tenant: Option<u32>) -> Rank {
-        tenant.and_then(|it| self.setup.ranks.get(&it)).copied().unwrap_or_default()
+    /// Whether a request is kept, to be asked about once more after it was turned away.
+    const fn may_ask_again(&self) -> bool {
+        self.setup.comes_again > 0 || self.setup.follow_refusals.is_some()
     }
 
-    /// What a tenant's requests are promised.
-    fn promised(&self, tenant: Option<u32>) -> Slo {
-        self.rank(tenant).slo.map_or(self.setup.terms.slo, Slo::from)
+    fn is_streamed(&mut self) -> bool {
+        let unstreamed = self.setup.unstreamed;
+        unstreamed <= 0.0 || unstreamed <= self.stream_draws.random::<f64>()
     }
 
     fn chain_seed(&self) -> ChainSeed {
@@ -127,12 +131,26 @@ impl World<'_> {
                 continue;
             };
             flight.decided = Some(now);
+            let came = flight.came;
             match verdict {
-                Ok(placement) => self.send(number, router, placement),
-                Err(reject) if self.comes_again(number, &reject) => {}
-                Err(reject) => self.leave(number, Ending::Rejected, Some(reject.to_string())),
+                Ok(placement) => {
+                    self.let_in(number, router, came);
+                    self.send(number, router, placement);
+                }
+                Err(reject) => self.turned_away(number, &reject),
             }
         }
+    }
+
+    fn turned_away(&mut self, number: u64, reject: &Reject) {
+        self.follow_refusal(number, reject);
+        if self.comes_again(number, reject) {
+            return;
+        }
+        if let Some(flight) = self.flight_mut(number) {
+            flight.refused_with = status_of(reject);
+        }
+        self.leave(number, Ending::Rejected, Some(reject.to_string()));
     }
 
     /// Has a client that was turned away come again, if it is one of those that do.
@@ -150,8 +168,10 @@ impl World<'_> {
 
     /// A client that was turned away comes again.
     pub(super) fn came_again(&mut self, number: u64) {
+        let now = self.now;
         let Some(flight) = self.flight_mut(number) else { return };
         let (router, request) = (flight.router, flight.request.clone());
+        flight.came = now;
         let came_again = flight.came_again;
         if let Some(request) = request {
             self.tell(router, Learned::Arrived(Request { came_again, ..request }));
@@ -177,9 +197,8 @@ impl World<'_> {
         let Some(flight) = self.flight_mut(number) else { return };
         flight.stage = Stage::Sent { replica, generation: at.1 };
         flight.attempts = flight.attempts.saturating_add(1);
-        flight.reason = Some(placement.reason);
+        flight.placement = Some(placement);
         flight.replica = Some(replica);
-        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
@@ -263,7 +282,7 @@ impl World<'_> {
             self.violated(format!("replica {} answers request {number}, which left it", at.0));
             return;
         };
-        let router = flight.router;
+        let (router, is_streamed) = (flight.router, flight.streamed);
         let is_first = token.generated == Tokens(1);
         if is_first {
             flight.first_token = Some(now);
@@ -271,7 +290,7 @@ impl World<'_> {
             flight.cached = Some(token.cached);
         }
         flight.pauses.extend(pause);
-        if is_first {
+        if is_first && is_streamed {
             self.tell(router, Learned::FirstToken(token.id));
         }
         if token.last {
@@ -345,8 +364,7 @@ impl World<'_> {
             self.send_next_turn(session);
         }
         let mut record = self.record(number, &flight, ending, error);
-        let terms = Terms { slo: self.promised(flight.tenant), ..self.setup.terms };
-        record.slo = terms.judge(&record);
+        record.slo = self.setup.terms_of(flight.slo_class.as_deref()).judge(&record);
         if let Some(slot) = usize::try_from(number).ok().and_then(|it| self.records.get_mut(it)) {
             *slot = Some(record);
         }
@@ -391,13 +409,14 @@ impl World<'_> {
             Ending::Completed => Some(200),
             Ending::Failed if was_broken => Some(200),
             Ending::Failed | Ending::Cancelled => None,
-            Ending::Rejected => Some(503),
+            Ending::Rejected => Some(flight.refused_with),
         };
         RequestRecord {
             request_id: number.to_string(),
             session: flight.session,
             turn: flight.turn,
             tenant: flight.tenant,
+            slo_class: flight.slo_class.as_deref().map(str::to_owned),
             scheduled: flight.scheduled,
             sent: Some(flight.scheduled),
             first_token: flight.first_token,
@@ -408,8 +427,13 @@ impl World<'_> {
             cached_tokens: flight.cached,
             itl: Gaps::of(&self.pauses),
             replica: flight.replica.map(|it| format!("replica-{it}")),
-            decision: flight.reason.map(|it| it.as_str().to_owned()),
+            decision: flight.placement.map(|it| it.reason.as_str().to_owned()),
             attempts: Some(flight.attempts),
+            ttft_error_ms: flight.ttft_error_ms(),
+            recomputed_tokens: flight
+                .placement
+                .zip(flight.cached)
+                .map(|(placement, found)| placement.recomputed(found)),
             ending,
             status,
             error,
@@ -437,5 +461,21 @@ impl World<'_> {
     fn is_sent_to(&mut self, number: u64, (replica, generation): (u32, u32)) -> bool {
         let sent = Stage::Sent { replica, generation };
         self.flight_mut(number).is_some_and(|it| it.stage == sent)
+    }
+}
+
+/// What a router answers to a request that it turns away.
+const fn status_of(reject: &Reject) -> u16 {
+    match reject {
+        Reject::OverShare { .. } => 429,
+        Reject::TooLong { .. } => 400,
+        Reject::UnknownModel => 404,
+        Reject::AllTried => 502,
+        Reject::NoReplicas
+        | Reject::RetriesUsedUp { .. }
+        | Reject::Saturated { .. }
+        | Reject::Infeasible { .. }
+        | Reject::Expired { .. }
+        | Reject::Evicted { .. } => 503,
     }
 }

@@ -113,15 +113,17 @@ impl World<'_> {
         self.news = self.news.saturating_sub(1);
     }
 
-    pub(super) fn scrape(&mut self, router: u32) {
-        self.heard_news();
-        // A run of which nothing but news is left to come is over, or stuck.
+    /// Whether more is to come than news: a run without that is over, or stuck.
+    pub(super) fn goes_on(&mut self) -> bool {
         let is_over = self.left >= self.requests;
         let is_stuck = self.arrivals.peek().is_none() && self.calendar.len() == self.news;
-        let Some(interval) = self.setup.signals.scrape_interval.filter(|_| !is_over && !is_stuck)
-        else {
-            return;
-        };
+        !is_over && !is_stuck
+    }
+
+    pub(super) fn scrape(&mut self, router: u32) {
+        self.heard_news();
+        let interval = self.setup.signals.scrape_interval;
+        let Some(interval) = interval.filter(|_| self.goes_on()) else { return };
         let signals = self.setup.signals;
         for replica in 0..u32::try_from(self.replicas.len()).unwrap_or(u32::MAX) {
             let is_lost = signals.scrape_loss > 0.0

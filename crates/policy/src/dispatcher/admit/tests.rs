@@ -111,6 +111,31 @@ fn nobody_is_slowed_below_its_promise_for_one_who_has_none() {
 }
 
 #[test]
+fn work_for_later_goes_only_where_no_prompt_of_the_urgent_waits() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    let slo = Slo { completion: Some(Duration::from_secs(3_600)), ..Slo::default() };
+    let later = Request { slo, priority: Priority::Batch, prompt: Tokens(500), ..long(2) };
+    let urgent = Request { priority: Priority::Interactive, prompt: Tokens(500), ..long(1) };
+    assert!(told(&mut dispatcher, 0, Event::Arrived(urgent))[0].verdict.is_ok());
+    assert!(told(&mut dispatcher, 1, Event::Arrived(later)).is_empty());
+    let decisions = told(&mut dispatcher, 40, Event::FirstToken(RequestId(1)));
+    assert_eq!(decisions.len(), 1, "{decisions:?}");
+    assert!(decisions[0].verdict.is_ok());
+}
+
+#[test]
+fn asking_what_a_request_would_meet_changes_nothing() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    assert!(dispatcher.outlook(at(0), &long(1)).is_open);
+    told(&mut dispatcher, 0, Event::Arrived(long(1)));
+    let outlook = dispatcher.outlook(at(0), &long(2));
+    assert!(!outlook.is_open && outlook.work_s > 0.4, "{outlook:?}");
+    assert_eq!((dispatcher.in_flight(), waiting(&dispatcher)), (1, 0));
+    let work_s = dispatcher.work_s(RequestId(1)).unwrap();
+    assert!((work_s - outlook.work_s).abs() < 0.2, "{work_s}, {outlook:?}");
+}
+
+#[test]
 fn a_full_queue_gives_up_the_least_urgent() {
     let config = AdmissionConfig { queue_max: 1, ..AdmissionConfig::default() };
     let mut dispatcher = dispatcher(config);

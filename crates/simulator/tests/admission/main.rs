@@ -1,0 +1,79 @@
+//! The shape of what admission does: where it holds the fleet, what it costs below the knee, and who
+//! is turned away.
+//!
+//! Small fleets and short runs, so that it can be watched with every change; how much each mode serves
+//! on the whole workloads is measured by the benchmark `admission`.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod changes;
+mod classes;
+mod ran;
+mod robust;
+
+use std::time::Duration;
+
+use policy::admission::AdmissionMode;
+use report::Ending;
+
+use crate::ran::{Ran, SINGLE_PROMPTS, TEXTBOOK, run};
+
+#[test]
+fn goodput_beyond_the_knee_is_that_of_the_knee() {
+    let at = |mode, rate| run(SINGLE_PROMPTS, "", mode, rate).good();
+    let knee = at(AdmissionMode::Off, 30.0);
+    for rate in [50.0, 80.0] {
+        let (off, held) = (at(AdmissionMode::Off, rate), at(AdmissionMode::Knee, rate));
+        assert!(knee * 0.97 <= held, "{held} at {rate}/s, {knee} at the knee");
+        assert!(off < knee * 0.5, "{off} at {rate}/s without admission, {knee} at the knee");
+    }
+}
+
+#[test]
+fn what_is_let_in_is_served_as_promised() {
+    let ran = run(SINGLE_PROMPTS, "", AdmissionMode::Knee, 80.0);
+    assert!(ran.let_in() * 0.97 <= ran.good(), "{} of {}", ran.good(), ran.let_in());
+    let gave_up = ran.count(|it| it.ending == Ending::Failed);
+    assert!(gave_up < 1.0, "{gave_up} of those that began were given up");
+}
+
+#[test]
+fn below_the_knee_nobody_is_turned_away_and_nobody_waits() {
+    let at = |mode| run(SINGLE_PROMPTS, "", mode, 25.0);
+    let (held, off) = (at(AdmissionMode::Knee), at(AdmissionMode::Off));
+    assert!(held.rejected() < 0.01 * held.all(), "{} of {}", held.rejected(), held.all());
+    let p99 = |ran: &Ran| ran.ttft_ms(0.99, |_| true);
+    assert!(p99(&held) <= 1.05 * p99(&off), "{} ms against {} ms", p99(&held), p99(&off));
+}
+
+#[test]
+fn the_time_to_first_token_alone_does_not_find_the_knee() {
+    let changes = "signals: { scrape_interval: null }\n";
+    let with = |mode| run(SINGLE_PROMPTS, changes, mode, 80.0).good();
+    let (ttft_only, knee) = (with(AdmissionMode::TtftOnly), with(AdmissionMode::Knee));
+    assert!(ttft_only < knee * 0.5, "{ttft_only} against {knee}");
+}
+
+#[test]
+fn a_server_of_which_nothing_is_known_is_held_by_count() {
+    let good_per_s = |mode, rate| run(TEXTBOOK, "", mode, rate).good() / 20.0;
+    for rate in [560.0, 1_000.0] {
+        let held = good_per_s(AdmissionMode::Knee, rate);
+        assert!(0.95 * 500.0 <= held, "{held} good requests a second at {rate}/s");
+    }
+    assert!(good_per_s(AdmissionMode::Off, 560.0) < 250.0);
+}
+
+#[test]
+fn the_same_run_twice_is_the_same() {
+    let once = || run(SINGLE_PROMPTS, "comes_again: 2\n", AdmissionMode::Knee, 60.0).records;
+    assert_eq!(once(), once());
+}
+
+#[test]
+fn waiting_at_the_router_is_bounded_by_the_promise() {
+    let ran = run(SINGLE_PROMPTS, "", AdmissionMode::Knee, 60.0);
+    let rejected = ran.records.iter().filter(|it| it.ending == Ending::Rejected);
+    let longest = rejected.map(|it| it.ended.since(it.scheduled)).max();
+    assert!(longest.unwrap() <= Duration::from_millis(1_001), "{longest:?}");
+}
