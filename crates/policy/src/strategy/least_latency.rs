@@ -23,7 +23,7 @@ const UTILISATION_MAX: f64 = 0.97;
 
 /// Share by which a replica may cost more than the cheapest and be chosen by the request's key, where
 /// others place requests too: as far as loads differ that nobody sees at once.
-const TIE_SHARED: f64 = 0.5;
+const TIE_SHARED: f64 = 1.0;
 
 /// What a request costs on a replica, by term, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
