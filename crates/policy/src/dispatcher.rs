@@ -285,7 +285,7 @@ impl Dispatcher {
             block: self.block,
             bound,
             key: key_of(request),
-            is_shared,
+            is_shared: is_shared && request.session.is_some(),
         };
         self.draft(now, request.id, &ask, &candidates);
         let mut held = self.hold_back(now, request, &mut candidates);
