@@ -17,7 +17,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 sluice=${SLUICE:-$here/../target/release/sluice}
 block=${BLOCK:-}
 work=$(mktemp -d)
-trap 'for file in "$work"/*.pid; do [ -e "$file" ] && kill "$(cat "$file")" 2>/dev/null; done; rm -r "$work"' EXIT
+# Engines have children that hold their ports: each is a group of its own, and goes as one.
+trap 'for file in "$work"/*.pid; do [ -e "$file" ] && { kill -- "-$(cat "$file")" || kill "$(cat "$file")"; } 2>/dev/null; done; rm -r "$work"' EXIT
 
 if [ $# -gt 0 ]; then
     engine=$1
@@ -34,7 +35,7 @@ EOF
 fi
 
 start() { # number port kv replay
-    "$engine" "$2" "$3" "$4" > "$work/engine-$1.log" 2>&1 &
+    setsid "$engine" "$2" "$3" "$4" > "$work/engine-$1.log" 2>&1 &
     echo $! > "$work/engine-$1.pid"
 }
 until_up() { # url
@@ -64,9 +65,9 @@ until_up http://127.0.0.1:8190/readyz
 
 cat > "$work/restart" <<EOF
 #!/bin/sh
-kill -9 \$(cat "$work/engine-0.pid")
+kill -9 -- "-\$(cat "$work/engine-0.pid")"
 sleep 2
-"$engine" 8101 8111 8121 > "$work/engine-0-again.log" 2>&1 &
+setsid "$engine" 8101 8111 8121 > "$work/engine-0-again.log" 2>&1 &
 echo \$! > "$work/engine-0.pid"
 for _ in \$(seq 600); do
     curl -fs http://127.0.0.1:8101/health > "$work/probe" 2>/dev/null && break

@@ -328,12 +328,9 @@ impl FleetView {
         let Some(it) = self.get_mut(id) else { return };
         let before = std::mem::replace(&mut it.health, health);
         // One that was only left alone for a while comes back as it went.
-        let was_there = before == Health::Starting && now.elapsed() < KNOWS_NOBODY;
-        let is_cold = (it.is_cold && !was_there) || before == Health::Ejected;
+        let is_cold = it.is_cold || before == Health::Ejected;
         if is_cold && health == Health::Ready {
             self.warm(now, id);
-        } else if health == Health::Ready {
-            it.is_cold = false;
         }
     }
 
@@ -351,13 +348,16 @@ impl FleetView {
         let is_warmer =
             |it: &&Replica| it.is_ready() && it.warming.is_none_or(|it| HEAD_START < it.age(now));
         // Those that come together are not held back from each other.
-        if self.replicas.iter().filter(|it| it.id != id).any(|it| is_warmer(&it)) {
+        let knows_who_was_there = KNOWS_NOBODY <= now.elapsed();
+        if knows_who_was_there
+            && self.replicas.iter().filter(|it| it.id != id).any(|it| is_warmer(&it))
+        {
             self.warmed = Some(now);
         }
         if let Some(it) = self.get_mut(id) {
             it.is_cold = false;
             it.adapters.lost();
-            it.warming = Some(Warming::from(now));
+            it.warming = knows_who_was_there.then(|| Warming::from(now));
         }
     }
 

@@ -18,8 +18,8 @@ pub(crate) const WARM: f64 = 0.95;
 /// How much longer another one has been there when a replica that comes is held back.
 pub(crate) const HEAD_START: Duration = Duration::from_secs(1);
 
-/// How long after the start a replica that is seen for the first time is taken to have been there
-/// before: a router that has just started knows nobody.
+/// How long after the start nobody is held back: a router that has just started knows of nobody since
+/// when it is there.
 pub(crate) const KNOWS_NOBODY: Duration = Duration::from_secs(30);
 
 /// Bounds of an allowance: what is not used does not add up, nor does what was taken in need.
