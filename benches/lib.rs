@@ -32,14 +32,12 @@ pub fn prompt(family: u64, blocks: usize) -> Arc<[BlockHash]> {
         .collect()
 }
 
-/// A dispatcher with `replicas` ready replicas and an index that holds `blocks` blocks.
+/// Tokens of a block of [`request`]'s prompts.
+pub const BLOCK_TOKENS: usize = 64;
+
+/// A dispatcher's configuration with room in the index for `blocks` blocks and more.
 #[must_use]
-pub fn dispatcher(
-    strategy: StrategyName,
-    replicas: u32,
-    blocks: usize,
-    prompt_blocks: usize,
-) -> Dispatcher {
+pub fn config(strategy: StrategyName, replicas: u32, blocks: usize) -> DispatcherConfig {
     let mut config = DispatcherConfig::new(strategy, 7);
     config.routing.saturation = None;
     // Room for what is indexed and for as much again, so that nothing is evicted.
@@ -48,19 +46,41 @@ pub fn dispatcher(
     if let Ok(room) = usize::try_from(replicas).unwrap_or(1).try_into() {
         config.prefix.replicas = room;
     }
-    let mut dispatcher = Dispatcher::new(config);
-    let mut decisions = Vec::new();
+    config
+}
+
+/// Has `replicas` replicas join, ready.
+pub fn join(replicas: u32, mut tell: impl FnMut(Event)) {
     for replica in (0..replicas).map(ReplicaId) {
-        let ready = Event::HealthChanged { replica, health: Health::Ready };
-        dispatcher.handle(Timestamp::ZERO, Event::ReplicaJoined(replica), &mut decisions);
-        dispatcher.handle(Timestamp::ZERO, ready, &mut decisions);
+        tell(Event::ReplicaJoined(replica));
+        tell(Event::HealthChanged { replica, health: Health::Ready });
     }
+}
+
+/// A dispatcher with `replicas` ready replicas and an index that holds `blocks` blocks.
+#[must_use]
+pub fn dispatcher(
+    strategy: StrategyName,
+    replicas: u32,
+    blocks: usize,
+    prompt_blocks: usize,
+) -> Dispatcher {
+    let mut dispatcher = Dispatcher::new(config(strategy, replicas, blocks));
+    let mut decisions = Vec::new();
+    join(replicas, |event| dispatcher.handle(Timestamp::ZERO, event, &mut decisions));
     let mut family = 0;
     while dispatcher.prefixes().len() < blocks {
         serve(&mut dispatcher, family, prompt(family, prompt_blocks), &mut decisions);
         family += 1;
     }
     dispatcher
+}
+
+/// A request whose prompt is `blocks`.
+#[must_use]
+pub fn request(id: u64, blocks: Arc<[BlockHash]>) -> Request {
+    let prompt = Blocks(u32::try_from(blocks.len()).unwrap_or(u32::MAX)).tokens(Tokens(64));
+    Request::new(RequestId(id), ModelId(1), prompt, blocks)
 }
 
 /// Places a request and lets it end; `decisions` is what it leaves behind.
@@ -71,11 +91,8 @@ pub fn serve(
     decisions: &mut Vec<Decision>,
 ) {
     decisions.clear();
-    let prompt = Blocks(u32::try_from(blocks.len()).unwrap_or(u32::MAX)).tokens(Tokens(64));
-    let id = RequestId(id);
-    let request = Request::new(id, ModelId(1), prompt, blocks);
-    dispatcher.handle(Timestamp::ZERO, Event::Arrived(request), decisions);
-    let ended =
-        Event::Ended { request: id, outcome: Outcome::Finished, output: None, cached: None };
+    dispatcher.handle(Timestamp::ZERO, Event::Arrived(request(id, blocks)), decisions);
+    let (request, outcome) = (RequestId(id), Outcome::Finished);
+    let ended = Event::Ended { request, outcome, output: None, cached: None };
     dispatcher.handle(Timestamp::ZERO, ended, decisions);
 }

@@ -24,7 +24,7 @@ fn prefix_index(criterion: &mut Criterion) {
             index.insert(*slot, black_box(blocks));
         }
     };
-    while index.len() < index.capacity() {
+    while !index.is_full() {
         insert(&mut index);
     }
     eprintln!(

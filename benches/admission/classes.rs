@@ -2,8 +2,7 @@
 
 use policy::admission::AdmissionConfig;
 use report::RequestRecord;
-use simulator::setup::Rank;
-use types::{request::Priority, time::Timestamp};
+use types::time::Timestamp;
 use workload::Arrival;
 
 use crate::{
@@ -81,15 +80,18 @@ fn flood(case: &Case, seeds: u64) {
 const BATCH: u32 = 0;
 const BATCH_RANK: &str = "{ priority: batch, slo: { completion: 4h } }";
 
+/// Everybody else.
+const URGENT: u32 = 1;
+const URGENT_RANK: &str = "{ priority: interactive }";
+
 /// What the urgent ask for, and what is there to be done some time, in times the knee.
 const URGENT_ASK: f64 = 0.5;
 const BATCH_ASKS: f64 = 1.2;
 
 fn beside_batch(case: &Case, seeds: u64) {
     let mut case = case.clone();
-    let urgent = Rank { priority: Priority::Interactive, slo: None };
     case.scenario.ranks.insert(BATCH, serde_yaml::from_str(BATCH_RANK).unwrap());
-    case.scenario.ranks.insert(1, urgent);
+    case.scenario.ranks.insert(URGENT, serde_yaml::from_str(URGENT_RANK).unwrap());
     let config = AdmissionConfig::default();
     let interactive = |seed| stream(&case, URGENT_ASK, seed, 1, |_| 1);
     let is_urgent = |it: &RequestRecord| it.tenant == Some(1);

@@ -144,7 +144,7 @@ impl Case {
             work_s += output * (step.sequence_us * 1e-6 + step.context_ns * 1e-9 * context);
             work_s += output * step.token_us * 1e-6;
         }
-        let slo = self.scenario.slo.tpot.map_or(0.05, |it| it.as_secs_f64());
+        let slo = self.scenario.slo.default.tpot.map_or(0.05, |it| it.as_secs_f64());
         let usable = 1.0 - (step.overhead_ms * 1e-3) / slo;
         let each_s = work_s / arrivals.len().max(1) as f64;
         let most = f64::from(self.scenario.fleet.replicas) * usable / each_s;

@@ -133,7 +133,9 @@ fn distinct(answer: &Answer) -> Vec<&str> {
     events
 }
 
-#[tokio::test]
+/// Time is virtual and passes when everything else is done: tokens that a reader is late for come together,
+/// which is another form of event, and how late it is depends on the machine.
+#[tokio::test(start_paused = true)]
 async fn streams_have_the_recorded_events_in_the_recorded_order() {
     let replica = replica().await;
     for name in [

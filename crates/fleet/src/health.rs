@@ -82,10 +82,15 @@ pub struct Work {
 pub enum Failure {
     /// Nothing listens at the replica's address.
     Refused,
+    /// No connection came about, though something is there: it could not be trusted, did not trust the
+    /// router, or no way leads to it. It has seen nothing of a request.
+    Unconnected,
     /// It took the connection and fell silent, broke off, or answered garbage or a server error.
     Broken,
     /// It took too long.
     TimedOut,
+    /// The router has no file descriptor left for a connection, which says nothing of the replica.
+    OutOfFiles,
 }
 
 /// What is known of one replica's health.
@@ -159,6 +164,9 @@ impl HealthTracker {
 
     /// Learns that a probe of a suspect failed; `Some` when the state changed.
     pub fn suspect_failed(&mut self, now: Timestamp, failure: Failure) -> Option<Health> {
+        if failure == Failure::OutOfFiles {
+            return None;
+        }
         self.suspect_failures = self.suspect_failures.saturating_add(1);
         let enough = SUSPECT_FAILURES <= self.suspect_failures;
         (failure == Failure::Refused || enough).then(|| self.eject(now)).flatten()
@@ -193,6 +201,7 @@ impl HealthTracker {
                 due.then(|| self.become_ready())
             }
             Err(Failure::TimedOut) if self.answers_flow(now) => None,
+            Err(Failure::OutOfFiles) => None,
             Err(failure) => {
                 self.probe_successes = 0;
                 self.probe_failures = self.probe_failures.saturating_add(1);
@@ -204,6 +213,9 @@ impl HealthTracker {
 
     /// Learns that a request failed on the replica; `Some` when the state changed.
     pub fn request_failed(&mut self, now: Timestamp, failure: Failure) -> Option<Health> {
+        if failure == Failure::OutOfFiles {
+            return None;
+        }
         self.request_failures = self.request_failures.saturating_add(1);
         let enough = self.config.request_failures <= self.request_failures;
         (failure == Failure::Refused || enough).then(|| self.eject(now)).flatten()

@@ -3,14 +3,18 @@
 //! Read in this order: [`dispatch`] (the dispatcher behind its lock, and the ticket that gives a
 //! request's place back), [`recorder`] (keeps what it learned and decided), [`replica`] (what the live layer keeps of a replica), [`health`] (when a
 //! replica is ejected and readmitted), [`fleet`] (the replicas together, and the tasks that probe
-//! and scrape them), [`kv`] (what engines publish of their caches).
+//! and scrape them), [`kv`] (what engines publish of their caches). [`client`],
+//! [`connect`] and [`tls`] are how a replica is reached.
 
 pub mod client;
+pub mod connect;
 pub mod dispatch;
 pub mod fleet;
 pub mod health;
+mod http1;
 pub mod kv;
 mod probe;
 pub mod recorder;
 pub mod replica;
 mod scrape;
+pub mod tls;

@@ -92,8 +92,7 @@ pub(crate) async fn get(
     timeout: Duration,
 ) -> Result<Bytes, Failure> {
     let exchange = async {
-        let uri = replica.origin().uri(path);
-        let request = Request::get(uri).body(Full::default()).map_err(|_| Failure::Broken)?;
+        let request = Request::get(path).body(Full::default()).map_err(|_| Failure::Broken)?;
         let answer = replica.client().request(request).await.map_err(|it| failure_of(&it))?;
         if answer.status() != StatusCode::OK {
             return Err(Failure::Broken);

@@ -20,7 +20,7 @@ use types::{
 };
 
 use crate::{
-    client::{self, ClientConfig, ReplicaClient},
+    client::{ClientConfig, Reach, ReplicaClient},
     dispatch::Dispatch,
     health::{Failure, HealthConfig, HealthTracker, Work},
     kv::{
@@ -36,13 +36,15 @@ pub struct ReplicaSpec {
     pub name: String,
     /// Where it is.
     pub origin: Origin,
+    /// How it is spoken to.
+    pub reach: Reach,
     /// Where its engine publishes what it holds.
     pub kv: Option<KvSource>,
     /// Tokens that its cache has room for, where its metrics do not say so.
     pub cache: Option<Tokens>,
 }
 
-/// Scheme, host and port of a replica: `http://HOST:PORT`.
+/// Scheme, host and port of a replica: `http://HOST:PORT`, or `https://` where it is reached by TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(Uri);
 
@@ -61,8 +63,7 @@ impl std::str::FromStr for Origin {
         let bad = |problem| BadOrigin { url: url.to_owned(), problem };
         let uri: Uri = url.parse().map_err(|_| bad("write http://HOST:PORT"))?;
         match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(bad("TLS to replicas is not supported, write http://")),
+            Some("http" | "https") => {}
             Some(_) | None => return Err(bad("write http://HOST:PORT")),
         }
         if uri.authority().is_some_and(|it| it.as_str().contains('@')) {
@@ -77,12 +78,18 @@ impl std::str::FromStr for Origin {
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let authority = self.0.authority().map_or("", http::uri::Authority::as_str);
-        write!(f, "http://{authority}")
+        let scheme = if self.is_encrypted() { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority())
     }
 }
 
 impl Origin {
+    /// Whether it is reached by TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.scheme() == Some(&http::uri::Scheme::HTTPS)
+    }
+
     /// The URI of `path` on the replica.
     #[must_use]
     pub fn uri(&self, path: PathAndQuery) -> Uri {
@@ -95,7 +102,8 @@ impl Origin {
     #[must_use]
     pub fn host_and_port(&self) -> (&str, u16) {
         let host = self.0.host().unwrap_or_default();
-        (host.trim_start_matches('[').trim_end_matches(']'), self.0.port_u16().unwrap_or(80))
+        let usual = if self.is_encrypted() { 443 } else { 80 };
+        (host.trim_start_matches('[').trim_end_matches(']'), self.0.port_u16().unwrap_or(usual))
     }
 
     /// What a `host` header to the replica says.
@@ -188,7 +196,7 @@ impl Replica {
         Arc::new(Self {
             id,
             feed: spec.kv.as_ref().map(|_| Arc::default()),
-            client: client::new(client),
+            client: ReplicaClient::new(client, &spec.reach, spec.origin.0.clone()),
             dispatch: Arc::clone(dispatch),
             spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
@@ -453,12 +461,18 @@ mod tests {
 
     #[test]
     fn a_url_is_taken_with_and_without_a_slash() {
-        for url in ["http://10.0.0.1:8000", "http://10.0.0.1:8000/"] {
+        for (url, base) in [
+            ("http://10.0.0.1:8000", "http://10.0.0.1:8000"),
+            ("http://10.0.0.1:8000/", "http://10.0.0.1:8000"),
+            ("https://gpu.example/", "https://gpu.example"),
+        ] {
             let origin: Origin = url.parse().unwrap();
             let uri = origin.uri(PathAndQuery::from_static("/v1/models?a=b"));
-            assert_eq!(uri.to_string(), "http://10.0.0.1:8000/v1/models?a=b");
-            assert_eq!(origin.to_string(), "http://10.0.0.1:8000");
+            assert_eq!(uri.to_string(), format!("{base}/v1/models?a=b"));
+            assert_eq!(origin.to_string(), base);
         }
+        let origin: Origin = "https://[fd00::1]".parse().unwrap();
+        assert_eq!(origin.host_and_port(), ("fd00::1", 443));
     }
 
     #[test]
@@ -466,7 +480,6 @@ mod tests {
         for (url, cure) in [
             ("10.0.0.1:8000", "write http://HOST:PORT"),
             ("localhost", "write http://HOST:PORT"),
-            ("https://a:1", "write http://"),
             ("http://u:p@a:1", "password"),
             ("http://a:1/v1", "without a path"),
             ("file:///etc/passwd", "write http://HOST:PORT"),

@@ -5,7 +5,10 @@ use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 use types::quantity::Tokens;
 
-use crate::{admission::AdmissionConfig, estimate::EstimateConfig};
+use crate::{
+    admission::AdmissionConfig, estimate::EstimateConfig, explanation::ExplainConfig,
+    slow_start::SlowStart,
+};
 
 /// Everything that shapes decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,10 +27,14 @@ pub struct DispatcherConfig {
     /// How requests are let in; may change while running.
     #[serde(default = "AdmissionConfig::off")]
     pub admission: AdmissionConfig,
+    /// How decisions are explained; fixed for the run.
+    #[serde(default = "ExplainConfig::off")]
+    pub explain: ExplainConfig,
 }
 
 impl DispatcherConfig {
-    /// The defaults of every limit, with `strategy` and `seed`; everybody is let in.
+    /// The defaults of every limit, with `strategy` and `seed`; everybody is let in and nothing is
+    /// explained.
     #[must_use]
     pub fn new(strategy: StrategyName, seed: u64) -> Self {
         Self {
@@ -37,6 +44,7 @@ impl DispatcherConfig {
             session: SessionConfig::default(),
             estimate: EstimateConfig::default(),
             admission: AdmissionConfig::off(),
+            explain: ExplainConfig::off(),
         }
     }
 }
@@ -54,6 +62,10 @@ pub struct Routing {
     /// What `least-latency` weighs, and by how much.
     #[serde(default)]
     pub cost: CostWeights,
+    /// How the share of a replica grows that has just come; none has to wait where a recording does not
+    /// say.
+    #[serde(default = "SlowStart::off")]
+    pub slow_start: SlowStart,
 }
 
 /// What `least-latency` weighs. A weight of zero leaves its term out.
@@ -108,7 +120,13 @@ impl Routing {
     #[must_use]
     pub fn new(strategy: StrategyName) -> Self {
         let saturation = strategy.has_affinity().then(Saturation::default);
-        Self { strategy, saturation, match_min: Self::MATCH_MIN, cost: CostWeights::default() }
+        Self {
+            strategy,
+            saturation,
+            match_min: Self::MATCH_MIN,
+            cost: CostWeights::default(),
+            slow_start: SlowStart::default(),
+        }
     }
 }
 
@@ -193,6 +211,26 @@ impl StrategyName {
             Self::PeerMooncake => "peer-mooncake",
             Self::PeerLmetric => "peer-lmetric",
             Self::PeerPreble => "peer-preble",
+        }
+    }
+
+    /// The unit of what the strategy puts replicas at; none where it does not rank by one number.
+    #[must_use]
+    pub const fn ranks_in(self) -> Option<&'static str> {
+        match self {
+            Self::LeastRequest | Self::PowerOfTwo => Some("requests"),
+            Self::KvAware | Self::PeerLlmdTokenLoad => Some("tokens"),
+            Self::LeastLatency | Self::PeerMooncake => Some("s"),
+            Self::PeerDynamo => Some("blocks"),
+            Self::PeerLmetric => Some("tokens × requests"),
+            Self::RoundRobin
+            | Self::Random
+            | Self::Sticky
+            | Self::PrefixAware
+            | Self::ConsistentHash
+            | Self::PeerSglang
+            | Self::PeerLlmdBlend
+            | Self::PeerPreble => None,
         }
     }
 

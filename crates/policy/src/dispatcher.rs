@@ -6,9 +6,11 @@
 
 mod admit;
 mod caches;
+mod explain;
 mod learn;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,7 +18,6 @@ use rand::{SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use types::{
-    outcome::Outcome,
     quantity::{Blocks, Tokens},
     replica::ReplicaId,
     request::{Request, RequestId},
@@ -26,6 +27,7 @@ use types::{
 use self::{
     admit::Full,
     caches::{Caches, Reserved},
+    warm::HeldBack,
 };
 pub use self::{
     admit::{AdmissionView, Outlook},
@@ -36,7 +38,8 @@ use crate::{
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Asked, Evictions, Forecast, OutputLengths},
     event::{Decision, Event, Placement, Reason, Reject},
-    fleet_view::{Accuracy, FleetView, Replica},
+    explanation::{Book, PassedOver},
+    fleet_view::{FleetView, Replica},
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     saturation::Bound,
@@ -67,6 +70,7 @@ pub struct Dispatcher {
     rng: Xoshiro256PlusPlus,
     hits: Hits,
     candidates: Vec<Candidate>,
+    book: Book,
 }
 
 /// A request that has been placed and has not left.
@@ -100,6 +104,9 @@ struct Found {
     asked: Asked,
     /// Whether the replica of its conversation takes requests.
     home_takes_requests: bool,
+    /// Most of the prompt that any replica is believed to hold.
+    most_cached: Option<Tokens>,
+    held: HeldBack,
 }
 
 type Tried = SmallVec<[ReplicaId; 2]>;
@@ -109,7 +116,8 @@ impl Dispatcher {
     /// A dispatcher that knows no replica yet.
     #[must_use]
     pub fn new(config: DispatcherConfig) -> Self {
-        let DispatcherConfig { seed, routing, prefix, session, estimate, admission } = config;
+        let DispatcherConfig { seed, routing, prefix, session, estimate, admission, explain } =
+            config;
         Self {
             block: prefix.block,
             routing,
@@ -127,6 +135,7 @@ impl Dispatcher {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             hits: Hits::default(),
             candidates: Vec::new(),
+            book: Book::new(explain),
         }
     }
 
@@ -161,16 +170,26 @@ impl Dispatcher {
                 }
             }
             Event::HealthChanged { replica, health } => {
-                if let Some(replica) = self.fleet.get_mut(replica) {
-                    replica.health = health;
-                }
+                self.fleet.health_changed(now, replica, health);
             }
             Event::ModelsListed { replica, models } => {
                 if let Some(replica) = self.fleet.get_mut(replica) {
                     replica.models = models;
                 }
             }
+            Event::PromptsBounded { replica, prompt_max } => {
+                self.fleet.bound_prompts(replica, prompt_max);
+            }
+            Event::AdaptersListed { replica, adapters } => {
+                self.fleet.list_adapters(replica, adapters);
+            }
+            Event::AdaptersInUse { replica, adapters, most } => {
+                if let Some(it) = self.fleet.get_mut(replica) {
+                    it.adapters.in_use(&adapters, most);
+                }
+            }
             Event::CacheLost(id) => {
+                self.fleet.cache_lost(now, id);
                 if let Some(replica) = self.fleet.get_mut(id) {
                     self.prefixes.leave(replica.slot);
                     replica.slot = self.prefixes.join();
@@ -220,7 +239,7 @@ impl Dispatcher {
         self.admission.came(now, request.priority);
         match self.seek(now, &request, now, &Tried::new()) {
             Ok(Some(found)) => self.commit(now, request, now, &found, Tried::new(), decisions),
-            Ok(None) => self.refuse(&request, &Tried::new(), decisions),
+            Ok(None) => self.refuse(now, &request, &Tried::new(), decisions),
             Err(full) => self.hold_or_refuse(now, request, &full, decisions),
         }
     }
@@ -238,18 +257,12 @@ impl Dispatcher {
         tried.push(replica);
         if !self.admission.may_retry() {
             let verdict = Err(Reject::RetriesUsedUp { retry_after: RETRY_BUDGET_REFILLS });
-            decisions.push(Decision { request: id, verdict });
-            return;
+            return self.decide(now, &request, verdict, decisions);
         }
         match self.seek(now, &request, arrived, &tried) {
             Ok(Some(found)) => self.commit(now, request, arrived, &found, tried, decisions),
-            Ok(None) | Err(_) => self.refuse(&request, &tried, decisions),
+            Ok(None) | Err(_) => self.refuse(now, &request, &tried, decisions),
         }
-    }
-
-    fn refuse(&self, request: &Request, tried: &Tried, decisions: &mut Vec<Decision>) {
-        let verdict = Err(self.why_none(request, tried));
-        decisions.push(Decision { request: request.id, verdict });
     }
 
     /// Looks for a replica that can take `request` now; none where nobody takes requests at all.
@@ -266,12 +279,7 @@ impl Dispatcher {
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
         self.find_candidates(now, request, &asked, tried, home, &mut candidates);
-        let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
-        let admitted = if candidates.is_empty() || !tried.is_empty() {
-            Ok(())
-        } else {
-            self.admit(now, request, arrived, &asked, &mut candidates)
-        };
+        let most_cached = candidates.iter().map(|it| it.cached).max();
         let ask = Ask {
             prompt: request.prompt,
             blocks: &request.blocks,
@@ -279,10 +287,30 @@ impl Dispatcher {
             bound,
             key: key_of(request),
         };
-        let chosen = admitted.map(|()| self.choose(&ask, &candidates));
+        self.draft(now, request.id, &ask, &candidates);
+        let mut held = self.hold_back(now, request, &mut candidates);
+        let mut admitted = if candidates.is_empty() || !tried.is_empty() {
+            Ok(())
+        } else {
+            self.admit(now, request, arrived, &asked, &mut candidates)
+        };
+        if admitted.is_err() && !held.candidates.is_empty() {
+            // None of those that were to be preferred has room.
+            candidates.extend(held.candidates.drain(..));
+            admitted = self.admit(now, request, arrived, &asked, &mut candidates);
+        }
+        self.drafted_left(request.id, PassedOver::Admission, &candidates);
+        let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
+        let chosen = admitted.map(|()| self.choose(request.id, &ask, &candidates));
         self.candidates = candidates;
-        let found = |(chosen, reason)| Found { chosen, reason, asked, home_takes_requests };
-        Ok(chosen?.map(found))
+        Ok(chosen?.map(|(chosen, reason)| Found {
+            chosen,
+            reason,
+            asked,
+            home_takes_requests,
+            most_cached,
+            held,
+        }))
     }
 
     /// What replicas are asked about `request`.
@@ -305,7 +333,9 @@ impl Dispatcher {
         tried: Tried,
         decisions: &mut Vec<Decision>,
     ) {
-        let Found { chosen, reason, asked, home_takes_requests } = found;
+        let Found { chosen, reason, asked, home_takes_requests, most_cached, held } = found;
+        self.count_held(held, chosen.id, request.model);
+        let forecast = self.foresee(now, chosen, asked);
         if let Some(session) = request.session
             && !home_takes_requests
         {
@@ -317,10 +347,12 @@ impl Dispatcher {
             reason: if tried.is_empty() { *reason } else { Reason::Retry },
             cached: chosen.cached,
             attempt: u32::try_from(tried.len()).unwrap_or(u32::MAX).saturating_add(1),
+            most_cached: *most_cached,
+            ttft: explain::duration(forecast.ttft_s),
         };
-        decisions.push(Decision { request: request.id, verdict: Ok(placement) });
+        self.decide(now, &request, Ok(placement), decisions);
         self.admission.placed(now, &request, found.work_s());
-        self.reserve(now, request, arrived, chosen, asked, tried);
+        self.reserve(now, request, arrived, chosen, forecast, tried);
     }
 
     /// Reserves `request` on the replica that was chosen for it.
@@ -330,19 +362,13 @@ impl Dispatcher {
         request: Request,
         arrived: Timestamp,
         chosen: &Candidate,
-        asked: &Asked,
+        forecast: Forecast,
         tried: Tried,
     ) {
         let uncached = request.prompt.saturating_sub(chosen.cached);
         let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
         let reserved = self.caches.placed(chosen.id, &request);
-        let has_forecast = self.forecasts();
-        let mut forecast = chosen.forecast;
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
-            if !has_forecast {
-                let sharing = replica.sharing(now);
-                forecast = replica.estimate.forecast(now, asked, chosen.cached, sharing);
-            }
             replica.estimate.place(now, request.id, &forecast);
             replica.promises.add(request.slo.tpot);
         }
@@ -418,12 +444,17 @@ impl Dispatcher {
         self.caches.look_up(&request.blocks);
         // The last token is always computed, or there would be nothing to continue from.
         let cached_max = request.prompt.saturating_sub(Tokens(1));
-        let forecasts = self.forecasts();
+        let (forecasts, follows_any) = (self.forecasts(), self.caches.follows_any());
         let candidate = |replica: &Replica| {
             let hits = Blocks(self.hits.of(replica.slot)).tokens(self.block);
-            let turn = home.filter(|it| it.0 == replica.id).map(|it| it.1).unwrap_or_default();
-            let believed = turn.continued(hits, self.block, request.prompt).min(cached_max);
-            let cached = self.caches.told(replica.id, request).unwrap_or(believed);
+            let held = match home {
+                Some((id, turn)) if id == replica.id => {
+                    turn.continued(hits, self.block, request.prompt)
+                }
+                Some(_) | None => hits,
+            };
+            let told = if follows_any { self.caches.told(replica.id, request) } else { None };
+            let cached = told.unwrap_or(held.min(cached_max));
             let sharing = replica.sharing(now);
             Candidate {
                 id: replica.id,
@@ -437,18 +468,25 @@ impl Dispatcher {
                 } else {
                     Forecast::default()
                 },
-                has_room: replica.has_room(now),
+                has_room: replica.has_room(now, sharing),
                 reported: replica.reported(),
             }
         };
         candidates.clear();
-        let ready = self.fleet.ready_for(request.model);
-        candidates.extend(ready.filter(|it| !tried.contains(&it.id)).map(candidate));
+        candidates.reserve(self.fleet.replicas().len());
+        let pool = self.fleet.pool_for(request.model, request.prompt, tried);
+        candidates.extend(pool.map(candidate));
     }
 
     /// Lets the strategy choose, and the fallback when that choice is saturated.
-    fn choose(&mut self, ask: &Ask<'_>, candidates: &[Candidate]) -> Option<(Candidate, Reason)> {
+    fn choose(
+        &mut self,
+        request: RequestId,
+        ask: &Ask<'_>,
+        candidates: &[Candidate],
+    ) -> Option<(Candidate, Reason)> {
         let (chosen, reason) = self.strategy.choose(ask, candidates, &mut self.rng)?;
+        self.drafted_choice(request, ask, &chosen, None);
         let Some((saturation, fallback)) = &mut self.fallback else {
             return Some((chosen, reason));
         };
@@ -460,66 +498,11 @@ impl Dispatcher {
             candidates.iter().filter(|it| !bound.is_exceeded_by(it)).copied().collect();
         // Where all are saturated the choice stands: moving it would only lose the cache.
         match fallback.choose(ask, &free, &mut self.rng) {
-            Some((instead, _)) => Some((instead, Reason::Fallback)),
+            Some((instead, _)) => {
+                self.drafted_choice(request, ask, &instead, Some(&chosen));
+                Some((instead, Reason::Fallback))
+            }
             None => Some((chosen, reason)),
-        }
-    }
-
-    fn why_none(&self, request: &Request, tried: &Tried) -> Reject {
-        if self.fleet.ready_for(request.model).any(|it| tried.contains(&it.id)) {
-            Reject::AllTried
-        } else if self.fleet.knows(request.model) {
-            Reject::NoReplicas
-        } else {
-            Reject::UnknownModel
-        }
-    }
-
-    fn first_token(&mut self, now: Timestamp, id: RequestId) {
-        let Some(it) = self.in_flight.get_mut(&id) else { return };
-        if it.first_token.replace(now).is_some() {
-            return;
-        }
-        let was_computed = std::mem::replace(&mut it.answering, true);
-        let (replica, uncached, session) = (it.replica, it.uncached, it.request.session);
-        let (forecast, took_s) = (it.forecast, now.since(it.placed).as_secs_f64());
-        let is_sized = it.request.prompt > Tokens::ZERO;
-        if !was_computed {
-            self.release_prefill(now, replica, id, uncached);
-        }
-        // Without a prompt there is nothing that the time could follow from.
-        if let Some(it) = self.fleet.get_mut(replica)
-            && is_sized
-        {
-            it.estimate.learn_ttft(&forecast, took_s);
-            Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
-        }
-        if let Some(session) = session {
-            self.sessions.served(now, session, replica);
-        }
-    }
-
-    fn end(
-        &mut self,
-        now: Timestamp,
-        id: RequestId,
-        outcome: Outcome,
-        output: Option<Tokens>,
-        cached: Option<Tokens>,
-    ) {
-        let Some(it) = self.in_flight.remove(&id) else { return self.stop_waiting(id) };
-        if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
-            self.found(&it, cached);
-            self.evictions.observe(now, it.request.prompt, it.indexed, cached);
-        }
-        self.release(now, &it);
-        match (outcome, it.request.session) {
-            (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
-            (Outcome::Failed, Some(session)) => self.sessions.failed(session, it.replica),
-            (Outcome::Cancelled, Some(_)) | (_, None) => {}
-        }
-        if let (Outcome::Finished, Some(output)) = (outcome, output) {
-            self.learn_answer(now, &it, output);
         }
     }
 

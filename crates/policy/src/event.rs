@@ -48,6 +48,12 @@ pub enum Event {
     HealthChanged { replica: ReplicaId, health: Health },
     /// A replica says which models it serves; an empty list means any.
     ModelsListed { replica: ReplicaId, models: Box<[ModelId]> },
+    /// The longest prompt that a replica is meant for.
+    PromptsBounded { replica: ReplicaId, prompt_max: Tokens },
+    /// A replica lists the adapters that it may serve.
+    AdaptersListed { replica: ReplicaId, adapters: Box<[ModelId]> },
+    /// A replica says which adapters are in use on it, and for how many it has room.
+    AdaptersInUse { replica: ReplicaId, adapters: Box<[ModelId]>, most: u32 },
     /// A replica lost its KV cache, as a restart does.
     CacheLost(ReplicaId),
     /// A replica says how many tokens its cache has room for.
@@ -88,6 +94,9 @@ impl Event {
             Self::Arrived(_)
             | Self::TokensCame { .. }
             | Self::ReplicaJoined(_)
+            | Self::PromptsBounded { .. }
+            | Self::AdaptersListed { .. }
+            | Self::AdaptersInUse { .. }
             | Self::CacheLost(_)
             | Self::CacheFollowed { .. }
             | Self::BlocksStored { .. }
@@ -120,6 +129,21 @@ pub struct Placement {
     pub cached: Tokens,
     /// How often the request has been sent, this time included.
     pub attempt: u32,
+    /// Most prompt tokens that any replica it might have gone to is believed to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_cached: Option<Tokens>,
+    /// The time to its first token that is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft: Option<Duration>,
+}
+
+impl Placement {
+    /// Prompt tokens that are computed though another replica holds them, told how many were `found` in
+    /// the cache.
+    #[must_use]
+    pub fn recomputed(&self, found: Tokens) -> Tokens {
+        self.most_cached.unwrap_or(self.cached).saturating_sub(found)
+    }
 }
 
 /// What decided where a request goes.
@@ -165,6 +189,9 @@ pub enum Reject {
     /// Replicas are ready, and each says that it serves other models.
     #[error("no replica serves the model")]
     UnknownModel,
+    /// Its prompt is longer than any pool takes.
+    #[error("no pool takes prompts of more than {prompt_max} tokens")]
+    TooLong { prompt_max: Tokens },
     /// Every ready replica has been tried for this request.
     #[error("every ready replica has failed the request")]
     AllTried,
@@ -193,7 +220,7 @@ impl Reject {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NoReplicas | Self::UnknownModel | Self::AllTried => None,
+            Self::NoReplicas | Self::UnknownModel | Self::TooLong { .. } | Self::AllTried => None,
             Self::RetriesUsedUp { retry_after }
             | Self::Saturated { retry_after, .. }
             | Self::Infeasible { retry_after, .. }
@@ -209,6 +236,7 @@ impl Reject {
         match self {
             Self::NoReplicas
             | Self::UnknownModel
+            | Self::TooLong { .. }
             | Self::AllTried
             | Self::RetriesUsedUp { .. }
             | Self::Evicted { .. } => None,

@@ -14,9 +14,11 @@ use types::{
 };
 
 use crate::{
+    adapters::Adapters,
     admission::{Limit, PeerLimit, Promises},
     estimate::{EstimateConfig, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
+    slow_start::{HEAD_START, SlowStart, Warming},
     strategy::Candidate,
 };
 
@@ -32,6 +34,9 @@ const KV_TELLING: f64 = 0.3;
 
 /// Part by which a reading moves what is known of that size.
 const KV_WEIGHT: f64 = 0.2;
+
+/// Longer than any prompt.
+const ANY_LENGTH: Tokens = Tokens(u32::MAX);
 
 /// Work placed on a replica and not yet given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +81,10 @@ pub struct Replica {
     pub health: Health,
     /// Models it serves; empty means any.
     pub models: Box<[ModelId]>,
+    /// The longest prompt it is meant for; none where any is.
+    pub prompt_max: Option<Tokens>,
+    /// The adapters it serves beside its model.
+    pub adapters: Adapters,
     /// Work placed here.
     pub load: Load,
     /// How fast it is, and what it has to do.
@@ -94,6 +103,10 @@ pub struct Replica {
     foreign: Option<(Timestamp, u32)>,
     /// What its engine last said of its load, and when.
     report: Option<(Timestamp, LoadReport)>,
+    /// Whether its cache is empty, or was lost since it last took requests.
+    is_cold: bool,
+    /// Since when it takes requests, having come cold.
+    warming: Option<Warming>,
 }
 
 impl Replica {
@@ -113,14 +126,15 @@ impl Replica {
         Sharing { own: self.load.in_flight, all: self.requests(now) }
     }
 
-    /// Whether one more request has a seat in its batch and finds memory there, as far as is known.
+    /// Whether one more request has a seat in its batch beside those that `sharing` counts at `now`, and
+    /// finds memory there, as far as is known.
     #[must_use]
-    pub fn has_room(&self, now: Timestamp) -> bool {
+    pub fn has_room(&self, now: Timestamp, sharing: Sharing) -> bool {
         let is_full = |(seen, report): (Timestamp, LoadReport)| {
             let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
-            now.since(seen) <= REPORT_AGE_MAX && waits_for_memory
+            waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
         };
-        self.requests(now) < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
+        sharing.all < self.estimate.sequences_max() && !self.report.is_some_and(is_full)
     }
 
     /// What its engine last said of its load, however long ago; nothing where it never did.
@@ -157,6 +171,23 @@ impl Replica {
         self.kv_tokens = Some(before + KV_WEIGHT * (tokens - before));
     }
 
+    /// The longest prompt it is meant for.
+    fn longest(&self) -> Tokens {
+        self.prompt_max.unwrap_or(ANY_LENGTH)
+    }
+
+    /// Whether it may take one more request, if it is not warm yet.
+    pub(crate) fn may_warm(&self) -> bool {
+        self.warming.is_none_or(|it| it.may_take_one())
+    }
+
+    /// Learns that a request came of which `share` is this replica's, and whether it went here.
+    pub(crate) fn count_share(&mut self, share: f64, went_here: bool) {
+        if let Some(warming) = &mut self.warming {
+            warming.count(share, went_here);
+        }
+    }
+
     /// Whether the replica takes requests.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -173,13 +204,19 @@ impl Replica {
 pub struct FleetView {
     replicas: Vec<Replica>,
     estimate: EstimateConfig,
+    /// When a replica last came that was colder than others.
+    warmed: Option<Timestamp>,
+    /// Whether some replica is meant for short prompts.
+    is_pooled: bool,
+    /// Whether some replica lists adapters.
+    has_adapters: bool,
 }
 
 impl FleetView {
     /// A fleet of nobody, whose replicas are estimated from `estimate`.
     #[must_use]
     pub const fn new(estimate: EstimateConfig) -> Self {
-        Self { replicas: Vec::new(), estimate }
+        Self { replicas: Vec::new(), estimate, warmed: None, is_pooled: false, has_adapters: false }
     }
 
     /// Adds a replica that is not ready yet; one that is already known stays as it is.
@@ -195,6 +232,8 @@ impl FleetView {
             slot,
             health: Health::Starting,
             models: Box::default(),
+            prompt_max: None,
+            adapters: Adapters::default(),
             load: Load::default(),
             estimate,
             promises: Promises::default(),
@@ -204,6 +243,8 @@ impl FleetView {
             kv_tokens: None,
             foreign: None,
             report: None,
+            is_cold: true,
+            warming: None,
         };
         self.replicas.insert(at, replica);
     }
@@ -240,6 +281,54 @@ impl FleetView {
         self.replicas.get_mut(position)
     }
 
+    /// Learns how replica `id` is. One that comes, or comes back, is cold.
+    pub fn health_changed(&mut self, now: Timestamp, id: ReplicaId, health: Health) {
+        let Some(it) = self.get_mut(id) else { return };
+        let before = std::mem::replace(&mut it.health, health);
+        // One that was only left alone for a while comes back as it went.
+        let is_cold = it.is_cold || before == Health::Ejected;
+        if is_cold && health == Health::Ready {
+            self.warm(now, id);
+        }
+    }
+
+    /// Learns that replica `id` lost its cache.
+    pub fn cache_lost(&mut self, now: Timestamp, id: ReplicaId) {
+        match self.get_mut(id) {
+            Some(it) if it.is_ready() => self.warm(now, id),
+            Some(it) => it.is_cold = true,
+            None => {}
+        }
+    }
+
+    /// Begins to give replica `id` its share little by little.
+    fn warm(&mut self, now: Timestamp, id: ReplicaId) {
+        let is_warmer =
+            |it: &&Replica| it.is_ready() && it.warming.is_none_or(|it| HEAD_START < it.age(now));
+        // Those that come together are not held back from each other.
+        if self.replicas.iter().filter(|it| it.id != id).any(|it| is_warmer(&it)) {
+            self.warmed = Some(now);
+        }
+        if let Some(it) = self.get_mut(id) {
+            it.is_cold = false;
+            it.adapters.lost();
+            it.warming = Some(Warming::from(now));
+        }
+    }
+
+    /// Whether some replica is not warm yet.
+    #[must_use]
+    pub fn is_any_warming(&self, now: Timestamp, slow_start: &SlowStart) -> bool {
+        self.warmed.is_some_and(|it| now.since(it) < slow_start.window)
+    }
+
+    /// The part of its share that replica `id` gets, above 0 to 1.
+    #[must_use]
+    pub fn weight(&self, now: Timestamp, id: ReplicaId, slow_start: &SlowStart) -> f64 {
+        let warming = self.get(id).and_then(|it| it.warming);
+        warming.map_or(1.0, |it| slow_start.weight(it.age(now)))
+    }
+
     /// Every replica, by number.
     #[must_use]
     pub fn replicas(&self) -> &[Replica] {
@@ -255,6 +344,52 @@ impl FleetView {
     /// The replicas that take requests for `model`, by number.
     pub fn ready_for(&self, model: ModelId) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(move |it| it.is_ready() && it.serves(model))
+    }
+
+    /// Learns the longest prompt that replica `id` is meant for.
+    pub fn bound_prompts(&mut self, id: ReplicaId, prompt_max: Tokens) {
+        if let Some(it) = self.get_mut(id) {
+            it.prompt_max = Some(prompt_max);
+            self.is_pooled = true;
+        }
+    }
+
+    /// Learns which adapters replica `id` may serve.
+    pub fn list_adapters(&mut self, id: ReplicaId, adapters: Box<[ModelId]>) {
+        self.has_adapters |= !adapters.is_empty();
+        if let Some(it) = self.get_mut(id) {
+            it.adapters.list(adapters);
+        }
+    }
+
+    /// Whether `model` is an adapter of some replica.
+    #[must_use]
+    pub fn is_adapter(&self, model: ModelId) -> bool {
+        self.has_adapters && self.replicas.iter().any(|it| it.adapters.lists(model))
+    }
+
+    /// The longest prompt that any replica that serves `model` is meant for, ready or not; none where
+    /// that may be any.
+    #[must_use]
+    pub fn prompt_max(&self, model: ModelId) -> Option<Tokens> {
+        let longest =
+            self.replicas.iter().filter(|it| it.serves(model)).map(Replica::longest).max();
+        longest.filter(|it| *it < ANY_LENGTH)
+    }
+
+    /// The replicas that take a prompt of that length for `model`, but those `tried`, by number: of those
+    /// that are ready, the pool for the shortest prompts that it fits into. Where a pool has nobody
+    /// ready, the next larger one takes its prompts.
+    pub fn pool_for<'a>(
+        &'a self,
+        model: ModelId,
+        prompt: Tokens,
+        tried: &'a [ReplicaId],
+    ) -> impl Iterator<Item = &'a Replica> {
+        let all = move || self.ready_for(model).filter(move |it| !tried.contains(&it.id));
+        let bounds = || all().map(Replica::longest).filter(|it| prompt <= *it);
+        let bound = if self.is_pooled { bounds().min() } else { None };
+        all().filter(move |it| !self.is_pooled || Some(it.longest()) == bound)
     }
 
     /// Learns what replica `id` says of its load: whatever exceeds what was placed here is the

@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use types::{outcome::Outcome, replica::ReplicaId, time::Timestamp};
+use types::{outcome::Outcome, replica::ReplicaId, request::RequestId, time::Timestamp};
 
 use crate::{
     config::{DispatcherConfig, Routing},
     dispatcher::Dispatcher,
-    event::{Decision, Event, Reason},
+    event::{Decision, Event, Placement, Reason},
+    explanation::{Book, ExplainConfig},
 };
 
 /// The format that this version writes and reads.
@@ -105,7 +106,22 @@ impl Replay {
         Self::new(DispatcherConfig { routing, ..header.config }, Some(routing))
     }
 
+    /// Explains what is decided on `request`, before anything is fed.
+    #[must_use]
+    pub fn explaining(mut self, request: RequestId) -> Self {
+        self.dispatcher.explain(ExplainConfig::only(request));
+        self
+    }
+
+    /// Why it was decided so.
+    #[must_use]
+    pub const fn explanations(&self) -> &Book {
+        self.dispatcher.explanations()
+    }
+
     fn new(config: DispatcherConfig, instead: Option<Routing>) -> Self {
+        // Who asks says so.
+        let config = DispatcherConfig { explain: ExplainConfig::off(), ..config };
         let dispatcher = Dispatcher::new(config);
         Self { dispatcher, instead, decisions: Vec::new(), tally: Tally::default() }
     }
@@ -145,7 +161,9 @@ impl Tally {
         self.decided = self.decided.saturating_add(now.len() as u64);
         for at in 0..entry.decisions.len().max(now.len()) {
             let (recorded, now) = (entry.decisions.get(at).copied(), now.get(at).copied());
-            if recorded != now && self.first_difference.is_none() {
+            if recorded != now.map(|it| as_detailed_as(recorded.as_ref(), it))
+                && self.first_difference.is_none()
+            {
                 self.first_difference = Some(Difference { at: entry.at, recorded, now });
             }
             if replica_of(recorded.as_ref()) == replica_of(now.as_ref()) {
@@ -188,6 +206,17 @@ impl Tally {
         let sent = self.replicas.values();
         share(sent.clone().copied().max().unwrap_or_default(), sent.sum())
     }
+}
+
+/// `decision` without what its `recorded` counterpart does not say: earlier versions said less.
+fn as_detailed_as(recorded: Option<&Decision>, decision: Decision) -> Decision {
+    let Some(Ok(recorded)) = recorded.map(|it| it.verdict) else { return decision };
+    let verdict = decision.verdict.map(|it| Placement {
+        most_cached: it.most_cached.filter(|_| recorded.most_cached.is_some()),
+        ttft: it.ttft.filter(|_| recorded.ttft.is_some()),
+        ..it
+    });
+    Decision { verdict, ..decision }
 }
 
 fn replica_of(decision: Option<&Decision>) -> Option<ReplicaId> {

@@ -33,6 +33,7 @@ use crate::{
     config::{CostWeights, Fallback, Routing, StrategyName},
     estimate::Forecast,
     event::Reason,
+    explanation::CostTerms,
     prefix_index::Slot,
 };
 
@@ -140,6 +141,42 @@ impl Strategy {
     #[must_use]
     pub const fn forecasts(&self) -> bool {
         matches!(self, Self::LeastLatency(_) | Self::PeerMooncake | Self::PeerPreble(_))
+    }
+
+    /// What the rule puts `candidate` at, in [its own unit](StrategyName::ranks_in); the least is best.
+    /// None where it does not rank by one number.
+    #[must_use]
+    pub fn score(&self, ask: &Ask<'_>, candidate: &Candidate) -> Option<f64> {
+        match self {
+            Self::LeastRequest | Self::PowerOfTwo => Some(f64::from(candidate.requests)),
+            Self::KvAware | Self::PeerLlmdTokenLoad => {
+                let uncached = ask.prompt.saturating_sub(candidate.cached);
+                Some(f64::from((candidate.queued_prefill + uncached).0))
+            }
+            Self::LeastLatency(weights) => {
+                Some(least_latency::Cost::of(candidate, weights).total_s())
+            }
+            Self::PeerDynamo(active) => Some(active.cost(ask, candidate)),
+            Self::PeerMooncake => Some(candidate.forecast.ttft_s),
+            Self::PeerLmetric => Some(peer_lmetric::product(ask, candidate)),
+            Self::RoundRobin(_)
+            | Self::Random
+            | Self::Sticky
+            | Self::PrefixAware { .. }
+            | Self::ConsistentHash
+            | Self::PeerSglang
+            | Self::PeerLlmdBlend
+            | Self::PeerPreble(_) => None,
+        }
+    }
+
+    /// The terms of that, where the rule is a sum of seconds.
+    #[must_use]
+    pub fn terms(&self, candidate: &Candidate) -> Option<CostTerms> {
+        let Self::LeastLatency(weights) = self else { return None };
+        let least_latency::Cost { wait_s, harm_s, price_s } =
+            least_latency::Cost::of(candidate, weights);
+        Some(CostTerms { wait_s, harm_s, price_s })
     }
 
     /// Learns that a request was placed, with what it was expected to do there.

@@ -11,6 +11,8 @@
 
 mod body;
 mod client;
+#[cfg(feature = "parquet")]
+mod columns;
 pub mod hang_up;
 pub mod lag;
 pub mod models;
@@ -26,6 +28,6 @@ mod target;
 pub use client::BadTrust;
 pub use hang_up::{HangUpAfter, HangUps};
 pub use lag::Lag;
-pub use options::{Conversations, Invalid, ReplayOptions};
+pub use options::{Conversations, Invalid, ReplayOptions, Wake};
 pub use run::{NotStarted, Recording, run};
 pub use target::{BadTarget, Target};

@@ -1,13 +1,16 @@
 //! Where a replay sends its requests, how, and how long it waits.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use report::Terms;
 use wire::openai::Endpoint;
 use workload::Arrival;
 
 use crate::{hang_up::HangUps, target::Target};
+
+/// Most requests that may be open at once: more than a machine has ports for.
+const OPEN_REQUESTS_MAX: usize = 1_000_000;
 
 /// How a workload is sent.
 #[derive(Clone, Debug)]
@@ -49,6 +52,25 @@ pub struct ReplayOptions {
     pub drain_max: Duration,
     /// The terms on which requests are judged.
     pub terms: Terms,
+    /// The terms of each SLO class, in place of `terms`.
+    pub classes: BTreeMap<String, Terms>,
+    /// Class of the requests that name none; it is sent along (`x-sluice-slo-class`).
+    pub slo_class: Option<String>,
+    /// More headers for every request, by name.
+    pub headers: Vec<(String, String)>,
+    /// Who wakes for each request.
+    pub wake: Wake,
+}
+
+/// Who wakes for each request when it is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wake {
+    /// A thread of its own, within some 50 µs.
+    #[default]
+    Thread,
+    /// The runtime's timers, to a millisecond: they keep to a clock that is paused, so that a run can be
+    /// had in virtual time.
+    Timers,
 }
 
 /// When a conversation's next turn leaves.
@@ -82,6 +104,10 @@ impl Default for ReplayOptions {
             warm_up: Duration::ZERO,
             drain_max: Duration::from_secs(120),
             terms: Terms::default(),
+            classes: BTreeMap::new(),
+            slo_class: None,
+            headers: Vec::new(),
+            wake: Wake::Thread,
         }
     }
 }
@@ -102,14 +128,26 @@ impl ReplayOptions {
         if self.model.is_empty() && arrivals.iter().any(|it| it.prompt.given.is_none()) {
             problems.push("no model; pass --model NAME".to_owned());
         }
-        if self.open_requests_max == 0 {
-            problems.push("open_requests_max: needs a number above 0".to_owned());
+        if !(1..=OPEN_REQUESTS_MAX).contains(&self.open_requests_max) {
+            let has = self.open_requests_max;
+            problems.push(format!("open_requests_max: needs 1 to {OPEN_REQUESTS_MAX}, has {has}"));
         }
         if header(&self.run_id).is_none() {
             problems.push(format!("run id {:?}: needs plain ASCII", self.run_id));
         }
         if self.api_key.as_deref().is_some_and(|key| header(key).is_none()) {
             problems.push("api key: holds characters that no header may".to_owned());
+        }
+        let classes = arrivals.iter().filter_map(|it| it.slo_class.as_deref());
+        if let Some(class) =
+            classes.chain(self.slo_class.as_deref()).find(|it| header(it).is_none())
+        {
+            problems.push(format!("SLO class {class:?}: holds characters that no header may"));
+        }
+        for (name, value) in &self.headers {
+            if name.parse::<HeaderName>().is_err() || header(value).is_none() {
+                problems.push(format!("header {name:?}: is none; write it as NAME: VALUE"));
+            }
         }
         if !ENDPOINTS.contains(&self.endpoint) {
             problems.push(format!(
@@ -152,8 +190,10 @@ mod tests {
             run_id: "\u{7f}".to_owned(),
             hang_ups: Some(HangUps { share: 2.0, after: HangUpAfter::Tokens(1) }),
             open_requests_max: 0,
+            slo_class: Some("\n".to_owned()),
+            headers: vec![("a b".to_owned(), "c".to_owned())],
             ..ReplayOptions::default()
         };
-        assert_eq!(options.problems(&[]).len(), 6, "{:?}", options.problems(&[]));
+        assert_eq!(options.problems(&[]).len(), 8, "{:?}", options.problems(&[]));
     }
 }

@@ -115,6 +115,10 @@ pub fn write(
             out.write_all(b"\n")
         })
     })?;
+    #[cfg(feature = "parquet")]
+    write_file(folder, "requests.parquet", |out| {
+        crate::columns::write(out, records).map_err(io::Error::other)
+    })?;
     write_file(folder, "profile_export.jsonl", |out| {
         let start_ns = manifest.start_ns();
         let warm = Timestamp::from_elapsed(manifest.judged.info.warm_up);
@@ -233,6 +237,8 @@ mod tests {
             "profile_export.jsonl",
             "report.html",
             "requests.jsonl",
+            #[cfg(feature = "parquet")]
+            "requests.parquet",
             "run.json",
             "summary.csv",
             "summary.json",

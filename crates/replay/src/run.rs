@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use report::{Histogram, RequestRecord, record::Gaps};
+use report::{Histogram, RequestRecord, goodput::Promises, record::Gaps};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use types::time::Timestamp;
@@ -65,10 +65,12 @@ pub async fn run(
     let (timeline, last, mut followers) = schedule_of(options, arrivals);
     let plan = Plan::new(options, last, stop);
     let sender = Arc::new(Sender::new(options, plan.clone(), ended)?);
+    let promises = Promises { default: options.terms, classes: options.classes.clone() };
     let mut gaps = Histogram::new();
     let warm = Timestamp::from_elapsed(options.warm_up);
     let mut unsent = 0_u64;
-    let mut turns = Some(schedule::start(plan, timeline, sender)).filter(|_| !followers.is_empty());
+    let turns = schedule::start(plan, timeline, sender, options.wake);
+    let mut turns = Some(turns).filter(|_| !followers.is_empty());
     // The channel closes when the schedule is through and the last request has ended.
     while let Some(Ended { mut record, gaps_us, is_unsent }) = endings.recv().await {
         if let Some(next) = record.session.and_then(|it| followers.next(it, record.ended))
@@ -83,7 +85,7 @@ pub async fn run(
         let own: Vec<Duration> =
             gaps_us.iter().map(|it| Duration::from_micros((*it).into())).collect();
         record.itl = Gaps::of(&own);
-        record.slo = options.terms.judge(&record);
+        record.slo = promises.terms(&record).judge(&record);
         if record.e2e().is_some() && record.scheduled >= warm {
             own.iter().for_each(|gap| gaps.record(*gap));
         }

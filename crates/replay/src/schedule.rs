@@ -2,24 +2,25 @@
 //!
 //! A thread of its own wakes for each request and hands it to the runtime. The runtime's timers
 //! count in milliseconds and round up, which would make every request late by one; the system's
-//! clock wakes a thread within some 50 µs and costs nothing while it sleeps.
+//! clock wakes a thread within some 50 µs and costs nothing while it sleeps. Where the clock is the
+//! runtime's own and paused, its timers do.
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use types::time::Timestamp;
 
 use crate::{
-    options::ReplayOptions,
+    options::{ReplayOptions, Wake},
     send::{Outgoing, Sender},
     sessions::Numbered,
 };
@@ -29,6 +30,9 @@ const LEAD: Duration = Duration::from_millis(20);
 
 /// Longest sleep before a look at whether the run was stopped.
 const NAP_MAX: Duration = Duration::from_millis(50);
+
+/// Time between two looks for turns that follow answers, where the runtime's timers wake.
+const TURNS_EVERY: Duration = Duration::from_millis(1);
 
 /// Turns that may wait for the clock's thread, which takes them the moment they come.
 const TURNS_WAITING_MAX: usize = 1_024;
@@ -79,12 +83,13 @@ pub(crate) struct Clock {
     turns: Option<Receiver<Numbered>>,
 }
 
-/// Starts to send `timeline`, which is by time, from a thread of its own. Turns that follow answers
+/// Starts to send `timeline`, which is by time, each when `wake` says so. Turns that follow answers
 /// are sent there; whoever holds the end that is returned keeps the run going.
 pub(crate) fn start(
     plan: Plan,
     timeline: Vec<Numbered>,
     sender: Arc<Sender>,
+    wake: Wake,
 ) -> SyncSender<Numbered> {
     let (turns, coming) = sync_channel(TURNS_WAITING_MAX);
     let runtime = Handle::current();
@@ -96,29 +101,50 @@ pub(crate) fn start(
         is_next_ready: None,
         turns: Some(coming),
     };
-    runtime.clone().spawn_blocking(move || clock.run(&runtime));
+    match wake {
+        Wake::Thread => drop(runtime.clone().spawn_blocking(move || clock.run(&runtime))),
+        Wake::Timers => {
+            drop(runtime.clone().spawn(async move { clock.run_by_timers(&runtime).await }))
+        }
+    }
     turns
 }
 
 impl Clock {
     fn run(mut self, runtime: &Handle) {
+        while let Some(wait) = self.send_due(runtime) {
+            self.wait(wait.min(NAP_MAX));
+        }
+    }
+
+    async fn run_by_timers(mut self, runtime: &Handle) {
+        while let Some(wait) = self.send_due(runtime) {
+            let most = if self.turns.is_some() { TURNS_EVERY } else { NAP_MAX };
+            tokio::time::sleep(wait.min(most)).await;
+            self.take_turns();
+        }
+    }
+
+    /// Sends everything that is due, and returns the time until the next one is; none when nothing will
+    /// come any more.
+    fn send_due(&mut self, runtime: &Handle) -> Option<Duration> {
         while !self.plan.stop.is_cancelled() {
             self.make_next_ready();
             let due = self.ready.first_key_value().map(|(place, _)| place.0);
             let wait = match due {
                 Some(due) => self.plan.instant(due).saturating_duration_since(Instant::now()),
-                None if self.turns.is_none() => return,
+                None if self.turns.is_none() => return None,
                 None => NAP_MAX,
             };
             if !wait.is_zero() {
-                self.wait(wait.min(NAP_MAX));
-                continue;
+                return Some(wait);
             }
             if let Some((place, outgoing)) = self.ready.pop_first() {
                 self.is_next_ready.take_if(|it| *it == place);
                 self.sender.send(runtime, outgoing);
             }
         }
+        None
     }
 
     /// Rendering a long prompt takes a while: it is done before the time comes.
@@ -135,13 +161,26 @@ impl Clock {
     fn wait(&mut self, time: Duration) {
         let Some(turns) = &self.turns else { return thread::sleep(time) };
         match turns.recv_timeout(time) {
-            Ok((index, arrival)) => {
-                let outgoing = self.sender.prepare(index, &arrival);
-                self.ready.insert((arrival.at, index), outgoing);
-            }
+            Ok(turn) => self.take_turn(&turn),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => self.turns = None,
         }
+    }
+
+    /// Takes the turns that have come meanwhile.
+    fn take_turns(&mut self) {
+        while let Some(turns) = &self.turns {
+            match turns.try_recv() {
+                Ok(turn) => self.take_turn(&turn),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => self.turns = None,
+            }
+        }
+    }
+
+    fn take_turn(&mut self, (index, arrival): &Numbered) {
+        let outgoing = self.sender.prepare(*index, arrival);
+        self.ready.insert((arrival.at, *index), outgoing);
     }
 }
 

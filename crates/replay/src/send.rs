@@ -59,6 +59,7 @@ pub(crate) struct Sender {
     api_key: Option<HeaderValue>,
     run_id: String,
     session_header: bool,
+    slo_class: Option<String>,
     hang_ups: Option<HangUps>,
     seed: u64,
     request_deadline: Duration,
@@ -119,6 +120,11 @@ impl Sender {
         common.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         let bearer = options.api_key.as_deref().and_then(|it| secret(&format!("Bearer {it}")));
         bearer.into_iter().for_each(|it| drop(common.insert(header::AUTHORIZATION, it)));
+        for (name, value) in &options.headers {
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
+                common.insert(name, value);
+            }
+        }
         let uri = |target: &crate::Target, endpoint: Endpoint| target.uri(endpoint.path());
         Ok(Self {
             plan,
@@ -137,6 +143,7 @@ impl Sender {
             api_key: options.api_key.as_deref().and_then(secret),
             run_id: options.run_id.clone(),
             session_header: options.session_header,
+            slo_class: options.slo_class.clone(),
             hang_ups: options.hang_ups,
             seed: options.seed,
             request_deadline: options.request_deadline,
@@ -155,11 +162,13 @@ impl Sender {
             None => self.frame.endpoint,
         };
         let body = self.frame.body(&arrival.prompt, arrival.output);
+        let slo_class = arrival.slo_class.as_deref().or(self.slo_class.as_deref());
         let request_id = format!("{}-{index:06}", self.run_id);
         let record = RequestRecord {
             session: arrival.session,
             turn: arrival.turn,
             tenant: arrival.tenant,
+            slo_class: slo_class.map(str::to_owned),
             scheduled: arrival.at,
             input_tokens: arrival.prompt.tokens(),
             request_id,
@@ -191,6 +200,9 @@ impl Sender {
         if let Some(session) = record.session.filter(|_| self.session_header) {
             let name = format!("{}-session-{session}", self.run_id);
             headers.insert(SESSION_ID, HeaderValue::from_str(&name).ok()?);
+        }
+        if let Some(class) = record.slo_class.as_deref() {
+            headers.insert(headers::SLO_CLASS, HeaderValue::from_str(class).ok()?);
         }
         if endpoint == Endpoint::Messages {
             headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
@@ -237,7 +249,7 @@ impl Sender {
                 tokio::select! {
                     biased;
                     result = exchange.run(answer) => result,
-                    () = time::sleep_until(patience.min(deadline).into()) => Err(late),
+                    () = time::sleep_until(patience.min(deadline)) => Err(late),
                     () = self.plan.stop.cancelled() => Err(Refusal::failed("the run was stopped")),
                 }
             }

@@ -86,6 +86,7 @@ mod tests {
             session,
             turn: 0,
             tenant: None,
+            slo_class: None,
             prompt: Prompt::from_user(vec![Segment { id: 1, tokens: Tokens(1) }]),
             output: Tokens(1),
             answer: None,

@@ -17,13 +17,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use replay::{Conversations, HangUpAfter, HangUps, ReplayOptions, Target};
-use report::Ending;
+use report::{Ending, Terms};
 use tokio::net::TcpListener;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer},
 };
-use types::{quantity::Tokens, time::Timestamp};
+use types::{quantity::Tokens, slo::Slo, time::Timestamp};
 use wire::openai::Endpoint;
 use workload::{Api, Arrival, Given, Prompt};
 
@@ -179,4 +179,30 @@ async fn clients_that_hang_up_close_their_connections_and_count_as_cancelled() {
             tokio::task::yield_now().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_class_goes_out_with_its_request_and_is_what_it_is_judged_by() {
+    let (server, target) = serve(Manner::Tokens(Duration::from_millis(1))).await;
+    let terms = |slo: Slo| Terms { slo, retries_max: None };
+    let impossible = terms(Slo { ttft: Some(Duration::from_nanos(1)), ..Slo::default() });
+    let batch = terms(Slo { completion: Some(Duration::from_secs(60)), ..Slo::default() });
+    let options = ReplayOptions {
+        terms: impossible,
+        classes: [("batch".to_owned(), batch)].into(),
+        slo_class: Some("batch".to_owned()),
+        headers: vec![("X-Tenant".to_owned(), "acme".to_owned())],
+        ..options(target)
+    };
+    let mut plan = arrivals(2, Duration::from_millis(1));
+    plan[1].slo_class = Some("made-up".into());
+    let records = run(&options, plan).await.records;
+    let told: Vec<_> = records.iter().map(|it| (it.slo_class.as_deref(), it.slo.good)).collect();
+    assert_eq!(told, [(Some("batch"), true), (Some("made-up"), false)]);
+    assert_eq!((records[0].slo.completion, records[0].slo.ttft), (Some(true), None));
+    let (_, headers, _) = server.last.lock().unwrap().clone();
+    assert_eq!(
+        (headers["x-tenant"].as_bytes(), headers["x-sluice-slo-class"].as_bytes()),
+        (&b"acme"[..], &b"made-up"[..])
+    );
 }

@@ -43,13 +43,13 @@ pub struct SloClass {
 /// of no class.
 #[must_use]
 pub fn by_slo_class(records: &[&RequestRecord], length_s: f64) -> Vec<SloClass> {
+    if records.iter().all(|it| it.slo_class.is_none()) {
+        return Vec::new();
+    }
     let mut classes: BTreeMap<&str, Vec<&RequestRecord>> = BTreeMap::new();
     for record in records {
         let name = record.slo_class.as_deref().unwrap_or_default();
         classes.entry(name).or_default().push(record);
-    }
-    if classes.keys().all(|name| name.is_empty()) {
-        return Vec::new();
     }
     classes.into_iter().map(|(name, records)| figures(name, &records, length_s)).collect()
 }

@@ -242,7 +242,7 @@ impl Costs {
 }
 
 /// What one request is paid for by itself.
-struct Paid {
+pub(crate) struct Paid {
     call: f64,
     tokens: f64,
     retries: f64,
@@ -250,7 +250,7 @@ struct Paid {
 }
 
 impl Paid {
-    fn of(prices: &Prices, record: &RequestRecord) -> Self {
+    pub(crate) fn of(prices: &Prices, record: &RequestRecord) -> Self {
         let cached = record.cached_tokens.unwrap_or_default();
         let computed = record.input_tokens.saturating_sub(cached);
         let mtok = |tokens: u32, price: f64| f64::from(tokens) / 1e6 * price;
@@ -266,7 +266,7 @@ impl Paid {
         }
     }
 
-    fn total(&self) -> f64 {
+    pub(crate) fn total(&self) -> f64 {
         self.call + self.tokens + self.retries + self.rework
     }
 }
@@ -296,6 +296,9 @@ pub fn by_class(
     default: Option<WorkloadClass>,
     costs: Option<(&Costs, &Breakdown)>,
 ) -> Vec<ClassCost> {
+    if default.is_none() && records.iter().all(|it| it.workload_class.is_none()) {
+        return Vec::new();
+    }
     let mut classes: BTreeMap<WorkloadClass, Vec<&RequestRecord>> = BTreeMap::new();
     for record in records {
         if let Some(class) = record.workload_class.or(default) {

@@ -8,7 +8,8 @@ use crate::{stats::Stats, summary::Run, windows::Window};
 #[must_use]
 pub fn runs(runs: &[Run]) -> String {
     let mut out = String::new();
-    let statistics = ["generator_lag_ms", "ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"];
+    let statistics =
+        ["generator_lag_ms", "ttft_ms", "tpot_ms", "itl_ms", "e2e_ms", "ttft_error_ms"];
     let parts = ["mean", "p50", "p90", "p95", "p99", "max"];
     let names = RUN_COLUMNS
         .into_iter()
@@ -16,14 +17,16 @@ pub fn runs(runs: &[Run]) -> String {
         .chain(statistics.iter().flat_map(|name| parts.map(|part| format!("{name}_{part}"))));
     push_line(&mut out, names);
     for run in runs {
-        let statistics = [run.generator_lag_ms, run.ttft_ms, run.tpot_ms, run.itl_ms, run.e2e_ms];
+        let error_ms = run.regret.and_then(|it| it.ttft_error_ms);
+        let statistics =
+            [run.generator_lag_ms, run.ttft_ms, run.tpot_ms, run.itl_ms, run.e2e_ms, error_ms];
         let cells = statistics.into_iter().flat_map(|it| values(it).map(number));
         push_line(&mut out, run_cells(run).into_iter().chain(cells));
     }
     out
 }
 
-const RUN_COLUMNS: [&str; 20] = [
+const RUN_COLUMNS: [&str; 22] = [
     "workload",
     "policy",
     "admission",
@@ -44,10 +47,12 @@ const RUN_COLUMNS: [&str; 20] = [
     "output_token_goodput",
     "cache_hit_rate",
     "cost_per_accepted",
+    "ttft_bias_ms",
+    "recomputed_share",
 ];
 
 /// The cells under [`RUN_COLUMNS`].
-fn run_cells(run: &Run) -> [String; 20] {
+fn run_cells(run: &Run) -> [String; 22] {
     [
         text(&run.workload),
         text(&run.policy),
@@ -69,6 +74,8 @@ fn run_cells(run: &Run) -> [String; 20] {
         run.output_token_goodput.to_string(),
         number(run.cache_hit_rate),
         number(run.cost_per_accepted),
+        number(run.regret.and_then(|it| it.ttft_bias_ms)),
+        number(run.regret.and_then(|it| it.recomputed_share)),
     ]
 }
 

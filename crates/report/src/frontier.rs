@@ -4,10 +4,13 @@
 //! of a rate is the mean of its runs' figures; percentiles are exact within a run and averaged over
 //! runs. [`knee`] has the rule for the knees.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use types::slo::Slo;
 
 use crate::{
+    classes::SloClass,
     disruption::{Blend, Split},
     knee::{self, Curve, Estimate, NoKnee},
     stats::{Stats, count, ratio},
@@ -153,6 +156,37 @@ pub struct Point {
     pub drain_s: f64,
     /// 99th percentile of how late requests were sent.
     pub generator_lag_ms_p99: Option<f64>,
+    /// What each SLO class had, where there are classes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_slo_class: Vec<ClassPoint>,
+}
+
+/// What one SLO class had at one rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassPoint {
+    /// Its name; empty for what belongs to none.
+    pub name: String,
+    /// Good requests per second.
+    pub request_goodput: f64,
+    /// Good requests over all.
+    pub good_request_fraction: Option<f64>,
+    /// For a batch: rows accepted within its completion window, over all rows.
+    pub accepted_row_rate: Option<f64>,
+}
+
+/// The figures of each class, means over `runs`.
+fn by_slo_class(runs: &[Run]) -> Vec<ClassPoint> {
+    let mut classes: BTreeMap<&str, Vec<&SloClass>> = BTreeMap::new();
+    for class in runs.iter().flat_map(|it| &it.by_slo_class) {
+        classes.entry(&class.name).or_default().push(class);
+    }
+    let point = |(name, of): (&str, Vec<&SloClass>)| ClassPoint {
+        name: name.to_owned(),
+        request_goodput: mean(of.iter().map(|it| it.request_goodput)).unwrap_or_default(),
+        good_request_fraction: mean(of.iter().filter_map(|it| it.good_request_fraction)),
+        accepted_row_rate: mean(of.iter().filter_map(|it| it.accepted_row_rate)),
+    };
+    classes.into_iter().map(point).collect()
 }
 
 impl Point {
@@ -194,6 +228,7 @@ impl Point {
             e2e_ms: stats(|it| it.e2e_ms),
             drain_s: mean(|it| it.drain_s),
             generator_lag_ms_p99: some(|it| it.generator_lag_ms.map(|it| it.p99)),
+            by_slo_class: by_slo_class(runs),
         }
     }
 }
@@ -364,6 +399,19 @@ impl Frontier {
     #[must_use]
     pub fn state(&self, warmth: Warmth) -> Option<&Point> {
         self.states.iter().find(|it| it.warmth == warmth).map(|it| &it.point)
+    }
+
+    /// The rate at the knee by goodput, or that of the most goodput where there is none.
+    #[must_use]
+    pub fn knee_or_best(&self) -> Option<f64> {
+        let knee = self.knee_by_goodput.rate_per_s.map(|it| it.value);
+        knee.or_else(|| self.at_knee().map(|it| it.rate_per_s))
+    }
+
+    /// How long the slowest hundredth of answers takes at the lowest rate, in seconds.
+    #[must_use]
+    pub fn unhurried_answer_s(&self) -> f64 {
+        self.points.first().and_then(|it| it.e2e_ms).map_or(0.0, |it| it.p99 / 1_000.0)
     }
 
     /// The point nearest below the knee, or that of the most goodput where there is no knee.

@@ -2,7 +2,8 @@
 //!
 //! A driver, real or simulated, writes one [`RequestRecord`] a request; everything else follows from
 //! the records. Read in this order: [`record`], [`goodput`] (what counts as good), [`summary`] (the
-//! figures of a run), [`mod@limits`] (what no policy can exceed), [`paired`] (policies compared),
+//! figures of a run), [`regret`] (what its decisions
+//! turned out to cost), [`mod@limits`] (what no policy can exceed), [`paired`] (policies compared),
 //! [`table`] and [`csv`].
 
 pub mod classes;
@@ -22,6 +23,7 @@ pub mod paired;
 pub mod peers;
 pub mod plan;
 pub mod record;
+pub mod regret;
 pub mod rolling;
 pub mod slo;
 pub mod stats;

@@ -59,6 +59,39 @@ pub struct Plan {
     pub replicas: u64,
     /// Share of its knee at which each replica runs on average.
     pub load: f64,
+    /// How the fleet did when it was tried out; absent where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trials: Option<Trials>,
+}
+
+/// A planned fleet, tried out at its busiest with replicas lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trials {
+    /// Requests per second that it met.
+    pub rate_per_s: f64,
+    /// Replicas that were lost when counting began, for good.
+    pub lost: u32,
+    /// Share of good requests that it had to reach: that at the knee, less what seeds scatter by.
+    pub good_fraction_needed: f64,
+    /// Runs of each fleet.
+    pub runs: u64,
+    /// Time that counted in each, in seconds.
+    pub counted_s: f64,
+    /// The fleets that were tried, the planned one first.
+    pub trials: Vec<Trial>,
+    /// The first of them that was enough; none where none was.
+    pub replicas: Option<u64>,
+}
+
+/// One fleet that was tried out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Its replicas, the lost ones included.
+    pub replicas: u64,
+    /// Good requests over all, the mean of the runs.
+    pub good_request_fraction: f64,
+    /// Whether that is enough.
+    pub holds: bool,
 }
 
 /// Why nothing can be planned.
@@ -151,6 +184,7 @@ impl Plan {
             with_bursts,
             replicas,
             load: rate / (knee * replicas as f64),
+            trials: None,
         })
     }
 }

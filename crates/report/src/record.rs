@@ -57,6 +57,14 @@ pub struct RequestRecord {
     pub decision: Option<String>,
     /// Times the router sent it, where it says.
     pub attempts: Option<u32>,
+    /// How much later than predicted its first token came, from the router's decision; sooner where
+    /// negative; absent where the router does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttft_error_ms: Option<f64>,
+    /// Prompt tokens computed that the router believed another replica to hold; absent where it does not
+    /// say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recomputed_tokens: Option<Tokens>,
     /// How it ended.
     pub ending: Ending,
     /// HTTP status, where there was one.

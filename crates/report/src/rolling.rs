@@ -4,9 +4,15 @@
 //! deployment did is the difference. Quality labels come late, so the last requests are remembered and
 //! a label that changes a verdict changes the counts. All memory is bounded: the busiest keys have
 //! counts of their own, the rest share one; of labels for requests long gone the caller is told.
+//!
+//! Costs are live where prices are known: what is paid by the hour for the replicas that are there, divided
+//! among keys by the tokens they had computed, and what each request costs by itself.
+
+mod counts;
+mod meter;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     time::Duration,
 };
@@ -14,10 +20,9 @@ use std::{
 use serde::Serialize;
 use types::time::Timestamp;
 
-use crate::{
-    record::{Ending, RequestRecord},
-    stats::ratio,
-};
+pub use self::counts::Figures;
+use self::{counts::Counts, meter::Meter};
+use crate::{cost::Prices, record::RequestRecord};
 
 /// Length of a slot.
 const SLOT: Duration = Duration::from_secs(10);
@@ -46,70 +51,6 @@ pub struct Key {
     pub slo_class: String,
     /// Who asked, as a keyed hash in hexadecimal; empty where nobody is told apart.
     pub tenant: String,
-}
-
-/// Counts of requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counts {
-    requests: u64,
-    completed: u64,
-    good: u64,
-    rejected: u64,
-    labelled: u64,
-    output_tokens: u64,
-    good_tokens: u64,
-    first_tokens: u64,
-    ttft_s: f64,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-}
-
-impl Counts {
-    fn add(&mut self, other: &Self) {
-        self.requests = self.requests.saturating_add(other.requests);
-        self.completed = self.completed.saturating_add(other.completed);
-        self.good = self.good.saturating_add(other.good);
-        self.rejected = self.rejected.saturating_add(other.rejected);
-        self.labelled = self.labelled.saturating_add(other.labelled);
-        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
-        self.good_tokens = self.good_tokens.saturating_add(other.good_tokens);
-        self.first_tokens = self.first_tokens.saturating_add(other.first_tokens);
-        self.ttft_s += other.ttft_s;
-        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
-        self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
-    }
-
-    fn of(record: &RequestRecord) -> Self {
-        let completed = record.ending == Ending::Completed;
-        let tokens = if completed { u64::from(record.output_tokens.0) } else { 0 };
-        let ttft = record.ttft();
-        let cached = record.cached_tokens.filter(|_| completed);
-        Self {
-            requests: 1,
-            completed: completed.into(),
-            good: record.slo.good.into(),
-            rejected: (record.ending == Ending::Rejected).into(),
-            labelled: 0,
-            output_tokens: tokens,
-            good_tokens: if record.slo.good { tokens } else { 0 },
-            first_tokens: ttft.is_some().into(),
-            ttft_s: ttft.unwrap_or_default().as_secs_f64(),
-            prompt_tokens: cached.map_or(0, |_| record.input_tokens.0.into()),
-            cached_tokens: cached.map_or(0, |it| it.0.into()),
-        }
-    }
-
-    /// A label changed a request of so many tokens to good or from it.
-    fn relabel(&mut self, is_good: bool, was_good: bool, is_first: bool, tokens: u64) {
-        self.labelled = self.labelled.saturating_add(is_first.into());
-        if is_good && !was_good {
-            self.good = self.good.saturating_add(1);
-            self.good_tokens = self.good_tokens.saturating_add(tokens);
-        } else if was_good && !is_good {
-            self.good = self.good.saturating_sub(1);
-            self.good_tokens = self.good_tokens.saturating_sub(tokens);
-        }
-    }
 }
 
 /// The counts of one key.
@@ -144,6 +85,8 @@ struct Left {
     kept_promises: bool,
     accepted: Option<bool>,
     tokens: u64,
+    /// What it costs more when it is not good.
+    rework: f64,
 }
 
 /// A window that a disruption opened.
@@ -164,13 +107,20 @@ pub struct Rolling {
     recent: BTreeMap<u64, Left>,
     order: VecDeque<u64>,
     disruptions: VecDeque<Opened>,
+    meter: Meter,
 }
 
 impl Rolling {
     /// Counts a request that came at `record.scheduled`, has left at `now`, and was judged.
-    pub fn count(&mut self, now: Timestamp, key: Key, record: &RequestRecord) {
+    pub fn count(
+        &mut self,
+        now: Timestamp,
+        key: Key,
+        record: &RequestRecord,
+        prices: Option<&Prices>,
+    ) {
         let inside = self.is_disrupted(record.scheduled);
-        let counts = Counts::of(record);
+        let counts = Counts::of(record, prices);
         let is_known = self.keys.contains_key(&key);
         let key = if is_known || self.keys.len() < KEYS_MAX { key } else { other() };
         let slot = slot_at(now);
@@ -189,6 +139,7 @@ impl Rolling {
             kept_promises: record.slo.good,
             accepted: None,
             tokens: counts.output_tokens,
+            rework: if counts.completed > 0 { prices.map_or(0.0, |it| it.rework) } else { 0.0 },
         };
         if self.recent.insert(name, left).is_none() {
             self.order.push_back(name);
@@ -209,7 +160,7 @@ impl Rolling {
         let Some(ring) = self.keys.get_mut(&left.key) else { return false };
         let slot = ring.slots.iter_mut().find(|it| it.0 == left.slot).map(|it| &mut it.1);
         for counts in slot.into_iter().chain(ring.all.get_mut(usize::from(left.inside))) {
-            counts.relabel(is_good, was_good, is_first, left.tokens);
+            counts.relabel(is_good, was_good, is_first, left.tokens, left.rework);
         }
         true
     }
@@ -237,25 +188,86 @@ impl Rolling {
         self.disruptions.iter().any(|it| it.from_s <= at_s && at_s < it.until_s)
     }
 
+    /// Learns that so many replicas are paid for from `now` on.
+    pub fn paid(&mut self, now: Timestamp, replicas: u32) {
+        let inside = self.is_disrupted(now);
+        self.meter.read(now, replicas, inside);
+    }
+
     /// What there is to tell at `now`.
     #[must_use]
-    pub fn view(&self, now: Timestamp) -> View {
-        let keys = self.keys.iter().map(|(key, ring)| KeyView {
-            key: key.clone(),
-            windows: WINDOWS.map(|length| window(ring, now, length)).to_vec(),
-            undisturbed: Figures::of(&ring.all[0], None),
-            disrupted: Figures::of(&ring.all[1], None),
-        });
+    pub fn view(&self, now: Timestamp, prices: Option<&Prices>) -> View {
+        let all = self.sum(|_| true);
+        let figures = |ring: &Ring| self.of(ring, &all, now, prices);
+        let keys =
+            self.keys.iter().map(|(key, ring)| KeyView { key: key.clone(), of: figures(ring) });
         View {
             now_s: now.elapsed().as_secs_f64(),
             is_disrupted: self.is_disrupted(now),
             disruptions: self.disruptions.iter().cloned().collect(),
+            currency: prices.map(|it| it.currency.clone()),
+            all: figures(&all),
             keys: keys.collect(),
+        }
+    }
+
+    /// The last ten minutes of each SLO class.
+    #[must_use]
+    pub fn classes(&self, now: Timestamp, prices: Option<&Prices>) -> Vec<(String, Figures)> {
+        let all = self.sum(|_| true);
+        let names: BTreeSet<&str> = self.keys.keys().map(|it| it.slo_class.as_str()).collect();
+        let figures = |name: &str| {
+            let of = self.of(&self.sum(|it| it.slo_class == name), &all, now, prices);
+            Some((name.to_owned(), of.windows.last()?.figures))
+        };
+        names.into_iter().filter_map(figures).collect()
+    }
+
+    /// The counts of every key that `is_wanted`, together.
+    fn sum(&self, is_wanted: impl Fn(&Key) -> bool) -> Ring {
+        let mut slots: BTreeMap<u64, Counts> = BTreeMap::new();
+        let mut sum = Ring::default();
+        for (_, ring) in self.keys.iter().filter(|it| is_wanted(it.0)) {
+            for (number, counts) in &ring.slots {
+                slots.entry(*number).or_default().add(counts);
+            }
+            sum.all.iter_mut().zip(&ring.all).for_each(|(all, own)| all.add(own));
+        }
+        sum.slots = slots.into_iter().collect();
+        sum
+    }
+
+    /// The figures of `ring`, a part of `all`.
+    fn of(&self, ring: &Ring, all: &Ring, now: Timestamp, prices: Option<&Prices>) -> Of {
+        let since_start = |inside: usize| {
+            let (own, whole) = (ring.all.get(inside), all.all.get(inside));
+            let paid = self.meter.since_start(inside);
+            let bill =
+                prices.zip(whole).map(|(prices, whole)| paid.price(prices) * own_share(own, whole));
+            Figures::of(&own.copied().unwrap_or_default(), None, bill)
+        };
+        let window = |length: Duration| {
+            let (counts, covered_s, oldest) = last(ring, now, length);
+            let (whole, ..) = last(all, now, length);
+            let paid = self.meter.since(oldest);
+            let bill = prices.map(|prices| paid.price(prices) * own_share(Some(&counts), &whole));
+            let figures = Figures::of(&counts, Some(covered_s), bill);
+            WindowView { length_s: length.as_secs(), figures }
+        };
+        Of {
+            windows: WINDOWS.map(window).to_vec(),
+            undisturbed: since_start(0),
+            disrupted: since_start(1),
         }
     }
 }
 
-fn window(ring: &Ring, now: Timestamp, length: Duration) -> WindowView {
+fn own_share(own: Option<&Counts>, whole: &Counts) -> f64 {
+    own.map_or(0.0, |it| it.share_of(whole))
+}
+
+/// The counts of the last slots of `ring`, the seconds that they cover, and the oldest slot among them.
+fn last(ring: &Ring, now: Timestamp, length: Duration) -> (Counts, f64, u64) {
     let slots = length.as_secs().checked_div(SLOT.as_secs()).unwrap_or(1);
     let newest = slot_at(now);
     let oldest = newest.saturating_sub(slots.saturating_sub(1));
@@ -263,8 +275,7 @@ fn window(ring: &Ring, now: Timestamp, length: Duration) -> WindowView {
     ring.slots.iter().filter(|it| it.0 >= oldest).for_each(|it| counts.add(&it.1));
     // The newest slot is still being filled, and a young server has no more to look back on.
     let since = Timestamp::from_elapsed(SLOT.saturating_mul(u32::try_from(oldest).unwrap_or(0)));
-    let covered = now.since(since).as_secs_f64().max(1.0);
-    WindowView { length_s: length.as_secs(), figures: Figures::of(&counts, Some(covered)) }
+    (counts, now.since(since).as_secs_f64().max(1.0), oldest)
 }
 
 fn slot_at(now: Timestamp) -> u64 {
@@ -291,6 +302,10 @@ pub struct View {
     pub is_disrupted: bool,
     /// The last disruptions.
     pub disruptions: Vec<Opened>,
+    /// The currency of all costs; absent without prices.
+    pub currency: Option<String>,
+    /// Everything together.
+    pub all: Of,
     /// Each model, SLO class and tenant.
     pub keys: Vec<KeyView>,
 }
@@ -301,6 +316,14 @@ pub struct KeyView {
     /// Which.
     #[serde(flatten)]
     pub key: Key,
+    /// Its figures.
+    #[serde(flatten)]
+    pub of: Of,
+}
+
+/// The figures of some requests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Of {
     /// The last minute, and the last ten.
     pub windows: Vec<WindowView>,
     /// Since the start, outside of disruption windows.
@@ -317,50 +340,6 @@ pub struct WindowView {
     /// What it holds.
     #[serde(flatten)]
     pub figures: Figures,
-}
-
-/// Figures of requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Figures {
-    /// Requests that have left.
-    pub requests: u64,
-    /// Whole answers.
-    pub completed: u64,
-    /// Good ones.
-    pub good: u64,
-    /// Requests turned away.
-    pub rejected: u64,
-    /// Requests that somebody judged.
-    pub labelled: u64,
-    /// Good requests over all.
-    pub good_request_fraction: Option<f64>,
-    /// Good requests per second; absent where no window bounds them.
-    pub request_goodput: Option<f64>,
-    /// Output tokens of good requests per second.
-    pub output_token_goodput: Option<f64>,
-    /// Mean time to first token, from the request's head.
-    pub ttft_ms_mean: Option<f64>,
-    /// Cached over all prompt tokens.
-    pub cache_hit_rate: Option<f64>,
-}
-
-impl Figures {
-    fn of(it: &Counts, seconds: Option<f64>) -> Self {
-        let per_s = |amount: u64| ratio(amount as f64, seconds?);
-        let share = |part: u64, whole: u64| ratio(part as f64, whole as f64);
-        Self {
-            requests: it.requests,
-            completed: it.completed,
-            good: it.good,
-            rejected: it.rejected,
-            labelled: it.labelled,
-            good_request_fraction: share(it.good, it.requests),
-            request_goodput: per_s(it.good),
-            output_token_goodput: per_s(it.good_tokens),
-            ttft_ms_mean: ratio(it.ttft_s * 1_000.0, it.first_tokens as f64),
-            cache_hit_rate: share(it.cached_tokens, it.prompt_tokens),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -26,13 +26,21 @@ impl Stats {
     /// The statistics of `values`, exact, none for no values.
     #[must_use]
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_unstable_by(f64::total_cmp);
-        let max = *values.last()?;
+        let max = values.iter().copied().max_by(f64::total_cmp)?;
         let mean = values.iter().sum::<f64>() / count(values.len());
         let squares: f64 = values.iter().map(|it| (it - mean) * (it - mean)).sum();
         let std = (squares / count(values.len())).sqrt();
-        let at = |q| quantile(&values, q).unwrap_or(max);
-        Some(Self { mean, std, p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max })
+        let [p50, p90, p95, p99] = quantiles(&mut values, [0.50, 0.90, 0.95, 0.99]);
+        let or_max = |it: Option<f64>| it.unwrap_or(max);
+        Some(Self {
+            mean,
+            std,
+            p50: or_max(p50),
+            p90: or_max(p90),
+            p95: or_max(p95),
+            p99: or_max(p99),
+            max,
+        })
     }
 }
 
@@ -56,17 +64,35 @@ pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
 /// The same of `values` in any order, which it changes; it takes linear time.
 #[must_use]
 pub(crate) fn quantile_unsorted(values: &mut [f64], q: f64) -> Option<f64> {
-    let position = q.clamp(0.0, 1.0) * count(values.len().checked_sub(1)?);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 0 and the last index"
-    )]
-    let below = position as usize;
-    let (_, low, above) = values.select_nth_unstable_by(below, f64::total_cmp);
-    let low = *low;
-    let high = above.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
-    Some((high - low).mul_add(position.fract(), low))
+    let [only] = quantiles(values, [q]);
+    only
+}
+
+/// Several quantiles of `values` in any order, which it changes. `qs` ascend, so that each is looked for
+/// among what lies beyond the one before: all of them take little more time than the first.
+pub(crate) fn quantiles<const N: usize>(values: &mut [f64], qs: [f64; N]) -> [Option<f64>; N] {
+    let Some(last) = values.len().checked_sub(1) else { return [None; N] };
+    // What lies below `done` is sorted away.
+    let (mut rest, mut done) = (values, 0_usize);
+    qs.map(|q| {
+        let position = q.clamp(0.0, 1.0) * count(last);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and the last index"
+        )]
+        let below = (position as usize).saturating_sub(done);
+        if below >= rest.len() {
+            return None;
+        }
+        let (_, low, above) = rest.select_nth_unstable_by(below, f64::total_cmp);
+        let low = *low;
+        let high = above.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
+        let cut = below.min(rest.len());
+        rest = std::mem::take(&mut rest).get_mut(cut..).unwrap_or_default();
+        done = done.saturating_add(cut);
+        Some((high - low).mul_add(position.fract(), low))
+    })
 }
 
 /// A part of a whole; none of nothing.
@@ -109,6 +135,16 @@ mod tests {
             let mut sorted = values.clone();
             sorted.sort_unstable_by(f64::total_cmp);
             prop_assert_eq!(quantile_unsorted(&mut values, q), quantile(&sorted, q));
+        }
+
+        /// Several at once are each what it is alone.
+        #[test]
+        fn quantiles_taken_together_are_those_taken_alone(mut values in prop::collection::vec(-1e9..1e9_f64, 1..60)) {
+            let mut sorted = values.clone();
+            sorted.sort_unstable_by(f64::total_cmp);
+            let qs = [0.0, 0.5, 0.5, 0.9, 0.99, 1.0];
+            let together = quantiles(&mut values, qs);
+            prop_assert_eq!(together, qs.map(|q| quantile(&sorted, q)));
         }
 
         /// Percentiles ascend and stay within the values.

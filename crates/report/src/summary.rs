@@ -9,17 +9,21 @@
 //! came much later after the window than an answer takes, the fleet did not keep up, and what it
 //! sustained is `completed / (window_s + drain_s)`, the figure that `vllm bench serve` prints.
 
-use std::{collections::BTreeMap, time::Duration};
+mod sums;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use types::time::Timestamp;
 
+use self::sums::Sums;
 use crate::{
     classes::{SloClass, by_slo_class},
     cost::{self, Breakdown, ClassCost, Costs, WorkloadClass},
     histogram::Histogram,
     limits::Limits,
     record::{Ending, RequestRecord},
+    regret::Regret,
     stats::{Stats, count, ratio},
 };
 
@@ -149,6 +153,9 @@ pub struct Run {
     /// What results cost, by the class of work, where it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_workload_class: Vec<ClassCost>,
+    /// What decisions turned out to cost; absent where no router said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regret: Option<Regret>,
     /// What no policy can exceed on these requests; absent where nobody computed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
@@ -176,18 +183,18 @@ impl Run {
         let warm = Timestamp::from_elapsed(info.warm_up);
         let records: Vec<&RequestRecord> =
             records.iter().filter(|it| it.scheduled >= warm).collect();
-        let count_of = |ending| records.iter().filter(|it| it.ending == ending).count();
-        let completed = || records.iter().copied().filter(|it| it.ending == Ending::Completed);
-        let good = || records.iter().copied().filter(|it| it.slo.good);
-        let window = Window::of(info, &records);
+        let mut sums = Sums::of(&records);
+        let window = Window::of(info, &sums);
         let per_s = |amount: f64| ratio(amount, window.length_s).unwrap_or_default();
-        let goods = count(good().count());
         let paid_s = window.length_s + window.drain_s;
         let cost = info.costs.as_ref().map(|it| it.of(records.iter().copied(), paid_s));
-        let (good_sessions, sessions) = sessions(&records);
-        let tokens = |of: fn(&RequestRecord) -> u32| -> u64 {
-            completed().map(|it| u64::from(of(it))).sum()
-        };
+        let (good_sessions, sessions) = sums.sessions();
+        let Sums { completed, good, rejected, failed, cancelled, retries, .. } = sums;
+        let Sums { input_tokens, output_tokens, good_tokens, .. } = sums;
+        let (judged, cache_hit_rate, imbalance) =
+            (sums.judged(), sums.cache_hit_rate(), sums.imbalance());
+        let [generator_lag_ms, ttft_ms, tpot_ms, e2e_ms] = sums.stats();
+        let goods = good as f64;
 
         Self {
             workload: info.workload.clone(),
@@ -197,38 +204,39 @@ impl Run {
             window_s: window.length_s,
             drain_s: window.drain_s,
             requests: records.len() as u64,
-            completed: completed().count() as u64,
-            good: good().count() as u64,
-            rejected: count_of(Ending::Rejected) as u64,
-            failed: count_of(Ending::Failed) as u64,
-            cancelled: count_of(Ending::Cancelled) as u64,
-            retries: records.iter().map(|it| u64::from(it.retries())).sum(),
-            input_tokens: tokens(|it| it.input_tokens.0),
-            output_tokens: tokens(|it| it.output_tokens.0),
+            completed,
+            good,
+            rejected,
+            failed,
+            cancelled,
+            retries,
+            input_tokens,
+            output_tokens,
             offered_rps: per_s(count(records.len())),
-            request_throughput: per_s(count(completed().count())),
+            request_throughput: per_s(completed as f64),
             request_goodput: per_s(goods),
-            good_request_fraction: ratio(goods, count(judged(&records))),
+            good_request_fraction: ratio(goods, judged as f64),
             good_session_fraction: ratio(good_sessions, sessions),
             session_goodput: per_s(good_sessions),
-            output_token_throughput: per_s(output_tokens(completed())),
-            output_token_goodput: per_s(output_tokens(good())),
-            cache_hit_rate: cache_hit_rate(completed()),
-            imbalance: imbalance(completed()),
+            output_token_throughput: per_s(output_tokens as f64),
+            output_token_goodput: per_s(good_tokens as f64),
+            cache_hit_rate,
+            imbalance,
             cost_per_accepted: cost.and_then(|it| ratio(it.total, goods)),
             cost,
             currency: info.costs.as_ref().map(|it| it.prices.currency.clone()),
-            generator_lag_ms: stats_ms(records.iter().map(|it| it.lag())),
-            ttft_ms: stats_ms(completed().map(RequestRecord::ttft)),
-            tpot_ms: stats_ms(completed().map(RequestRecord::tpot)),
+            generator_lag_ms,
+            ttft_ms,
+            tpot_ms,
             itl_ms: gaps.stats_ms(),
-            e2e_ms: stats_ms(completed().map(RequestRecord::e2e)),
+            e2e_ms,
             by_slo_class: by_slo_class(&records, window.length_s),
             by_workload_class: cost::by_class(
                 &records,
                 info.workload_class,
                 info.costs.as_ref().zip(cost.as_ref()),
             ),
+            regret: Regret::of(records.iter().copied()),
             limits: None,
         }
     }
@@ -243,16 +251,14 @@ struct Window {
 impl Window {
     /// A schedule whose length is known starts with the run; one that is not, with its first request.
     /// Requests that all leave at once have no window but the time it takes to answer them.
-    fn of(info: &RunInfo, records: &[&RequestRecord]) -> Self {
-        let scheduled = || records.iter().map(|it| it.scheduled);
+    fn of(info: &RunInfo, sums: &Sums<'_>) -> Self {
         let (start, end) = match info.scheduled_for {
             Some(length) => {
                 (Timestamp::from_elapsed(info.warm_up), Timestamp::from_elapsed(length))
             }
-            None => (scheduled().min().unwrap_or_default(), scheduled().max().unwrap_or_default()),
+            None => sums.scheduled.unwrap_or_default(),
         };
-        let whole = records.iter().filter(|it| it.ending == Ending::Completed);
-        let last = whole.filter_map(|it| it.last_token).max().unwrap_or_default();
+        let last = sums.last_token;
         let end = if end > start { end } else { last };
         Self { length_s: end.since(start).as_secs_f64(), drain_s: last.since(end).as_secs_f64() }
     }
@@ -277,38 +283,9 @@ pub(crate) fn cache_hit_rate<'a>(
     ratio(cached, all)
 }
 
-/// Good sessions and all of them; a session is good when all its turns are.
-fn sessions(records: &[&RequestRecord]) -> (f64, f64) {
-    let mut sessions = BTreeMap::new();
-    for record in records.iter().filter(|it| it.ending != Ending::Cancelled) {
-        if let Some(session) = record.session {
-            let good = sessions.entry(session).or_insert(true);
-            *good &= record.slo.good;
-        }
-    }
-    let good = sessions.values().filter(|good| **good).count();
-    (count(good), count(sessions.len()))
-}
-
 /// Requests that could have been good: all but those whose clients hung up on purpose.
 pub(crate) fn judged(records: &[&RequestRecord]) -> usize {
     records.iter().filter(|it| it.ending != Ending::Cancelled).count()
-}
-
-/// The busiest replica's requests over the mean replica's, of the replicas that answered any.
-fn imbalance<'a>(completed: impl Iterator<Item = &'a RequestRecord>) -> Option<f64> {
-    let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
-    for replica in completed.filter_map(|it| it.replica.as_deref()) {
-        let requests = replicas.entry(replica).or_default();
-        *requests = requests.saturating_add(1);
-    }
-    let busiest = replicas.values().max().copied()?;
-    let all: usize = replicas.values().sum();
-    ratio(count(busiest) * count(replicas.len()), count(all))
-}
-
-fn output_tokens<'a>(records: impl Iterator<Item = &'a RequestRecord>) -> f64 {
-    records.map(|it| f64::from(it.output_tokens.0)).sum()
 }
 
 #[cfg(test)]

@@ -1,17 +1,23 @@
 //! Tables for a terminal, at most 100 columns wide.
 
+mod classes;
 mod frontier;
 mod limits;
+mod regret;
 mod seeds;
 mod work;
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::{
+    CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
+};
 
 pub use self::{
+    classes::classes,
     frontier::{frontier, plan, promise},
     limits::limits,
+    regret::regret,
     seeds::{differences, means},
     work::work,
 };
@@ -20,6 +26,9 @@ use crate::{stats::Stats, summary::Run};
 /// Lines above and below the header and below the last row.
 const STYLE: TableStyle =
     TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
+
+/// Widest table, in columns of a terminal.
+const COLUMNS_MAX: u16 = 100;
 
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 
@@ -79,8 +88,9 @@ pub fn single(run: &Run) -> String {
     };
     let hit_rate = percent(run.cache_hit_rate);
     format!(
-        "{workload}: {requests} requests at {:.2}/s for {:.1} s; last answer {:.1} s later\n\
-         completed {completed}, rejected {rejected}, failed {failed}{cancelled}; good {good} ({fraction})\n\
+        "{workload}: {requests} requests at {:.2}/s for {:.1} s\n\
+         completed {completed}, rejected {rejected}, failed {failed}{cancelled}; good {good} ({fraction}); \
+         last answer {:.1} s later\n\
          requests: throughput {:.2}/s, goodput {:.2}/s\n\
          output tokens: throughput {:.1}/s, goodput {:.1}/s\n\
          cache hit rate: {hit_rate}\n{latencies}\n",
@@ -108,15 +118,29 @@ pub fn plain<const N: usize>(
     out.to_string()
 }
 
+/// The same where the number of columns is not known before.
+#[must_use]
+pub fn rows(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut out = table(header);
+    for row in rows {
+        out.add_row(row);
+    }
+    align_right(&mut out);
+    out.to_string()
+}
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(STYLE).set_header(header);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(COLUMNS_MAX);
     table
 }
 
+/// Figures to the right and in one piece; names to the left, broken where there is no room for them.
 fn align_right(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
+        column.set_constraint(ColumnConstraint::ContentWidth);
     }
 }
 
@@ -156,6 +180,17 @@ mod tests {
         let table = comparison(&[run(&records()), guarded, other]);
         assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
         insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn long_names_are_broken_and_figures_are_not() {
+        let mut long = run(&records());
+        long.policy = "a-policy-with-a-name-that-nobody-would-call-short".to_owned();
+        long.admission = "knee-of-some-new-kind".to_owned();
+        for table in [comparison(&[long.clone()]), means(&[long])] {
+            assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+            assert!(table.contains("0.25/s") || table.contains("0.2/s"), "{table}");
+        }
     }
 
     #[test]

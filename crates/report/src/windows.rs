@@ -1,12 +1,10 @@
 //! A run in slices of a second: `windows.csv`.
 
-use std::collections::BTreeMap;
-
 use types::time::Timestamp;
 
 use crate::{
     record::{Ending, RequestRecord},
-    stats::quantile,
+    stats::{quantiles, ratio},
 };
 
 /// Most slices that are made: a day of seconds. What ends later counts in the last slice.
@@ -43,12 +41,29 @@ pub struct Window {
 
 /// What a slice gathers before it becomes a [`Window`].
 #[derive(Default)]
-struct Slice<'a> {
+struct Slice {
     window: Window,
     sent: u64,
     ended: u64,
     ttfts_ms: Vec<f64>,
-    completed: Vec<&'a RequestRecord>,
+    cached_tokens: u64,
+    /// Prompt tokens of those whose engine says how many were cached.
+    prompt_tokens: u64,
+}
+
+/// Slices by their number, as many as were asked for.
+#[derive(Default)]
+struct Slices(Vec<Slice>);
+
+impl Slices {
+    fn at(&mut self, number: u64) -> &mut Slice {
+        let number = usize::try_from(number.min(WINDOWS_MAX)).unwrap_or(0);
+        if number >= self.0.len() {
+            self.0.resize_with(number.saturating_add(1), Slice::default);
+        }
+        #[expect(clippy::indexing_slicing, reason = "made just now where it was not there")]
+        &mut self.0[number]
+    }
 }
 
 /// Cuts a run into seconds, the quiet ones included.
@@ -62,49 +77,55 @@ pub fn windows(records: &[RequestRecord]) -> Vec<Window> {
 #[must_use]
 pub fn slices(records: &[RequestRecord], slice_s: u64) -> Vec<Window> {
     let slice_s = slice_s.max(1);
-    let second = |at: Timestamp| {
-        at.elapsed().as_secs().checked_div(slice_s).unwrap_or_default().min(WINDOWS_MAX)
-    };
-    let mut slices: BTreeMap<u64, Slice<'_>> = BTreeMap::new();
+    let number = |at: Timestamp| at.elapsed().as_secs().checked_div(slice_s).unwrap_or_default();
+    let mut slices = Slices::default();
     for record in records {
-        let offered = slices.entry(second(record.scheduled)).or_default();
+        let offered = slices.at(number(record.scheduled));
         offered.window.offered += 1;
         offered.ttfts_ms.extend(record.ttft().map(|it| it.as_secs_f64() * 1_000.0));
         if let Some(sent) = record.sent {
-            slices.entry(second(sent)).or_default().sent += 1;
+            slices.at(number(sent)).sent += 1;
         }
-        let ended = slices.entry(second(record.ended)).or_default();
-        ended.ended += u64::from(record.sent.is_some());
-        ended.window.good += u64::from(record.slo.good);
-        match record.ending {
-            Ending::Completed => ended.completed.push(record),
-            Ending::Rejected => ended.window.rejected += 1,
-            Ending::Failed => ended.window.failed += 1,
-            Ending::Cancelled => {}
-        }
+        slices.at(number(record.ended)).end(record);
     }
-    let seconds = slices.keys().next_back().map_or(0, |last| last.saturating_add(1));
     let mut in_flight = 0_u64;
-    (0..seconds)
-        .map(|second| {
-            let slice = slices.remove(&second).unwrap_or_default();
+    (0..)
+        .zip(slices.0)
+        .map(|(number, slice): (u64, Slice)| {
             in_flight = in_flight.saturating_add(slice.sent).saturating_sub(slice.ended);
-            slice.into_window(second.saturating_mul(slice_s), in_flight)
+            slice.into_window(number.saturating_mul(slice_s), in_flight)
         })
         .collect()
 }
 
-impl Slice<'_> {
+impl Slice {
+    /// Counts a request that ended in it.
+    fn end(&mut self, record: &RequestRecord) {
+        self.ended += u64::from(record.sent.is_some());
+        self.window.good += u64::from(record.slo.good);
+        match record.ending {
+            Ending::Completed => {
+                self.window.completed += 1;
+                self.window.output_tokens += u64::from(record.output_tokens.0);
+                if let Some(cached) = record.cached_tokens {
+                    self.cached_tokens += u64::from(cached.0);
+                    self.prompt_tokens += u64::from(record.input_tokens.0);
+                }
+            }
+            Ending::Rejected => self.window.rejected += 1,
+            Ending::Failed => self.window.failed += 1,
+            Ending::Cancelled => {}
+        }
+    }
+
     fn into_window(mut self, second: u64, in_flight: u64) -> Window {
-        self.ttfts_ms.sort_unstable_by(f64::total_cmp);
+        let [ttft_ms_p50, ttft_ms_p99] = quantiles(&mut self.ttfts_ms, [0.50, 0.99]);
         Window {
             second,
             in_flight,
-            completed: self.completed.len() as u64,
-            output_tokens: self.completed.iter().map(|it| u64::from(it.output_tokens.0)).sum(),
-            ttft_ms_p50: quantile(&self.ttfts_ms, 0.50),
-            ttft_ms_p99: quantile(&self.ttfts_ms, 0.99),
-            cache_hit_rate: crate::summary::cache_hit_rate(self.completed.into_iter()),
+            ttft_ms_p50,
+            ttft_ms_p99,
+            cache_hit_rate: ratio(self.cached_tokens as f64, self.prompt_tokens as f64),
             ..self.window
         }
     }

@@ -16,6 +16,7 @@ use policy::{
     config::{CostWeights, Routing, Saturation, StrategyName},
     event::Event,
     fleet_view::Load,
+    slow_start::SlowStart,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -27,6 +28,7 @@ use types::{
 use crate::{app::App, goodput};
 
 mod access;
+pub(crate) mod decisions;
 mod members;
 
 /// The admin port.
@@ -41,6 +43,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/admin/reload", post(members::reload))
         .route("/admin/policy", get(policy).put(put_policy))
         .route("/admin/admission", get(admission).put(put_admission))
+        .route("/admin/decisions", get(decisions::decisions))
         .route("/admin/goodput", get(goodput))
         .route("/admin/events", post(event))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
@@ -57,7 +60,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
-    ([content_type], app.telemetry.render(&app.fleet)).into_response()
+    ([content_type], app.telemetry.render(&app)).into_response()
 }
 
 /// A replica as `/admin/replicas` shows it.
@@ -102,6 +105,8 @@ struct PolicyView {
     match_min: f64,
     #[serde(default)]
     cost: CostWeights,
+    #[serde(default)]
+    slow_start: SlowStart,
 }
 
 const fn match_min() -> f64 {
@@ -109,8 +114,8 @@ const fn match_min() -> f64 {
 }
 
 impl From<Routing> for PolicyView {
-    fn from(Routing { strategy, saturation, match_min, cost }: Routing) -> Self {
-        Self { strategy, saturation, match_min, cost }
+    fn from(Routing { strategy, saturation, match_min, cost, slow_start }: Routing) -> Self {
+        Self { strategy, saturation, match_min, cost, slow_start }
     }
 }
 
@@ -119,7 +124,7 @@ async fn policy(State(app): State<Arc<App>>) -> Json<PolicyView> {
 }
 
 async fn goodput(State(app): State<Arc<App>>) -> Response {
-    Json(app.goodput.view()).into_response()
+    Json(app.goodput()).into_response()
 }
 
 /// Opens a disruption window, or closes it.
@@ -152,12 +157,15 @@ async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
         problems.push(format!("match_min: must be a share from 0 to 1, not {}", view.match_min));
     }
     problems.extend(view.cost.problems().into_iter().map(|it| format!("cost.{it}")));
+    let slow_start = view.slow_start.problems().into_iter();
+    problems.extend(slow_start.map(|it| format!("slow_start.{it}")));
     if !problems.is_empty() {
         return wrong(problems.join("\n"));
     }
     let default = Routing::new(view.strategy);
     let saturation = view.saturation.or(default.saturation);
-    let routing = Routing { saturation, match_min: view.match_min, cost: view.cost, ..default };
+    let PolicyView { match_min, cost, slow_start, .. } = view;
+    let routing = Routing { saturation, match_min, cost, slow_start, ..default };
     app.fleet.dispatch().observe(Event::RoutingChanged(routing));
     tracing::info!(strategy = view.strategy.as_str(), "policy changed");
     Json(PolicyView::from(routing)).into_response()

@@ -11,12 +11,17 @@ use std::{
 use arc_swap::ArcSwap;
 use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
+use report::{cost::Prices, rolling::View};
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
 
 use crate::{
-    config::{Config, Limits, Priorities, Promises, Secret, Timeouts, secret::KeyHash},
+    admin::decisions::RequestNames,
+    config::{
+        Config, Limits, Priorities, Promises, Secret, Timeouts, Upstream, secret::KeyHash, tls,
+    },
     goodput::Goodput,
     intake::Reader,
     network::Network,
@@ -47,6 +52,8 @@ pub(crate) struct App {
     pub(crate) body_budget: Arc<Semaphore>,
     pub(crate) quarantine: Quarantine,
     pub(crate) retries: Retries,
+    /// What clients call the requests of late, for those who ask after decisions.
+    pub(crate) request_names: RequestNames,
     /// Set when the router has begun to end: it still serves, and says that it is not ready.
     pub(crate) ending: AtomicBool,
     /// Comes when the time for open answers is over.
@@ -64,9 +71,14 @@ pub(crate) struct Settings {
     pub(crate) tenant_header: Option<HeaderName>,
     pub(crate) promises: Promises,
     pub(crate) priorities: Priorities,
+    pub(crate) prices: Option<Prices>,
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
     pub(crate) registrable: Vec<Network>,
+    pub(crate) upstream: Upstream,
+    /// TLS of the data port; a connection keeps what it was made with.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) admin_tls: Option<Arc<ServerConfig>>,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -115,9 +127,13 @@ impl Settings {
             tenant_header: config.tenant_header(),
             promises: config.slo.clone(),
             priorities: config.priority.clone(),
+            prices: config.costs.clone(),
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
             registrable: config.admin.networks()?,
+            upstream: config.upstream.clone(),
+            tls: tls::read("tls", config.tls.as_ref())?,
+            admin_tls: tls::read("admin.tls", config.admin.tls.as_ref())?,
             drain_timeout: config.drain.timeout,
         })
     }
@@ -165,6 +181,7 @@ impl App {
             goodput: Arc::new(Goodput::new()),
             quarantine: Quarantine::new(settings.reader.hash_key),
             retries: Retries::default(),
+            request_names: RequestNames::new(config.policy.explain.keep),
             settings: ArcSwap::from_pointee(settings),
             registry: Registry::default(),
             reloader: OnceLock::new(),
@@ -186,6 +203,17 @@ impl App {
     /// Permits of the body budget that `bytes` of body take.
     pub(crate) fn permits(bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    /// Goodput since the router started, with what is paid for up to now.
+    pub(crate) fn goodput(&self) -> View {
+        self.goodput.paid(self.replicas());
+        self.goodput.view(self.settings.load().prices.as_ref())
+    }
+
+    /// Replicas that are paid for: all that are there, whatever their health.
+    pub(crate) fn replicas(&self) -> u32 {
+        u32::try_from(self.fleet.replicas().len()).unwrap_or(u32::MAX)
     }
 
     /// Whether requests sent here can be served.

@@ -1,8 +1,11 @@
-//! A client's connection, given up when the client stops reading.
+//! A client's connection, given up when the client stops reading, or never begins to write.
 //!
 //! A stream is held back by its slowest part, so a client that reads nothing holds its replica's
 //! memory and a place in the batch for as long as it likes. Slow is fine; not one byte taken for
 //! [`Timeouts::client_stall`](crate::config::Timeouts::client_stall) is not.
+//!
+//! Which protocol a client speaks is told by its first bytes, and until it is known neither protocol's
+//! own bound on time is in force. So those bytes have one here.
 
 use std::{
     future::Future as _,
@@ -19,19 +22,48 @@ use tokio::{
     time::Sleep,
 };
 
-/// A connection whose writes may not stand still for ever.
+/// Bytes by which HTTP/2 is told from HTTP/1; nothing else is read with so short a buffer.
+const GREETING_BYTES: usize = 24;
+
+/// A connection whose first bytes may not take for ever, and whose writes may not stand still.
 #[derive(Debug)]
 pub(crate) struct ClientIo<T> {
     io: TokioIo<T>,
+    greeting: Greeting,
     stall: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
+/// The first bytes of a connection.
+#[derive(Debug)]
+enum Greeting {
+    /// They may take so long.
+    Within(Duration),
+    /// They are waited for.
+    Awaited(Pin<Box<Sleep>>),
+    /// They have come.
+    Over,
+}
+
+impl Greeting {
+    /// Ready when there has been no greeting in time.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Within(within) = self {
+            *self = Self::Awaited(Box::pin(tokio::time::sleep(*within)));
+        }
+        let Self::Awaited(deadline) = self else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(cx));
+        let told = "the client says nothing";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, told)))
+    }
+}
+
 impl<T> ClientIo<T> {
-    /// Gives the connection up when a write has waited for `stall`.
-    pub(crate) fn new(io: T, stall: Duration) -> Self {
-        Self { io: TokioIo::new(io), stall, waiting: None }
+    /// Gives the connection up when its first bytes take longer than `head`, or a write has waited for
+    /// `stall`.
+    pub(crate) fn new(io: T, head: Duration, stall: Duration) -> Self {
+        Self { io: TokioIo::new(io), greeting: Greeting::Within(head), stall, waiting: None }
     }
 
     /// Passes on what a write came to, unless it has waited for too long.
@@ -58,7 +90,12 @@ impl<T: AsyncRead + Unpin> Read for ClientIo<T> {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buffer)
+        let this = self.get_mut();
+        if GREETING_BYTES < buffer.remaining() {
+            this.greeting = Greeting::Over;
+        }
+        let read = Pin::new(&mut this.io).poll_read(cx, buffer);
+        if read.is_pending() { this.greeting.poll(cx) } else { read }
     }
 }
 
@@ -111,7 +148,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_given_up_and_a_slow_one_is_not() {
         let (near, mut far) = tokio::io::duplex(4);
-        let mut io = ClientIo::new(near, Duration::from_secs(60));
+        let mut io = ClientIo::new(near, Duration::from_secs(10), Duration::from_secs(60));
         let reading = tokio::spawn(async move {
             for _ in 0..5 {
                 tokio::time::sleep(Duration::from_secs(50)).await;

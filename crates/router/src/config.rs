@@ -15,11 +15,12 @@ use policy::{
     admission::AdmissionConfig,
     config::{DispatcherConfig, PrefixConfig, SessionConfig},
 };
+use report::cost::Prices;
 use serde::{Deserialize, Serialize};
 
 use types::block::HashKey;
 
-pub(crate) use self::promises::read as read_promise;
+pub(crate) use self::promises::{Asked, read as read_promise};
 pub use self::{
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
@@ -28,6 +29,7 @@ pub use self::{
         Admin, Discovery, Drain, Health, Limits, Policy, Prefix, Recording, Session, Tenant,
         Timeouts,
     },
+    tls::{Tls, Upstream},
 };
 pub use types::units;
 
@@ -35,6 +37,7 @@ mod promises;
 mod replica;
 pub(crate) mod secret;
 mod sections;
+pub(crate) mod tls;
 
 /// The router's configuration. Every field but `replicas` has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,10 +45,14 @@ mod sections;
 pub struct Config {
     /// Address of the data port.
     pub listen: SocketAddr,
+    /// TLS of the data port. Absent: it is not encrypted.
+    pub tls: Option<Tls>,
     /// The admin port.
     pub admin: Admin,
     /// The replicas to route to.
     pub replicas: Vec<Replica>,
+    /// How replicas are reached.
+    pub upstream: Upstream,
     /// Where more replicas are found. Absent: nowhere.
     pub discovery: Option<Discovery>,
     /// Who may send requests, and how many. Absent: everyone, without a key.
@@ -56,6 +63,8 @@ pub struct Config {
     pub slo: Promises,
     /// How urgent requests may say they are.
     pub priority: Priorities,
+    /// What the fleet costs, for the cost of an accepted answer. Absent: nothing is said of costs.
+    pub costs: Option<Prices>,
     /// How requests are let in.
     pub admission: AdmissionConfig,
     /// How replicas are watched.
@@ -87,13 +96,16 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            tls: None,
             admin: Admin::default(),
             replicas: Vec::new(),
+            upstream: Upstream::default(),
             discovery: None,
             tenants: Vec::new(),
             policy: Policy::default(),
             slo: Promises::default(),
             priority: Priorities::default(),
+            costs: None,
             admission: AdmissionConfig::default(),
             health: Health::default(),
             limits: Limits::default(),
@@ -172,8 +184,11 @@ impl Config {
         let mut problems = replica::problems(self);
         problems.extend(self.policy.problems());
         problems.extend(self.slo.problems());
+        let costs = self.costs.iter().flat_map(Prices::problems);
+        problems.extend(costs.map(|it| format!("costs.{it}")));
         problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
         problems.extend(self.admin.problems());
+        problems.extend(tls::problems(self));
         problems.extend(self.tenant_problems());
         if self.listen == self.admin.listen && self.listen.port() != 0 {
             problems.push(format!("admin.listen: {} is the data port too", self.listen));
@@ -207,6 +222,7 @@ impl Config {
             ("timeouts.connect", timeouts.connect),
             ("timeouts.answer", timeouts.answer),
             ("timeouts.stall", timeouts.stall),
+            ("timeouts.client_handshake", timeouts.client_handshake),
             ("timeouts.client_head", timeouts.client_head),
             ("timeouts.client_body", timeouts.client_body),
             ("timeouts.client_stall", timeouts.client_stall),
@@ -281,6 +297,7 @@ impl Config {
             session: SessionConfig { ttl: session.ttl, sessions_max: session.sessions_max },
             estimate: self.policy.estimate,
             admission: self.admission,
+            explain: self.policy.explain,
         }
     }
 

@@ -6,7 +6,7 @@ use fleet::replica::ReplicaSpec;
 
 use crate::{
     app::App,
-    config::Discovery,
+    config::{Discovery, Upstream, tls::Trusts},
     registry::{self, Change, Source},
 };
 
@@ -18,7 +18,8 @@ pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
     let mut is_failing = false;
     loop {
         ticks.tick().await;
-        let found = tokio::net::lookup_host(&discovery.dns).await.map(replicas);
+        let found = tokio::net::lookup_host(&discovery.dns).await;
+        let found = found.map(|it| replicas(it, &discovery, &app.settings.load().upstream));
         match found {
             Ok(wanted) if !wanted.is_empty() => {
                 is_failing = false;
@@ -41,10 +42,18 @@ pub(crate) async fn watch(app: Arc<App>, discovery: Discovery) {
 }
 
 /// Replicas by their addresses, which are their names too.
-fn replicas(addresses: impl Iterator<Item = SocketAddr>) -> BTreeMap<String, ReplicaSpec> {
+fn replicas(
+    addresses: impl Iterator<Item = SocketAddr>,
+    discovery: &Discovery,
+    upstream: &Upstream,
+) -> BTreeMap<String, ReplicaSpec> {
+    let scheme = if discovery.https { "https" } else { "http" };
+    let host = discovery.dns.rsplit_once(':').map_or(discovery.dns.as_str(), |it| it.0);
+    let mut trusts = Trusts::default();
     let replica = |it: SocketAddr| {
-        let (name, origin) = (it.to_string(), format!("http://{it}").parse().ok()?);
-        Some((name.clone(), ReplicaSpec { name, origin, kv: None, cache: None }))
+        let (name, origin) = (it.to_string(), format!("{scheme}://{it}").parse().ok()?);
+        let reach = trusts.reach(&origin, host, upstream.http2, &upstream.tls).ok()?;
+        Some((name.clone(), ReplicaSpec { name, origin, reach, kv: None, cache: None }))
     };
     addresses.filter_map(replica).collect()
 }
@@ -56,7 +65,13 @@ mod tests {
     #[test]
     fn each_address_is_a_replica_of_that_name() {
         let addresses = ["10.0.0.1:8000", "[fd00::1]:8000", "10.0.0.1:8000"];
-        let found = replicas(addresses.into_iter().map(|it| it.parse().unwrap()));
+        let discovery = Discovery {
+            dns: "engines.example:8000".to_owned(),
+            interval: std::time::Duration::from_secs(1),
+            https: false,
+        };
+        let addresses = addresses.into_iter().map(|it| it.parse().unwrap());
+        let found = replicas(addresses, &discovery, &Upstream::default());
         let seen: Vec<_> = found.iter().map(|(name, it)| format!("{name} {}", it.origin)).collect();
         assert_eq!(
             seen,

@@ -9,16 +9,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use report::{
     Ending, RequestRecord, Terms,
+    cost::Prices,
     judged::Label,
     record::Gaps,
-    rolling::{Key, Rolling, View},
+    rolling::{Figures, Key, Rolling, View},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use types::{quantity::Tokens, request::TenantId, slo::Slo, time::Timestamp};
-
-/// Longest name of an SLO class that is kept; a client may send any.
-const CLASS_BYTES_MAX: usize = 64;
 
 /// How long a window stays open that nobody closes.
 const LASTS: Duration = Duration::from_secs(300);
@@ -85,8 +83,8 @@ impl Goodput {
         Timestamp::from_elapsed(instant.duration_since(self.started))
     }
 
-    /// Counts a request that has left.
-    pub(crate) fn left(&self, left: &Left<'_>) {
+    /// Counts a request that has left; returns whether it was good.
+    pub(crate) fn left(&self, left: &Left<'_>, prices: Option<&Prices>) -> bool {
         let now = Instant::now();
         let (scheduled, ended) = (self.at(left.received), self.at(now));
         let mut record = RequestRecord {
@@ -107,14 +105,15 @@ impl Goodput {
         record.slo = Terms { slo: left.slo, retries_max: None }.judge(&record);
         let key = Key {
             model: left.model.to_owned(),
-            slo_class: class(left.slo_class).to_owned(),
+            slo_class: left.slo_class.to_owned(),
             tenant: if left.tenant == TenantId::NONE {
                 String::new()
             } else {
                 format!("{:016x}", left.tenant.0)
             },
         };
-        self.rolling.lock().count(ended, key, &record);
+        self.rolling.lock().count(ended, key, &record, prices);
+        record.slo.good
     }
 
     /// Joins a label to its request. A label without a verdict, a mere grade, changes nothing here.
@@ -165,9 +164,21 @@ impl Goodput {
         Ok(())
     }
 
-    pub(crate) fn view(&self) -> View {
+    /// Learns that so many replicas are paid for from now on.
+    pub(crate) fn paid(&self, replicas: u32) {
         let now = self.at(Instant::now());
-        self.rolling.lock().view(now)
+        self.rolling.lock().paid(now, replicas);
+    }
+
+    pub(crate) fn view(&self, prices: Option<&Prices>) -> View {
+        let now = self.at(Instant::now());
+        self.rolling.lock().view(now, prices)
+    }
+
+    /// The last ten minutes of each SLO class.
+    pub(crate) fn classes(&self, prices: Option<&Prices>) -> Vec<(String, Figures)> {
+        let now = self.at(Instant::now());
+        self.rolling.lock().classes(now, prices)
     }
 }
 
@@ -181,9 +192,4 @@ fn gaps((longest, shortest): (Duration, Duration)) -> Gaps {
         p95_ms: ms(longest),
         max_ms: ms(longest),
     }
-}
-
-/// A class's name, cut to what is kept.
-fn class(name: &str) -> &str {
-    name.get(..CLASS_BYTES_MAX).unwrap_or(name)
 }

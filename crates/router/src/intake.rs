@@ -20,7 +20,7 @@ use wire::{
 
 use crate::{
     app::{App, Settings},
-    config::read_promise,
+    config::{Asked, read_promise},
     passage::Passage,
     reject::Refusal,
     token_ratio::TokenRatios,
@@ -45,6 +45,8 @@ pub(crate) struct Outbound {
     pub(crate) body: Bytes,
     /// How long an answer may take to begin: what the router allows, or the client where that is less.
     pub(crate) answer_within: Duration,
+    /// Whether it was the client who wanted it sooner than the router allows.
+    pub(crate) is_impatient: bool,
     /// The body's share of the memory for bodies.
     _budget: OwnedSemaphorePermit,
 }
@@ -79,9 +81,9 @@ pub(crate) async fn read(
         Some(tenant) => Some(tenant.name.clone()),
         None => named_tenant(&settings, &headers)?,
     };
-    let (slo, priority) =
+    let Asked { class, slo, priority } =
         read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
-    passage.ranked(priority);
+    passage.ranked(class, priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let (body, budget) = receive(app, &settings, &headers, body).await?;
@@ -89,8 +91,8 @@ pub(crate) async fn read(
     let mut read = interpret(&settings.reader, endpoint, &headers, tenant, &body).await?;
     if let Some(seed) = read.tokenised_from {
         let Reader { tokenizers, block, .. } = &*settings.reader;
-        let tokenised =
-            tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block).await;
+        let tokenised = tokenizers.hash_prompt(&read.model, endpoint, body.clone(), seed, *block);
+        let tokenised = Box::pin(tokenised).await;
         read.prompt = tokenised.unwrap_or(read.prompt);
     }
     passage.describe(&read.model, &read.prompt);
@@ -98,6 +100,7 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt)?);
     }
 
+    let answer_within = answer_within(&settings, &headers);
     headers::strip_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
     headers.remove(header::EXPECT);
@@ -121,7 +124,8 @@ pub(crate) async fn read(
         },
         outbound: Outbound {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
-            answer_within: answer_within(&settings, &headers),
+            answer_within,
+            is_impatient: answer_within < settings.timeouts.answer,
             headers,
             body,
             _budget: budget,

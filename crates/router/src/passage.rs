@@ -84,16 +84,15 @@ impl End {
 /// What a request was promised, and to whom.
 #[derive(Debug)]
 struct Promise {
-    class: String,
+    /// The class; none is everybody's.
+    class: Option<Arc<str>>,
     tenant: TenantId,
     slo: Slo,
 }
 
 impl Promise {
-    fn begin(head: &HeaderMap) -> Self {
-        let class = head.get(headers::SLO_CLASS).and_then(|it| it.to_str().ok());
-        let class = class.unwrap_or_default().to_owned();
-        Self { class, tenant: TenantId::NONE, slo: Slo::default() }
+    fn begin() -> Self {
+        Self { class: None, tenant: TenantId::NONE, slo: Slo::default() }
     }
 
     /// Learns what the request's place on a replica was asked for with. Of an answer that comes at once
@@ -119,6 +118,8 @@ pub(crate) struct Passage {
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
+    /// When it was placed last.
+    placed: Instant,
     model: String,
     prompt: Tokens,
     priority: Priority,
@@ -147,6 +148,7 @@ pub(crate) struct Passage {
 impl Passage {
     /// A request whose head has just been received.
     pub(crate) fn begin(app: &App, endpoint: Endpoint, head: &HeaderMap) -> Self {
+        let received = Instant::now();
         Self {
             telemetry: Arc::clone(&app.telemetry),
             goodput: Arc::clone(&app.goodput),
@@ -154,14 +156,15 @@ impl Passage {
             grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
-            received: Instant::now(),
+            received,
+            placed: received,
             model: String::new(),
             prompt: Tokens::ZERO,
             priority: Priority::default(),
             waited: Duration::ZERO,
             gate: None,
             estimated: None,
-            promise: Promise::begin(head),
+            promise: Promise::begin(),
             ticket: None,
             sent: None,
             status: StatusCode::OK,
@@ -201,21 +204,23 @@ impl Passage {
         self.estimated = prompt.is_estimated.then(|| ModelId::from_name(model));
     }
 
-    /// Learns how urgent the request is.
-    pub(crate) fn ranked(&mut self, priority: Priority) {
-        self.priority = priority;
+    /// Learns what class the request is of and how urgent it is.
+    pub(crate) fn ranked(&mut self, class: Option<Arc<str>>, priority: Priority) {
+        (self.promise.class, self.priority) = (class, priority);
     }
 
     /// Has a replica chosen and the request's place on it reserved, as soon as one has room.
     pub(crate) async fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
         self.promise.made(&request);
+        app.request_names.add(request.id, self.request_id.to_str().unwrap_or_default());
         let started = Instant::now();
         let placed = tokio::select! {
             biased;
             placed = app.fleet.dispatch().place(request) => placed,
             () = app.cut.comes() => return Err(Refusal::ShuttingDown),
         };
-        self.waited = started.elapsed();
+        self.placed = Instant::now();
+        self.waited = self.placed.duration_since(started);
         self.telemetry.decided(self.waited, placed.as_ref().ok().map(|it| it.placement()));
         if let Err(reject) = &placed {
             self.gate = reject.gate();
@@ -227,6 +232,7 @@ impl Passage {
     /// Has another replica chosen.
     pub(crate) fn retry(&mut self) -> Result<(), Reject> {
         self.ticket.as_mut().map_or(Err(Reject::NoReplicas), Ticket::retry)?;
+        self.placed = Instant::now();
         self.telemetry.retried();
         Ok(())
     }
@@ -269,6 +275,9 @@ impl Passage {
         }
         if let Some(ticket) = &self.ticket {
             ticket.first_token();
+            if let Some(predicted) = ticket.placement().ttft.filter(|_| self.prompt.0 > 0) {
+                self.telemetry.predicted(predicted, now.duration_since(self.placed));
+            }
         }
     }
 
@@ -325,10 +334,11 @@ impl Passage {
     }
 
     fn count(&self) {
-        self.goodput.left(&Left {
+        let class = self.promise.class.as_deref();
+        let left = Left {
             request_id: self.request_id.to_str().unwrap_or_default(),
             model: &self.model,
-            slo_class: &self.promise.class,
+            slo_class: class.unwrap_or_default(),
             tenant: self.promise.tenant,
             slo: self.promise.slo,
             received: self.received,
@@ -339,7 +349,9 @@ impl Passage {
             prompt: self.usage.prompt.unwrap_or(self.prompt),
             output: self.usage.completion.or(self.pieces),
             cached: self.usage.cached,
-        });
+        };
+        let is_good = self.goodput.left(&left, self.settings.prices.as_ref());
+        self.telemetry.judged(class, is_good);
     }
 
     fn log(&self) {
@@ -382,6 +394,7 @@ impl Drop for Passage {
             }
             let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
             replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
+            self.telemetry.recomputed(ticket.placement().recomputed(cached));
         }
         if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
             grant.produced(produced);

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use types::replica::ReplicaId;
 
-use crate::app::App;
+use crate::{app::App, config::tls::Trusts};
 
 /// How often a replica that drains is looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
@@ -104,6 +104,25 @@ pub(crate) fn sync(
         }
     }
     change
+}
+
+/// Reads again whom replicas are trusted by, for the connections that come after. What can't be read
+/// changes nothing.
+pub(crate) fn renew(app: &App) {
+    let specs: Vec<ReplicaSpec> =
+        app.registry.members.lock().values().map(|it| it.spec.clone()).collect();
+    let mut trusts = Trusts::default();
+    for ReplicaSpec { name, reach, .. } in specs {
+        let Some(trust) = reach.trust else { continue };
+        match trusts.read(trust.files(), reach.http2) {
+            Ok(config) => trust.renew(config),
+            Err(problems) => tracing::warn!(
+                replica = name,
+                problems = problems.join("; "),
+                "certificates not renewed: the old ones stay"
+            ),
+        }
+    }
 }
 
 /// Sends the replica called `name` no more requests; it stays in the fleet. Says whether it is there.

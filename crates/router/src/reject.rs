@@ -76,6 +76,9 @@ pub(crate) enum Refusal {
     /// Replicas took it and gave no answer.
     #[error("the replica failed before its answer began ({attempts} tried)")]
     Upstream { failure: Failure, attempts: u32 },
+    /// The router can open no connection to a replica.
+    #[error("the router has no file descriptor left; come again")]
+    OutOfFiles,
 }
 
 /// What a client and a dashboard are told of a refusal.
@@ -106,6 +109,7 @@ impl Refusal {
             | Self::NoKey
             | Self::Quota { .. }
             | Self::OutOfMemory
+            | Self::OutOfFiles
             | Self::Unreadable
             | Self::Dispatcher(_) => End::Refused,
         }
@@ -128,6 +132,7 @@ impl Refusal {
             | Self::NoTenant
             | Self::NoKey
             | Self::OutOfMemory
+            | Self::OutOfFiles
             | Self::Unreadable
             | Self::ShuttingDown
             | Self::Poison
@@ -185,17 +190,17 @@ impl Refusal {
                 told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "rate_limit_exceeded"),
             ),
             Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
-            Self::OutOfMemory => dropped("rejected-saturated", unavailable),
+            Self::OutOfMemory | Self::OutOfFiles => dropped("rejected-saturated", unavailable),
             Self::ShuttingDown => dropped(
                 "rejected-shutting-down",
                 Told { code: "router_shutting_down", ..unavailable },
             ),
             Self::Dispatcher(reject) => told_of(reject),
-            Self::Upstream { failure: Failure::Refused, .. } => {
+            Self::Upstream { failure: Failure::Refused | Failure::Unconnected, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
             }
             Self::Poison => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_crash"),
-            Self::Upstream { failure: Failure::Broken, .. } => {
+            Self::Upstream { failure: Failure::Broken | Failure::OutOfFiles, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
             }
             Self::Upstream { failure: Failure::TimedOut, .. } => {
@@ -215,6 +220,9 @@ fn told_of(reject: &Reject) -> Told {
             dropped("rejected-no-replicas", Told { code: "no_replicas", ..unavailable })
         }
         Reject::UnknownModel => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "model_not_found"),
+        Reject::TooLong { .. } => {
+            told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "context_length_exceeded")
+        }
         Reject::OverShare { .. } => dropped(
             "rejected-quota",
             told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "over_share"),

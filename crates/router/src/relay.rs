@@ -18,10 +18,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use fleet::{health::Failure, replica::Replica};
+use fleet::{client::Body, health::Failure, replica::Replica};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use types::quantity::Tokens;
@@ -79,6 +78,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
             passage,
         },
         patience: Patience { stall, cut: app.cut.clone(), waiting: None },
+        breaking: None,
         is_over: false,
     };
     // An answer without a body is never asked for one.
@@ -93,10 +93,12 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
 pub(crate) struct Relay {
     /// The first piece, where it has come already.
     held: Option<Bytes>,
-    upstream: Incoming,
+    upstream: Body,
     endpoint: Endpoint,
     watch: Watch,
     patience: Patience,
+    /// Why the connection is about to break.
+    breaking: Option<Break>,
     is_over: bool,
 }
 
@@ -172,6 +174,9 @@ impl http_body::Body for Relay {
         if this.is_over {
             return Poll::Ready(None);
         }
+        if let Some(reason) = this.breaking {
+            return this.break_off(cx, reason);
+        }
         let next = match this.held.take() {
             Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
             None => Pin::new(&mut this.upstream).poll_frame(cx),
@@ -187,15 +192,15 @@ impl http_body::Body for Relay {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => this.break_off(Break::Replica),
-            Poll::Ready(None) if this.watch.is_broken() => this.break_off(Break::Replica),
+            Poll::Ready(Some(Err(_))) => this.break_off(cx, Break::Replica),
+            Poll::Ready(None) if this.watch.is_broken() => this.break_off(cx, Break::Replica),
             Poll::Ready(None) => {
                 this.finish();
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 let reason = ready!(this.patience.poll(cx, this.watch.last_byte));
-                this.break_off(reason)
+                this.break_off(cx, reason)
             }
         }
     }
@@ -219,10 +224,20 @@ impl Relay {
     }
 
     /// Ends the answer in a way that no client takes for its proper end, unless that has come.
-    fn break_off(&mut self, reason: Break) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn break_off(
+        &mut self,
+        cx: &mut Context<'_>,
+        reason: Break,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if self.watch.has_ended() {
             self.finish();
             return Poll::Ready(None);
+        }
+        if !matches!(self.watch.form, Form::Events(_)) && self.breaking.is_none() {
+            // What came before is sent before the connection breaks: it may have come just now.
+            self.breaking = Some(reason);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         self.is_over = true;
         let watch = &mut self.watch;

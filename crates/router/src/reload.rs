@@ -22,7 +22,10 @@ use serde::Serialize;
 
 use crate::{
     app::{App, Settings},
-    config::{Config, ConfigError, Prefix, Problems},
+    config::{
+        Config, ConfigError, Prefix, Problems,
+        tls::{self, Trusts},
+    },
     registry::{self, Change},
 };
 
@@ -128,29 +131,41 @@ impl Reloader {
         app.settings.store(Arc::new(settings));
         let Change { joined, left } =
             registry::sync(app, registry::Source::Configuration, &replicas(&config));
+        registry::renew(app);
         *in_force = config;
         Ok(Report { joined, left, needs_restart })
     }
 
-    /// Reloads whenever the file has changed.
+    /// Reloads whenever the file has changed, or one with a certificate or a key.
     pub(crate) async fn watch(self: Arc<Self>, app: Arc<App>) {
         let mut seen = self.source.stamp;
+        let mut seen_tls = self.tls_stamps();
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
-            let now = stamp(&self.source.file);
+            let (now, now_tls) = (stamp(&self.source.file), self.tls_stamps());
+            let is_renewed = now_tls != seen_tls && now_tls.iter().all(|it| it.1.is_some());
             // A file that is not there is being replaced.
-            if now != seen && now.is_some() {
+            if (now != seen && now.is_some()) || is_renewed {
                 seen = now;
                 let _ = self.reload(&app);
+                // Those of the configuration that is in force from now on; one that was replaced
+                // meanwhile differs at the next look.
+                seen_tls = if is_renewed { now_tls } else { self.tls_stamps() };
             }
         }
+    }
+
+    fn tls_stamps(&self) -> Vec<(PathBuf, Option<Stamp>)> {
+        let paths = tls::paths(&self.in_force.lock());
+        paths.into_iter().map(|it| (stamp(&it), it)).map(|(stamp, it)| (it, stamp)).collect()
     }
 }
 
 /// The replicas that `config` names.
 pub(crate) fn replicas(config: &Config) -> BTreeMap<String, ReplicaSpec> {
-    let specs = config.replicas.iter().filter_map(crate::config::Replica::spec);
+    let mut trusts = Trusts::default();
+    let specs = config.replicas.iter().filter_map(|it| it.spec(&config.upstream, &mut trusts));
     specs.map(|it| (it.name.clone(), it)).collect()
 }
 
@@ -161,7 +176,7 @@ fn stamp(file: &Path) -> Option<Stamp> {
 }
 
 /// What is read at the start only, by name, in a form that can be compared.
-fn fixed(config: &Config) -> [(&'static str, String); 18] {
+fn fixed(config: &Config) -> [(&'static str, String); 19] {
     let Config { policy, limits, timeouts, .. } = config;
     [
         ("listen", config.listen.to_string()),
@@ -173,6 +188,7 @@ fn fixed(config: &Config) -> [(&'static str, String); 18] {
         ("limits.connections_max", limits.connections_max.to_string()),
         ("limits.body_bytes_in_flight_max", limits.body_bytes_in_flight_max.to_string()),
         ("policy.estimate", format!("{:?}", policy.estimate)),
+        ("policy.explain", format!("{:?}", policy.explain)),
         ("tokenizers", format!("{:?}", config.tokenizers)),
         ("hash_seed", format!("{:?}", config.hash_seed)),
         ("discovery", format!("{:?}", config.discovery)),

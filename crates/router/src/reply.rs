@@ -11,7 +11,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use crate::relay::Relay;
+use crate::{h2_streams, relay::Relay};
 
 /// The body of an answer on the data port.
 #[derive(Debug)]
@@ -30,12 +30,14 @@ impl Body for Reply {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match self.get_mut() {
+        let piece = match self.get_mut() {
             Self::Whole(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|it| it.map(|frame| frame.map_err(|never| match never {}))),
             Self::Relayed(relay) => Pin::new(&mut **relay).poll_frame(cx),
-        }
+        };
+        h2_streams::body_said(&piece);
+        piece
     }
 
     fn is_end_stream(&self) -> bool {

@@ -32,7 +32,8 @@ pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response
     let id = headers::request_id(request.headers()).cloned();
     if request.uri().path() == "/v1/feedback" && problem.is_none() {
         return if request.method() == Method::POST {
-            feedback::take(&app, request).await
+            // Rare, and boxed so that what is not does not carry its size.
+            Box::pin(feedback::take(&app, request)).await
         } else {
             reject::error(&Refusal::Method { allowed: "POST" }, Dialect::OpenAi)
         };

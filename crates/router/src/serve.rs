@@ -9,12 +9,20 @@ use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, t
 use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
 use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::TokioTimer,
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use policy::config::DispatcherConfig;
 use rand::TryRng as _;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use types::{block::HashKey, replica::Health};
 
@@ -22,8 +30,10 @@ use crate::{
     admin,
     app::{App, Settings},
     client_io::ClientIo,
-    config::{Config, ConfigError, Drain, Problems, Recording},
-    discovery, registry,
+    config::{Config, ConfigError, Drain, Problems, Recording, Timeouts},
+    discovery,
+    h2_streams::Streams,
+    ports, registry,
     reload::{self, Reloader},
     routes, telemetry,
     tokenize::Tokenizers,
@@ -42,9 +52,6 @@ const H2_SEND_BYTES_MAX: usize = 64 << 10;
 
 /// How often an HTTP/2 client that says nothing is asked whether it is there.
 const H2_PING_EVERY: Duration = Duration::from_secs(30);
-
-/// How long a refused `accept` (no file descriptors left, say) is waited out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Time between two looks at whether all replicas are ready.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -159,7 +166,11 @@ impl Router {
     {
         let Self { app, config, data, admin } = self;
         let mut helpers = vec![
-            tokio::spawn(serve_admin(admin, admin::routes(Arc::clone(&app)))),
+            tokio::spawn(ports::serve_admin(
+                Arc::clone(&app),
+                admin,
+                admin::routes(Arc::clone(&app)),
+            )),
             tokio::spawn(upkeep(Arc::clone(&app))),
             tokio::spawn(tend(Arc::clone(&app))),
         ];
@@ -257,31 +268,28 @@ async fn end(app: &App, drain: Drain, close: CancellationToken, open: impl Futur
     }
 }
 
-async fn serve_admin(listener: TcpListener, routes: axum::Router) {
-    if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(%error, "admin port failed");
-    }
-}
-
 async fn upkeep(app: Arc<App>) {
     let mut ticks = tokio::time::interval(telemetry::UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
         app.telemetry.upkeep();
+        app.goodput.paid(app.replicas());
     }
 }
 
 /// Takes connections of the data port and serves each.
+#[derive(Clone)]
 struct Doors {
     app: Arc<App>,
     connections: Arc<Semaphore>,
+    client_head: Duration,
     client_stall: Duration,
-    builder: auto::Builder<TokioExecutor>,
+    builder: auto::Builder<Streams>,
 }
 
 impl Doors {
     fn new(config: &Config, app: Arc<App>) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let mut builder = auto::Builder::new(Streams::new(config.timeouts.client_stall));
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -295,8 +303,9 @@ impl Doors {
             .max_send_buf_size(H2_SEND_BYTES_MAX)
             .keep_alive_interval(H2_PING_EVERY);
         let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
-        let client_stall = config.timeouts.client_stall;
-        Self { app, connections: Arc::new(Semaphore::new(connections_max)), client_stall, builder }
+        let Timeouts { client_head, client_stall, .. } = config.timeouts;
+        let connections = Arc::new(Semaphore::new(connections_max));
+        Self { app, connections, client_head, client_stall, builder }
     }
 
     /// Serves until `close` is cancelled, then until every connection has finished what it has.
@@ -313,32 +322,51 @@ impl Doors {
     async fn accept(&self, listener: &TcpListener, graceful: &GracefulShutdown) {
         loop {
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
-            let socket = match listener.accept().await {
-                Ok((socket, _)) => socket,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
+            let socket = ports::accept(listener).await;
+            let watcher = graceful.watcher();
+            let settings = self.app.settings.load();
+            match &settings.tls {
+                None => {
+                    let serving = self.serving(socket, watcher);
+                    tokio::spawn(async move {
+                        serving.await;
+                        drop(permit);
+                    });
                 }
-            };
-            let _ = socket.set_nodelay(true);
-            let app = Arc::clone(&self.app);
-            // Boxed for each request, so that what a request needs before its answer begins is
-            // given back then: a connection lives on, and so may its stream.
-            let service = service_fn(move |request| {
-                let answer = routes::route(Arc::clone(&app), request);
-                Box::pin(async { Ok::<_, Infallible>(answer.await) })
-            });
-            let io = ClientIo::new(socket, self.client_stall);
-            let serving = self.builder.serve_connection(io, service).into_owned();
-            let serving = graceful.watch(serving);
-            tokio::spawn(async move {
-                // What goes wrong here is the client's doing: it hung up, or it does not speak HTTP.
-                if let Err(error) = serving.await {
-                    tracing::debug!(error, "connection ended");
+                Some(tls) => {
+                    let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
+                    let doors = self.clone();
+                    tokio::spawn(async move {
+                        if let Some(stream) = ports::encrypted(socket, tls, within).await {
+                            // Boxed, so that one that has yet to agree takes little.
+                            Box::pin(doors.serving(stream, watcher)).await;
+                        }
+                        drop(permit);
+                    });
                 }
-                drop(permit);
-            });
+            }
+        }
+    }
+
+    /// Serves one connection to its end.
+    fn serving<T>(&self, io: T, watcher: Watcher) -> impl Future<Output = ()> + Send + use<T>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let app = Arc::clone(&self.app);
+        // Boxed for each request, so that what a request needs before its answer begins is
+        // given back then: a connection lives on, and so may its stream.
+        let service = service_fn(move |request| {
+            let app = Arc::clone(&app);
+            Box::pin(async { Ok::<_, Infallible>(routes::route(app, request).await) })
+        });
+        let io = ClientIo::new(io, self.client_head, self.client_stall);
+        let serving = watcher.watch(self.builder.serve_connection(io, service).into_owned());
+        async move {
+            // What goes wrong here is the client's doing: it hung up, or it does not speak HTTP.
+            if let Err(error) = serving.await {
+                tracing::debug!(error, "connection ended");
+            }
         }
     }
 }

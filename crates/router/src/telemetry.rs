@@ -18,14 +18,16 @@ use policy::{
 };
 use rustc_hash::FxBuildHasher;
 use types::{
+    quantity::Tokens,
     replica::{Health, ReplicaId},
     request::Priority,
 };
 use wire::usage::Usage;
 
-use crate::passage::End;
+use crate::{app::App, passage::End};
 
 mod caches;
+mod goodput;
 
 /// A metric that the router exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +66,13 @@ const DURATION: &str = "sluice_request_duration_seconds";
 const PROMPT_TOKENS: &str = "sluice_prompt_tokens_total";
 const CACHED_TOKENS: &str = "sluice_prefix_cached_tokens_total";
 const EXPECTED_TOKENS: &str = "sluice_prefix_expected_tokens_total";
+const RECOMPUTED_TOKENS: &str = "sluice_prefix_recomputed_tokens_total";
+const PREDICTION_ERROR: &str = "sluice_ttft_prediction_error_seconds";
 const OUTPUT_TOKENS: &str = "sluice_output_tokens_total";
 const IN_FLIGHT: &str = "sluice_requests_in_flight";
 const QUEUED_PREFILL: &str = "sluice_queued_prefill_tokens";
 const READY: &str = "sluice_replica_ready";
+const SLOW_START: &str = "sluice_replica_slow_start_share";
 const REPORTED_RUNNING: &str = "sluice_replica_reported_running";
 const REPORTED_WAITING: &str = "sluice_replica_reported_waiting";
 const INDEX_BYTES: &str = "sluice_prefix_index_bytes";
@@ -95,10 +100,14 @@ const LIMIT: &str = "sluice_admission_limit_requests";
 const PREDICTED: &str = "sluice_admission_predicted_seconds";
 const OBSERVED: &str = "sluice_admission_observed_seconds";
 const RELOADS: &str = "sluice_config_reloads_total";
+const JUDGED: &str = "sluice_judged_requests_total";
+const COST_PER_ACCEPTED: &str = "sluice_cost_per_accepted";
+const COST_PER_HOUR: &str = "sluice_cost_per_hour";
+const TASKS: &str = "sluice_tasks";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 43] = [
+pub const METRICS: [Metric; 50] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -110,10 +119,25 @@ pub const METRICS: [Metric; 43] = [
     metric(PROMPT_TOKENS, Kind::Counter, "Prompt tokens, as replicas counted them"),
     metric(CACHED_TOKENS, Kind::Counter, "Prompt tokens that replicas found in their KV cache"),
     metric(EXPECTED_TOKENS, Kind::Counter, "Prompt tokens expected in the cache at the placement"),
+    metric(
+        RECOMPUTED_TOKENS,
+        Kind::Counter,
+        "Prompt tokens computed that another replica was believed to hold",
+    ),
+    metric(
+        PREDICTION_ERROR,
+        Kind::Histogram,
+        "How far the predicted time to first token was off, by direction",
+    ),
     metric(OUTPUT_TOKENS, Kind::Counter, "Output tokens, as replicas counted them"),
     metric(IN_FLIGHT, Kind::Gauge, "Requests placed whose last byte has not come, by replica"),
     metric(QUEUED_PREFILL, Kind::Gauge, "Prompt tokens placed and not yet computed, by replica"),
     metric(READY, Kind::Gauge, "Whether a replica takes requests (1) or not (0)"),
+    metric(
+        SLOW_START,
+        Kind::Gauge,
+        "Part of its share that a replica gets: below 1 it has just come",
+    ),
     metric(REPORTED_RUNNING, Kind::Gauge, "Requests that a replica says it is running"),
     metric(REPORTED_WAITING, Kind::Gauge, "Requests that a replica says are waiting"),
     metric(INDEX_BYTES, Kind::Gauge, "Memory claimed by the prefix index, in bytes"),
@@ -157,6 +181,18 @@ pub const METRICS: [Metric; 43] = [
     metric(PREDICTED, Kind::Gauge, "Mean TTFT and TPOT that were predicted of late, by replica"),
     metric(OBSERVED, Kind::Gauge, "Mean TTFT and TPOT of the same requests, by replica"),
     metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
+    metric(
+        JUDGED,
+        Kind::Counter,
+        "Requests that have left, by SLO class and whether they were good",
+    ),
+    metric(
+        COST_PER_ACCEPTED,
+        Kind::Gauge,
+        "Cost of a good answer in the last ten minutes, by SLO class; where prices are known",
+    ),
+    metric(COST_PER_HOUR, Kind::Gauge, "What is paid by the hour; where prices are known"),
+    metric(TASKS, Kind::Gauge, "Tasks that run or wait: one for each connection, and some"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
 
@@ -191,6 +227,9 @@ struct Declared {
     decision_seconds: Histogram,
     wait_seconds: Histogram,
     expected_tokens: Counter,
+    recomputed_tokens: Counter,
+    /// First tokens that came sooner than predicted, and later.
+    prediction_error: [Histogram; 2],
 }
 
 const REASONS: [Reason; 6] =
@@ -245,6 +284,9 @@ impl Telemetry {
                 decision_seconds: histogram!(DECISION_SECONDS),
                 wait_seconds: histogram!(WAIT_SECONDS),
                 expected_tokens: counter!(EXPECTED_TOKENS),
+                recomputed_tokens: counter!(RECOMPUTED_TOKENS),
+                prediction_error: ["sooner", "later"]
+                    .map(|it| histogram!(PREDICTION_ERROR, "direction" => it)),
             }
         });
         Self { recorder, handle, declared, replicas: DashMap::default() }
@@ -267,6 +309,18 @@ impl Telemetry {
         if let Some((_, counter)) = reason {
             counter.increment(1);
         }
+    }
+
+    /// Learns when a first token came, from the decision, and when that was predicted.
+    pub(crate) fn predicted(&self, predicted: Duration, came: Duration) {
+        let [sooner, later] = &self.declared.prediction_error;
+        let error = if came < predicted { sooner } else { later };
+        error.record(came.abs_diff(predicted));
+    }
+
+    /// Counts what was computed though another replica held it.
+    pub(crate) fn recomputed(&self, tokens: Tokens) {
+        self.declared.recomputed_tokens.increment(u64::from(tokens.0));
     }
 
     /// Counts a request that is placed again.
@@ -340,8 +394,11 @@ impl Telemetry {
     }
 
     /// The text that Prometheus scrapes, gauges read now.
-    pub(crate) fn render(&self, fleet: &Fleet) -> String {
-        metrics::with_local_recorder(&self.recorder, || read_gauges(fleet));
+    pub(crate) fn render(&self, app: &App) -> String {
+        metrics::with_local_recorder(&self.recorder, || {
+            read_gauges(&app.fleet);
+            goodput::read_gauges(app);
+        });
         self.handle.render()
     }
 }
@@ -396,6 +453,10 @@ fn read_gauges(fleet: &Fleet) {
     for status in fleet.status() {
         let ready = if status.health == Health::Ready { 1.0 } else { 0.0 };
         gauge!(READY, "replica" => status.name.clone()).set(ready);
+        let share = fleet
+            .dispatch()
+            .inspect(|now, it| it.fleet().weight(now, status.id, &it.routing().slow_start));
+        gauge!(SLOW_START, "replica" => status.name.clone()).set(share);
         let load = status.load.unwrap_or_default();
         gauge!(REPORTED_RUNNING, "replica" => status.name.clone()).set(load.running);
         gauge!(REPORTED_WAITING, "replica" => status.name.clone()).set(load.waiting);
@@ -410,5 +471,8 @@ fn read_gauges(fleet: &Fleet) {
     gauge!(INDEX_BYTES).set(bytes as f64);
     gauge!(INDEX_BLOCKS).set(blocks as f64);
     gauge!(SESSIONS).set(sessions as f64);
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        gauge!(TASKS).set(runtime.metrics().num_alive_tasks() as f64);
+    }
     read_admission(fleet);
 }

@@ -10,10 +10,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fleet::{client::failure_of, health::Failure, replica::Replica};
+use fleet::{
+    client::{Body, failure_of},
+    health::Failure,
+    replica::Replica,
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
 use policy::event::Reject;
 use wire::{headers, openai::Endpoint, sse::Scanner, usage::Answer as Account};
 
@@ -29,7 +32,7 @@ pub(crate) struct Answer {
 /// An answer that has begun.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<Body>,
     /// The first piece of a stream, which was looked at before the client is told anything.
     pub(crate) first: Option<Bytes>,
 }
@@ -83,6 +86,9 @@ pub(crate) async fn send(
                 {
                     return Err(Refusal::Poison);
                 }
+                if failure == Failure::OutOfFiles {
+                    return Err(Refusal::OutOfFiles);
+                }
                 let refusal = Refusal::Upstream { failure, attempts: placement.attempt };
                 if !may_retry {
                     return Err(refusal);
@@ -91,6 +97,7 @@ pub(crate) async fn send(
                 passage.retry().map_err(|reject| match reject {
                     Reject::AllTried | Reject::NoReplicas => refusal,
                     Reject::UnknownModel
+                    | Reject::TooLong { .. }
                     | Reject::RetriesUsedUp { .. }
                     | Reject::Saturated { .. }
                     | Reject::Infeasible { .. }
@@ -116,7 +123,7 @@ async fn attempt(
 ) -> Attempt {
     let mut request = Request::new(Full::<Bytes>::new(outbound.body.clone()));
     *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = replica.origin().uri(outbound.path.clone());
+    *request.uri_mut() = outbound.path.clone().into();
     request.headers_mut().clone_from(&outbound.headers);
     let answer = async {
         match replica.client().request(request).await {
@@ -133,7 +140,10 @@ async fn attempt(
     tokio::select! {
         biased;
         answer = answer => answer.unwrap_or_else(|_| {
-            replica.request_failed(Failure::TimedOut);
+            // How long a client waits is its own affair: it may have been no time at all.
+            if !outbound.is_impatient {
+                replica.request_failed(Failure::TimedOut);
+            }
             Attempt::Silent
         }),
         () = replica.hangs() => Attempt::Failed(Failure::TimedOut),
@@ -143,11 +153,7 @@ async fn attempt(
 
 /// Says whether an answer is one, and what its beginning says of the replica's health: a refusal is
 /// no illness, a server error may be one, and an answer that has only begun may yet break off.
-async fn begin(
-    endpoint: Endpoint,
-    replica: &Arc<Replica>,
-    response: Response<Incoming>,
-) -> Attempt {
+async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Body>) -> Attempt {
     let begun = |response| Begun { response, first: None };
     match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -179,7 +185,7 @@ async fn begin(
 async fn begin_stream(
     endpoint: Endpoint,
     replica: &Replica,
-    mut response: Response<Incoming>,
+    mut response: Response<Body>,
 ) -> Attempt {
     let frame = response.body_mut().frame().await;
     let Some(first) = frame.and_then(Result::ok).and_then(|it| it.into_data().ok()) else {

@@ -1,6 +1,7 @@
 //! What attackers send: ambiguous framing, floods of names, bombs. Named in docs/reliability.md.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 
@@ -221,6 +222,7 @@ async fn e1_no_request_is_smuggled_past_the_router() {
     for (name, bytes) in vectors() {
         trying.spawn(async move { nothing_is_smuggled(name, &bytes).await });
     }
+    println!("E1: {} vectors, all refused or made plain", trying.len());
     assert!(27 <= trying.len());
     while let Some(tried) = trying.join_next().await {
         tried.unwrap();
@@ -301,7 +303,13 @@ async fn e6_json_bombs_are_answered_and_not_felt() {
         ("escaped model", r#"{"model":"x","mod\u0065l":"y","messages":[]}"#.to_owned()),
         ("streams", r#"{"model":"x","stream":true,"stream":false,"messages":[]}"#.to_owned()),
     ] {
+        let (bytes, began) = (body.len(), std::time::Instant::now());
         let answer = stage.post(CHAT, &[], body).await;
+        println!(
+            "E6 {name}: {bytes} bytes, {} in {} ms",
+            answer.status,
+            began.elapsed().as_millis()
+        );
         assert!(matches!(answer.status.as_u16(), 400 | 404), "{name}: {answer:?}");
     }
     assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200);
@@ -450,6 +458,7 @@ async fn g6_what_clients_send_makes_no_series() {
         let _ = stage.get(&format!("/path/{at}")).await;
     }
     let after = series().await;
+    println!("G6: {} new series after 500 models, users, sessions and paths", after - before);
     assert!(after <= before + 50, "{before} series became {after}");
     let size = stage.admin(http::Method::GET, "/metrics", "").await.body.len();
     assert!(size < 1 << 20, "{size} bytes");
@@ -481,5 +490,7 @@ async fn f4_a_flood_of_sessions_is_bounded() {
             .post(CHAT, &[("x-session-id", &format!("s-{at}"))], chat("hi", 1, false).to_string())
             .await;
     }
-    assert!(stage.metric("sluice_sessions").await <= 100);
+    let kept = stage.metric("sluice_sessions").await;
+    println!("F4: {kept} of 300 sessions kept");
+    assert!(kept <= 100);
 }

@@ -139,24 +139,31 @@ async fn a_retry_that_nobody_takes_is_not_counted() {
 
 #[tokio::test]
 async fn a_conversation_leaves_a_replica_that_kept_it_waiting_for_nothing() {
-    let mut config = config(Sticky);
-    config.timeouts.answer = Duration::from_millis(100);
-    let stage = stage_with(config, 2).await;
-    let ask = async || {
-        let body = chat("hi", 1, false).to_string();
-        stage.post(CHAT, &[("x-session-id", "s")], body).await
+    let stage = stage_with(config(Sticky), 2).await;
+    // Only the request that is to be kept waiting has a bound, which no slow machine can reach with another.
+    let ask = async |bound: &[(&str, &str)]| {
+        let headers = [&[("x-session-id", "s")], bound].concat();
+        stage.post(CHAT, &headers, chat("hi", 1, false).to_string()).await
     };
-    let first = ask().await;
-    let home: usize = first.header("x-sluice-replica")[1..].parse().unwrap();
-    stage.replicas[home].set_fault(Fault::StallAfter(0)).await.unwrap();
-    assert_eq!(ask().await.status, 504);
-    for _ in 0..3 {
-        let answer = ask().await;
-        if answer.status == 200 {
-            return;
-        }
+    let first = ask(&[]).await;
+    let at: usize = first.header("x-sluice-replica")[1..].parse().unwrap();
+    stage.replicas[at].set_fault(Fault::StallAfter(0)).await.unwrap();
+    assert_eq!(ask(&[("x-sluice-timeout-ms", "100")]).await.status, 504);
+    stage.replicas[at].set_fault(Fault::None).await.unwrap();
+    let next = ask(&[]).await;
+    assert_eq!((next.status.as_u16(), next.header("x-sluice-decision")), (200, "load"), "{next:?}");
+}
+
+#[tokio::test]
+async fn clients_without_patience_eject_no_replica() {
+    let stage = stage_with(config(RoundRobin), 1).await;
+    stage.replicas[0].set_fault(Fault::StallAfter(0)).await.unwrap();
+    for _ in 0..8 {
+        let body = chat("hi", 1, false).to_string();
+        let answer = stage.post(CHAT, &[("x-sluice-timeout-ms", "20")], body).await;
+        assert_eq!(answer.status, 504);
     }
-    panic!("still bound");
+    assert_eq!(stage.health(0).await, "ready", "how long they waited was theirs to say");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The admin port, keys and tenants, replicas that come and go, and reloads under load.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 
@@ -55,7 +56,7 @@ async fn admin(stage: &Stage, method: &str, path: &str, headers: &[(&str, &str)]
     received(stage.client.request(request).await.unwrap()).await
 }
 
-const ADMIN_ROUTES: [(&str, &str); 9] = [
+const ADMIN_ROUTES: [(&str, &str); 10] = [
     ("GET", "/metrics"),
     ("GET", "/admin/replicas"),
     ("POST", "/admin/replicas"),
@@ -64,6 +65,7 @@ const ADMIN_ROUTES: [(&str, &str); 9] = [
     ("GET", "/admin/policy"),
     ("PUT", "/admin/policy"),
     ("POST", "/admin/reload"),
+    ("GET", "/admin/decisions"),
     ("GET", "/no/such/path"),
 ];
 
@@ -263,12 +265,14 @@ impl Load {
         .await;
     }
 
-    async fn end(self) {
+    async fn end(self, what: &str) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.await.unwrap();
         }
         let bad = self.bad.lock().unwrap();
+        let served = self.served.load(Ordering::Relaxed);
+        println!("{what}: {served} served, {} failed", bad.len());
         assert!(bad.is_empty(), "{} failed, such as {:?}", bad.len(), bad.first());
     }
 }
@@ -325,7 +329,7 @@ async fn reloads_under_load_lose_nothing_and_a_bad_one_changes_nothing() {
     let policy = stage.admin(Method::GET, "/admin/policy", "").await.json();
     assert_eq!(policy["strategy"], "least-request", "the old one stays");
     load.some_more().await;
-    load.end().await;
+    load.end("D3: 13 reloads").await;
     assert!(1 <= stage.metric("sluice_config_reloads_total{result=\"refused\"}").await);
     stage.until_idle().await;
 }
@@ -374,7 +378,7 @@ async fn replicas_restarted_one_after_another_cost_no_request() {
         .await;
         load.some_more().await;
     }
-    load.end().await;
+    load.end("A14: 4 replicas restarted").await;
     stage.until_idle().await;
 }
 
@@ -400,6 +404,7 @@ async fn a_name_in_dns_is_a_fleet() {
     let config = Config {
         discovery: Some(config::Discovery {
             dns: format!("127.0.0.1:{port}"),
+            https: false,
             interval: std::time::Duration::from_millis(50),
         }),
         ..config(RoundRobin)

@@ -1,6 +1,7 @@
 //! What replicas do wrong.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 
@@ -34,6 +35,7 @@ async fn a_replica_that_fails_before_its_first_byte_is_replaced_by_another() {
             attempts.push(answer.header("x-sluice-attempts").to_owned());
         }
         assert!(attempts.contains(&"2".to_owned()), "{fault:?}: one of them was retried");
+        println!("A1 {fault:?}: {} of 4 served by another, attempts {attempts:?}", attempts.len());
         assert!(1 <= stage.metric("sluice_retries_total").await);
         stage.until_idle().await;
     }
@@ -177,7 +179,9 @@ async fn silence_runs_into_a_timeout() {
     let answer = stage.chat(&chat("hi", 2, false)).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (504, "upstream_timeout"));
     stage.replicas[0].set_fault(Fault::StallAfter(3)).await.unwrap();
+    let began = Instant::now();
     let answer = stage.chat(&chat("hi", 20, true)).await;
+    println!("A4: ended after {} ms, 200 of them silence", began.elapsed().as_millis());
     assert!(answer.body.contains("upstream_timeout"), "{}", answer.body);
     assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
     assert!(!answer.body.contains(r#""finish_reason":"stop""#), "no invented end");
@@ -238,6 +242,11 @@ async fn with_everyone_down_clients_are_told_to_come_again_at_once() {
         assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-no-replicas");
     }
     took.sort();
+    println!(
+        "A12: 21 refused, median {:.1} ms, longest {:.1} ms",
+        took[10].as_secs_f64() * 1e3,
+        took[20].as_secs_f64() * 1e3
+    );
     assert!(took[10] < Duration::from_millis(50), "refused without waiting: {took:?}");
     assert_eq!(stage.admin(Method::GET, "/readyz", "").await.status, 503);
     assert_eq!(stage.admin(Method::GET, "/livez", "").await.status, 200);

@@ -4,9 +4,13 @@
 
 mod common;
 
-use common::{CHAT, Stage, chat, stage, until};
+use std::time::Duration;
+
+use common::{CHAT, Stage, chat, config, stage, stage_with, until};
 use http::Method;
 use policy::config::StrategyName::LeastRequest;
+use report::cost::Prices;
+use router::config::{Bounds, Config};
 use serde_json::{Value, json};
 
 /// Asks for an answer as the request `id` of the class `interactive`.
@@ -91,4 +95,53 @@ async fn requests_in_a_window_of_disruption_are_counted_apart() {
     ] {
         assert_eq!(event(wrong.clone()).await.status, 400, "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_good_answer_has_a_price_where_the_fleet_has_one() {
+    let prices = Prices { request: 0.25, currency: "EUR".to_owned(), ..Prices::default() };
+    let config = Config { costs: Some(prices), ..config(LeastRequest) };
+    let stage = stage_with(config, 2).await;
+    ask(&stage, "one").await;
+    ask(&stage, "two").await;
+    let key = after(&stage, 2).await;
+    // Calls are all that costs anything here, so the price does not depend on the time that passes.
+    assert_eq!(key["windows"][0]["cost_per_accepted"], 0.25, "{key:#}");
+    let all = goodput(&stage).await;
+    assert_eq!((&all["currency"], &all["all"]["windows"][1]["cost"]), (&json!("EUR"), &json!(0.5)));
+    let label = json!({ "request_id": "one", "accepted": false }).to_string();
+    stage.post("/v1/feedback", &[], label).await;
+    assert_eq!(goodput(&stage).await["all"]["windows"][1]["cost_per_accepted"], 0.5);
+    let metrics = stage.admin(Method::GET, "/metrics", "").await.body;
+    for line in [
+        r#"sluice_cost_per_accepted{slo_class="interactive"} 0.5"#,
+        r#"sluice_judged_requests_total{slo_class="interactive",good="true"} 2"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is missing from:\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_held_to_its_window_and_to_nothing_interactive() {
+    let mut config = config(LeastRequest);
+    let impossible = Some(Duration::from_nanos(1));
+    config.slo.default = Bounds { ttft: impossible, ..Bounds::default() };
+    let stage = stage_with(config, 1).await;
+    for (id, class) in [("one", "batch"), ("two", "of-nobody")] {
+        let headers = [("x-request-id", id), ("x-sluice-slo-class", class)];
+        let answer = stage.post(CHAT, &headers, chat("count", 4, true).to_string()).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    until("both have left", async || goodput(&stage).await["all"]["undisturbed"]["requests"] == 2)
+        .await;
+    let view = goodput(&stage).await;
+    // A class that nobody configured is none, and what it was promised is what everybody is.
+    let (none, batch) = (&view["keys"][0], &view["keys"][1]);
+    assert_eq!((&none["slo_class"], &none["undisturbed"]["good"]), (&json!(""), &json!(0)));
+    assert_eq!((&batch["slo_class"], &batch["undisturbed"]["good"]), (&json!("batch"), &json!(1)));
+    let figures = &batch["undisturbed"];
+    assert_eq!(
+        (&figures["accepted_row_rate"], &figures["ttft_ms_mean"]),
+        (&json!(1.0), &Value::Null)
+    );
 }

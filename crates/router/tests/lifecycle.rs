@@ -1,6 +1,7 @@
 //! How the router ends, and what is left when everything has gone wrong at once.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 
@@ -123,6 +124,8 @@ async fn after_faults_and_hang_ups_of_every_kind_nothing_stays_reserved() {
         for end in ["complete", "client-gone", "replica-failed", "cut", "refused"] {
             left += stage.metric(&format!("sluice_requests_total{{outcome=\"{end}\"}}")).await;
         }
+        let strategy = strategy.as_str();
+        println!("F8 {strategy}: 320 sent, {left} left exactly once, 0 reserved, 0 on replicas");
         // A client in four gives up, some of them before the router has heard of them.
         assert!((240..=320).contains(&left), "every request left exactly once: {left}");
     }

@@ -92,7 +92,7 @@ fn of_engines(
     let all: Duration = work.iter().map(Work::whole).sum();
     let mean = u32::try_from(work.len()).ok().and_then(|count| all.checked_div(count));
     let overhead = seconds(profile.step.overhead_ms * 1e-3);
-    let slo = setup.terms.slo;
+    let slo = setup.loosest();
     let replicas = setup.replicas_max();
     let counted = asked.get(first..).unwrap_or_default();
     let fleet = Blocks(profile.kv_blocks().0.saturating_mul(replicas));
@@ -231,7 +231,7 @@ fn of_stations(
     let mean = u32::try_from(counted.len()).ok().and_then(|count| all.checked_div(count));
     let servers = setup.replicas_max().saturating_mul(servers);
     // The first token comes with the last.
-    let slo = setup.terms.slo;
+    let slo = setup.loosest();
     let within = slo.ttft.into_iter().chain(slo.e2e).min();
     let best = within.map(|within| {
         let jobs: Vec<Job> =

@@ -1,6 +1,8 @@
 //! A request on its way through a run.
 
-use policy::event::Reason;
+use std::sync::Arc;
+
+use policy::event::Placement;
 use types::{quantity::Tokens, request::Request, time::Timestamp};
 
 use crate::server::Work;
@@ -12,6 +14,7 @@ pub(crate) struct Flight {
     pub(crate) session: Option<u64>,
     pub(crate) turn: u32,
     pub(crate) tenant: Option<u32>,
+    pub(crate) slo_class: Option<Arc<str>>,
     pub(crate) input: Tokens,
     /// Router that decides on it.
     pub(crate) router: u32,
@@ -30,11 +33,10 @@ pub(crate) struct Flight {
     /// Times it was sent.
     pub(crate) attempts: u32,
     pub(crate) decided: Option<Timestamp>,
-    pub(crate) reason: Option<Reason>,
+    /// What was decided last.
+    pub(crate) placement: Option<Placement>,
     /// Where it was sent last.
     pub(crate) replica: Option<u32>,
-    /// Tokens that its router expected to be found there.
-    pub(crate) expected: Option<Tokens>,
     pub(crate) cached: Option<Tokens>,
     pub(crate) first_token: Option<Timestamp>,
     /// Step of its replica that brought the first token.
@@ -43,6 +45,15 @@ pub(crate) struct Flight {
     pub(crate) pauses: Vec<(u32, u32)>,
     pub(crate) last_token: Option<Timestamp>,
     pub(crate) generated: Tokens,
+}
+
+impl Flight {
+    /// How much later than predicted the first token came, counted from the decision, in milliseconds.
+    pub(crate) fn ttft_error_ms(&self) -> Option<f64> {
+        let came_s = self.first_token?.since(self.decided?).as_secs_f64();
+        let told_s = self.placement?.ttft?.as_secs_f64();
+        Some((came_s - told_s) * 1e3)
+    }
 }
 
 /// What a request waits for.

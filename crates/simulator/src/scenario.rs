@@ -5,6 +5,7 @@
 
 mod block;
 mod load;
+mod promises;
 #[cfg(test)]
 mod tests;
 
@@ -21,16 +22,16 @@ use report::{
     cost::{Prices, WorkloadClass},
 };
 use serde::{Deserialize, Serialize};
-use types::slo::Slo;
 use workload::{Load, Planned, Workload, WorkloadError};
 
 pub use self::{
     block::{Fleet, Overrides, Policy, Prefix, Session, Station},
     load::{Arrivals, LoadBlock, Ramp},
+    promises::{Promises, RankBlock, SloBlock},
 };
 use crate::{
     fault::Fault,
-    setup::{Kind, Rank, Setup, Signals},
+    setup::{Kind, Setup, Signals},
 };
 
 /// Most replicas a scenario may start with.
@@ -79,16 +80,16 @@ pub struct Scenario {
     /// When clients give up, from the scheduled send; never when absent.
     #[serde(default, with = "friendly_optional")]
     pub patience: Option<Duration>,
-    /// The promises.
+    /// The promises, to everybody and to those of each class.
     #[serde(default)]
-    pub slo: SloBlock,
+    pub slo: Promises,
     /// Most times that a good request may have been sent again; any number when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries_max: Option<u32>,
     /// Tenants, by number, whose requests are more or less urgent than others', or were promised
     /// something else.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub ranks: BTreeMap<u32, Rank>,
+    pub ranks: BTreeMap<u32, RankBlock>,
     /// The kind of work, which says what counts as a result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_class: Option<WorkloadClass>,
@@ -113,30 +114,6 @@ pub enum Conversations {
     Open,
     /// When the answer has come and the user has thought.
     Closed,
-}
-
-/// The promises; a bound that is absent always holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SloBlock {
-    /// Longest time to first token.
-    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
-    pub ttft: Option<Duration>,
-    /// Longest time per output token, averaged over the answer.
-    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
-    pub tpot: Option<Duration>,
-    /// The gap between tokens that 95 % of an answer's gaps may not exceed.
-    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
-    pub itl_p95: Option<Duration>,
-    /// Largest difference between the longest and the shortest gap of one answer.
-    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
-    pub jitter: Option<Duration>,
-    /// Longest time to the last token.
-    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
-    pub e2e: Option<Duration>,
-    /// Window in which work that nobody waits for is to be done.
-    #[serde(with = "friendly_optional", skip_serializing_if = "Option::is_none")]
-    pub completion: Option<Duration>,
 }
 
 const fn one() -> u32 {
@@ -180,6 +157,7 @@ impl Scenario {
             "load",
             self.load.problems(matches!(self.workload, Workload::Trace(_))),
         ));
+        problems.extend(promises::problems(self));
         problems.extend(within("signals", self.signals.problems()));
         problems.extend(within("costs", self.costs.iter().flat_map(Prices::problems).collect()));
         for (index, fault) in self.faults.iter().enumerate() {
@@ -211,7 +189,13 @@ impl Scenario {
     /// What requests are judged on.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        Terms { slo: self.slo.into(), retries_max: self.retries_max }
+        Terms { slo: self.slo.default.into(), retries_max: self.retries_max }
+    }
+
+    /// What requests of each class are judged on instead, and those of tenants with a promise of their own.
+    #[must_use]
+    pub fn classes(&self) -> BTreeMap<String, Terms> {
+        promises::classes(self)
     }
 
     /// The setup of a run under `strategy` and `admission`, seeded with `seed`; `profile` is what
@@ -253,13 +237,8 @@ impl Scenario {
             signals: self.signals,
             faults: self.faults.clone(),
             terms: self.terms(),
-            ranks: self.ranks.clone(),
+            classes: self.classes(),
+            ranks: promises::ranks(self),
         }
-    }
-}
-
-impl From<SloBlock> for Slo {
-    fn from(SloBlock { ttft, tpot, itl_p95, jitter, e2e, completion }: SloBlock) -> Self {
-        Self { ttft, tpot, itl_p95, jitter, e2e, completion }
     }
 }

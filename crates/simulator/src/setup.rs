@@ -10,9 +10,10 @@ use policy::config::DispatcherConfig;
 use report::Terms;
 use serde::{Deserialize, Serialize};
 
-use types::request::Priority;
+use types::{request::Priority, slo::Slo};
+use workload::Arrival;
 
-use crate::{fault::Fault, scenario::SloBlock};
+use crate::fault::Fault;
 
 /// What a run is made of, besides the requests.
 #[derive(Clone, Debug)]
@@ -50,19 +51,19 @@ pub struct Setup {
     pub faults: Vec<Fault>,
     /// The terms on which requests are judged.
     pub terms: Terms,
-    /// Tenants whose requests are more or less urgent than others', or were promised something else.
+    /// The terms of each SLO class, in place of `terms`.
+    pub classes: BTreeMap<String, Terms>,
+    /// Tenants whose requests are more or less urgent than others', or of a class of their own.
     pub ranks: BTreeMap<u32, Rank>,
 }
 
 /// How urgent a tenant's requests are, and what they are promised.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rank {
-    /// How urgent they are.
-    pub priority: Priority,
-    /// What they are promised instead of what everybody is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slo: Option<SloBlock>,
+    /// How urgent they are; as their class is called when absent.
+    pub priority: Option<Priority>,
+    /// The class of those that name none.
+    pub slo_class: Option<Arc<str>>,
 }
 
 /// What a replica is.
@@ -142,6 +143,44 @@ pub struct Signals {
     /// refused at once.
     #[serde(with = "friendly")]
     pub connect_timeout: Duration,
+}
+
+impl Setup {
+    /// The class of a request: what it names, else its tenant's.
+    pub(crate) fn class_of(&self, arrival: &Arrival) -> Option<Arc<str>> {
+        arrival.slo_class.clone().or_else(|| self.rank(arrival.tenant)?.slo_class.clone())
+    }
+
+    /// How urgent a request is: as its tenant is, or as its class is called.
+    pub(crate) fn priority(&self, tenant: Option<u32>, slo_class: Option<&str>) -> Priority {
+        let ranked = self.rank(tenant).and_then(|it| it.priority);
+        ranked.or_else(|| Priority::named(slo_class?)).unwrap_or_default()
+    }
+
+    /// What a request of a class is judged on.
+    pub(crate) fn terms_of(&self, slo_class: Option<&str>) -> Terms {
+        slo_class.and_then(|it| self.classes.get(it)).copied().unwrap_or(self.terms)
+    }
+
+    fn rank(&self, tenant: Option<u32>) -> Option<&Rank> {
+        self.ranks.get(&tenant?)
+    }
+
+    /// The promise that is no tighter than any: what limits may assume of every request.
+    pub(crate) fn loosest(&self) -> Slo {
+        let loosest = |slo: Slo, other: Slo| {
+            let longer = |one: Option<Duration>, other: Option<Duration>| Some(one?.max(other?));
+            Slo {
+                ttft: longer(slo.ttft, other.ttft),
+                tpot: longer(slo.tpot, other.tpot),
+                itl_p95: longer(slo.itl_p95, other.itl_p95),
+                jitter: longer(slo.jitter, other.jitter),
+                e2e: longer(slo.e2e, other.e2e),
+                completion: longer(slo.completion, other.completion),
+            }
+        };
+        self.classes.values().map(|it| it.slo).fold(self.terms.slo, loosest)
+    }
 }
 
 impl ServiceTime {

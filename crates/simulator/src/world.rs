@@ -22,7 +22,7 @@ use std::{
 };
 
 use engine::{InvalidProfile, KvMessage, Progress};
-use policy::{dispatcher::Dispatcher, event::Decision};
+use policy::{dispatcher::Dispatcher, event::Decision, explanation::Explanation};
 use rand::rngs::Xoshiro256PlusPlus;
 use report::{Histogram, RequestRecord};
 use types::{
@@ -56,6 +56,9 @@ pub struct Recording {
     pub refusals: Vec<Refusal>,
     /// Events that happened.
     pub events: u64,
+    /// Why requests went where they went, as far as [`Setup::dispatcher`] asks for it; by router, the
+    /// newest first.
+    pub explanations: Vec<Explanation>,
 }
 
 /// Why a run has no result.
@@ -267,6 +270,11 @@ impl<'a> World<'a> {
                 gaps: self.gaps,
                 refusals: self.followed.refusals(),
                 events: self.events,
+                explanations: self
+                    .routers
+                    .iter()
+                    .flat_map(|it| it.dispatcher.explanations().newest().cloned())
+                    .collect(),
             }),
         }
     }

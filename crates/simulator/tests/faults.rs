@@ -73,6 +73,7 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
         routers,
         dispatcher,
         comes_again: 0,
+        classes: std::collections::BTreeMap::new(),
         unstreamed: 0.0,
         follow_refusals: None,
         ranks: std::collections::BTreeMap::new(),

@@ -38,6 +38,7 @@ fn setup(seats: u32) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::LeastRequest, 0),
         comes_again: 0,
+        classes: std::collections::BTreeMap::new(),
         unstreamed: 0.0,
         follow_refusals: None,
         ranks: std::collections::BTreeMap::new(),

@@ -9,7 +9,7 @@ use report::{Summary, paired, table};
 use serde_json::json;
 
 use crate::{
-    recording, results,
+    explain, recording, results,
     simulate::{What, cases::Cases, load, shown::Shown},
 };
 
@@ -19,6 +19,7 @@ use crate::{
   sluice compare -s config/scenarios/chat.yaml
   sluice compare -s config/scenarios/hot-document.yaml --policy least-request,prefix-aware --seeds 20
   sluice compare -s config/scenarios/chat.yaml --policy least-latency --admission off,knee --rate 150
+  sluice compare -s config/scenarios/chat.yaml --policy sticky,least-latency --explain 1000
   sluice compare -s config/scenarios/mooncake.yaml --trace trace.jsonl --policy random,sticky")]
 pub(crate) struct Compare {
     #[command(flatten)]
@@ -33,6 +34,11 @@ pub(crate) struct Compare {
     /// Folder for the results: report.html, comparison.json, summary.json and summary.csv.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Says, in place of the figures, why the request of this number went where it went under each
+    /// policy: requests count from 0 in the order of arrival, those of a recording as
+    /// `GET /admin/decisions` numbers them.
+    #[arg(long, value_name = "REQUEST", conflicts_with_all = ["out", "baseline", "seeds"])]
+    explain: Option<u64>,
     /// Prints JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -45,7 +51,13 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
         compare.what.policy = StrategyName::ALL.to_vec();
     }
     if let Some(file) = &compare.what.recording {
-        return recording::review(file, &compare.what.policy, compare.json);
+        return match compare.explain {
+            Some(number) => recording::explain(file, &compare.what.policy, number, compare.json),
+            None => recording::review(file, &compare.what.policy, compare.json),
+        };
+    }
+    if let Some(number) = compare.explain {
+        return explain::simulated(&compare.what, number, compare.json);
     }
     let scenario = load::scenario(&compare.what)?;
     let first = compare.what.policy.first().copied().unwrap_or(scenario.policy.strategy);
@@ -81,6 +93,7 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         println!("{}", table::means(&runs));
+        print!("{}{}", table::classes(&runs), table::regret(&runs));
         print!("{}", table::limits(&runs));
         println!("{}", table::differences(&differences));
     }

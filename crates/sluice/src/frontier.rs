@@ -1,7 +1,9 @@
 //! `sluice frontier`: goodput at each offered rate, and the knee.
 
+mod bench;
 mod scenario;
 mod search;
+mod split;
 mod target;
 mod warmth;
 
@@ -10,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::bail;
 use policy::config::StrategyName;
 use replay::output::{self, Host};
 use report::{
@@ -24,16 +27,22 @@ pub(crate) use self::scenario::disruptions;
 use self::{scenario::Wanted, target::Live};
 use crate::{
     results::{self, Gates, Paid},
+    sending,
     simulate::{What, cases::Cases, load},
+    traced::Traced,
+    typed,
 };
 
 /// Finds how many requests per second are answered within their promise, and where that ends.
 #[derive(Debug, clap::Args)]
+#[command(mut_args(sending::of_a_target))]
 #[command(after_help = "Examples:
   sluice frontier -s config/scenarios/textbook-queue.yaml
   sluice frontier -s config/scenarios/support-chat.yaml --policy round-robin,prefix-aware --out results/f
   sluice frontier --target http://127.0.0.1:8080 --workload config/workloads/support-chat.yaml \\
-      --goodput 'time_to_first_token:1500 time_per_output_token:60' --duration 60s")]
+      --goodput 'time_to_first_token:1500 time_per_output_token:60' --duration 60s
+  sluice frontier --target http://127.0.0.1:8080 --workload config/workloads/support-chat.yaml \\
+      --disrupt 'kubectl rollout restart deployment/vllm --wait'")]
 pub(crate) struct Args {
     /// Scenario to run in virtual time.
     #[arg(short, long, value_name = "FILE", required_unless_present = "target")]
@@ -68,7 +77,8 @@ pub(crate) struct Effort {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Rates to measure, in requests per second; found when absent.
-    #[arg(long, value_name = "RATES", value_delimiter = ',')]
+    #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = typed::rate)]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) rates: Vec<f64>,
     /// What caches hold when counting begins: cold, warm-model-cold-cache, warm, hot-steady-state or
     /// disrupted.
@@ -78,10 +88,10 @@ pub(crate) struct Effort {
     #[arg(long)]
     pub(crate) no_states: bool,
     /// Deployments a day that figures are blended for.
-    #[arg(long, value_name = "N", default_value_t = 2.0)]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = typed::amount)]
     pub(crate) deployments_per_day: f64,
     /// Simulations at once; one for each processor when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = typed::count)]
     pub(crate) jobs: Option<usize>,
 }
 
@@ -99,6 +109,9 @@ impl Default for Effort {
     }
 }
 
+/// Load at which the states of the caches are compared, as a multiple of the knee.
+const STATES_LOAD: f64 = 0.75;
+
 /// Runs at each rate where nobody says how many: in virtual time, and in real time, which passes.
 const SEEDS: (u64, u64) = (5, 3);
 
@@ -112,23 +125,27 @@ struct Gated<'a> {
     at_knee: Option<&'a report::frontier::Point>,
 }
 
-#[expect(clippy::print_stdout, reason = "the result is for the terminal")]
+/// What was measured, what a page shows of it in detail, and why it is not to be trusted, if so.
+type Found = (Vec<Frontier>, Vec<Detail>, Vec<String>);
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let (frontiers, details) = match &args.scenario {
-        Some(file) => {
-            let trace = args.live.trace.as_deref();
-            of_policies(file, trace, &args.policy, &args.effort, &args.paid)?
-        }
+    let (frontiers, details, doubts) = match &args.scenario {
+        Some(file) => of_policies(file, &args.live.traced, &args.policy, &args.effort, &args.paid)?,
         None => target::measure(&args.live, &args.effort, &args.paid, progress)?,
     };
     let all = Frontiers::new(frontiers);
     if let Some(folder) = &args.out {
         write(folder, &all, details)?;
     }
+    doubts.iter().for_each(|it| eprintln!("{it}"));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         all.frontiers.iter().for_each(|it| println!("{}", table::frontier(it)));
+    }
+    if !doubts.is_empty() && !args.live.trust.allow_lag {
+        bail!("the load generator fell behind; its figures are not its target's");
     }
     let gated: Vec<(String, Gated<'_>)> =
         all.frontiers.iter().map(|it| (it.policy.clone(), Gated::of(it))).collect();
@@ -154,20 +171,21 @@ pub(crate) fn of_scenario(
     effort: &Effort,
 ) -> anyhow::Result<Frontier> {
     let policies: Vec<StrategyName> = policy.into_iter().collect();
-    let (frontiers, _) = of_policies(file, None, &policies, effort, &Paid::default())?;
+    let traced = Traced::default();
+    let (frontiers, ..) = of_policies(file, &traced, &policies, effort, &Paid::default())?;
     frontiers.into_iter().next().ok_or_else(|| anyhow::anyhow!("no policy was measured"))
 }
 
 fn of_policies(
     file: &Path,
-    trace: Option<&str>,
+    traced: &Traced,
     policies: &[StrategyName],
     effort: &Effort,
     paid: &Paid,
-) -> anyhow::Result<(Vec<Frontier>, Vec<Detail>)> {
+) -> anyhow::Result<Found> {
     let what = What {
         scenario: Some(file.to_owned()),
-        trace: trace.map(str::to_owned),
+        traced: traced.clone(),
         policy: policies.to_vec(),
         seed: effort.seed,
         no_limits: true,
@@ -194,7 +212,7 @@ fn of_policies(
         frontiers.push(frontier);
         details.extend(detail);
     }
-    Ok((frontiers, details))
+    Ok((frontiers, details, Vec::new()))
 }
 
 /// Tells a person who waits what is going on.
@@ -208,11 +226,10 @@ fn progress(what: &str) {
 fn write(folder: &Path, all: &Frontiers, details: Vec<Detail>) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(all)?;
     output::write_text(folder, "frontier.json", &format!("{text}\n"))?;
-    let command: Vec<String> = std::env::args().collect();
     let manifest = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "commit": option_env!("SLUICE_COMMIT"),
-        "command": command,
+        "command": results::command_line(),
         "host": Host::this(),
         "made": output::utc_now(),
     });

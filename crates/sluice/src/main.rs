@@ -6,17 +6,22 @@ mod check;
 mod compare;
 mod demo;
 mod emulate;
+mod explain;
 mod frontier;
 mod limits;
 mod logs;
 mod plan;
+mod promised;
 mod recording;
 mod replay;
 mod report;
 mod results;
+mod sending;
 mod serve;
 mod shutdown;
 mod simulate;
+mod traced;
+mod typed;
 
 use std::process::ExitCode;
 
@@ -27,6 +32,10 @@ use crate::args::{Args, Verb};
 
 /// What `sysexits.h` calls `EX_CONFIG`: the configuration can't be used.
 const EXIT_CONFIG: u8 = 78;
+
+/// The system's allocator keeps the memory of streams that have closed, and is slower.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let Args { verb, log_format } = Args::parse();

@@ -1,5 +1,7 @@
 //! `sluice plan`: how many replicas a rate needs.
 
+mod trial;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -13,10 +15,11 @@ use report::{
     plan::{Demand, PerReplica, Plan as Planned},
     table,
 };
+use serde_json::json;
 
 use crate::{
     frontier::{self, Effort},
-    results,
+    results, typed,
 };
 
 /// Says how many replicas a rate needs at an SLO, and why sizing by throughput buys too few.
@@ -27,10 +30,10 @@ use crate::{
   sluice plan --rate 400 -s config/scenarios/chat.yaml --policy prefix-aware --burst 1.5")]
 pub(crate) struct Plan {
     /// Useful requests per second that are needed, on average.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = typed::rate, allow_negative_numbers = true)]
     rate: f64,
     /// The busiest time over the average.
-    #[arg(long, value_name = "X", default_value_t = 1.25)]
+    #[arg(long, value_name = "X", default_value = "1.25", value_parser = typed::factor)]
     burst: f64,
     /// Replicas that may be gone without a promise being broken.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -42,10 +45,10 @@ pub(crate) struct Plan {
     #[arg(short, long, value_name = "FILE", group = "source")]
     scenario: Option<PathBuf>,
     /// Good requests per second of one replica at its knee, where that is known already.
-    #[arg(long, value_name = "R", group = "source")]
+    #[arg(long, value_name = "R", group = "source", value_parser = typed::rate)]
     knee: Option<f64>,
     /// Requests per second that one replica completes when pushed, to show what sizing by it buys.
-    #[arg(long, value_name = "R", requires = "knee")]
+    #[arg(long, value_name = "R", requires = "knee", value_parser = typed::rate)]
     throughput: Option<f64>,
     /// Policy to plan for, where the frontier has several.
     #[arg(long, value_name = "NAME")]
@@ -53,6 +56,9 @@ pub(crate) struct Plan {
     /// Replicas that were measured, where the frontier does not say.
     #[arg(long, value_name = "N")]
     replicas_measured: Option<u32>,
+    /// Leaves out the trial of the planned fleet in virtual time, which a scenario has.
+    #[arg(long)]
+    no_trial: bool,
     /// Folder for plan.json and report.html.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -69,7 +75,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
         (None, Some(file)) => Some(frontier::of_scenario(file, plan.policy, &Effort::default())?),
         (None, None) => None,
     };
-    let planned = match (&frontier, plan.knee) {
+    let mut planned = match (&frontier, plan.knee) {
         (Some(frontier), _) => {
             let per_replica = PerReplica::of(frontier, plan.replicas_measured)?;
             let replicas = plan.replicas_measured.or(frontier.replicas).unwrap_or(1);
@@ -83,11 +89,20 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
             bail!("nothing says what a replica gives; pass --frontier DIR, -s SCENARIO or --knee R")
         }
     };
+    if let (Some(file), Some(frontier), false) = (&plan.scenario, &frontier, plan.no_trial) {
+        planned.trials = trial::trials(file, plan.policy, &planned, frontier)?;
+    }
     if let Some(folder) = &plan.out {
         let text = serde_json::to_string_pretty(&planned)?;
         replay::output::write_text(folder, "plan.json", &format!("{text}\n"))?;
         let page = Page {
             title: format!("{} useful requests a second", plan.rate),
+            manifest: json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "commit": option_env!("SLUICE_COMMIT"),
+                "command": results::command_line(),
+                "made": replay::output::utc_now(),
+            }),
             plan: Some(planned.clone()),
             frontiers: frontier.iter().cloned().collect(),
             ..Page::default()
@@ -100,7 +115,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     }
     if let Some(frontier) = &frontier {
         let promise = table::promise(&frontier.slo);
-        println!("{}, {}: good is {promise}", frontier.workload, frontier.policy);
+        println!("{}, {}\ngood is {promise}", frontier.workload, frontier.policy);
     }
     print!("{}", table::plan(&planned));
     Ok(())

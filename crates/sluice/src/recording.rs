@@ -14,6 +14,9 @@ use policy::{
 };
 use report::table;
 use serde_json::json;
+use types::request::RequestId;
+
+use crate::explain::{self, Told};
 
 /// One row of the result.
 struct Row {
@@ -28,7 +31,7 @@ struct Row {
 /// When the file can't be read or is no recording, or when its own decisions do not come out again.
 #[expect(clippy::print_stdout, reason = "the result is for the terminal")]
 pub(crate) fn review(file: &Path, policies: &[StrategyName], json: bool) -> anyhow::Result<()> {
-    let (header, rows, is_whole) = replay(file, policies)?;
+    let (header, rows, is_whole) = replay(file, policies, None)?;
     let Some((again, _)) = rows.split_first() else { return Ok(()) };
     let tally = again.replay.tally();
     if json {
@@ -57,7 +60,31 @@ pub(crate) fn review(file: &Path, policies: &[StrategyName], json: bool) -> anyh
     }
 }
 
-fn replay(file: &Path, policies: &[StrategyName]) -> anyhow::Result<(Header, Vec<Row>, bool)> {
+/// Replays the recording `file` in the same way and explains what is decided on request `number`.
+///
+/// # Errors
+///
+/// When the file can't be read or is no recording, or has no such request.
+pub(crate) fn explain(
+    file: &Path,
+    policies: &[StrategyName],
+    number: u64,
+    json: bool,
+) -> anyhow::Result<()> {
+    let (_, rows, _) = replay(file, policies, Some(RequestId(number)))?;
+    let told = rows.into_iter().map(|Row { policy, replay }| {
+        let mut explanations: Vec<_> = replay.explanations().newest().cloned().collect();
+        explanations.reverse();
+        Told { policy, explanations }
+    });
+    explain::show(&file.display().to_string(), number, told.collect(), json)
+}
+
+fn replay(
+    file: &Path,
+    policies: &[StrategyName],
+    explained: Option<RequestId>,
+) -> anyhow::Result<(Header, Vec<Row>, bool)> {
     let name = file.display();
     let open = File::open(file).with_context(|| format!("cannot open the recording {name}"))?;
     let mut lines = BufReader::new(open);
@@ -86,6 +113,11 @@ fn replay(file: &Path, policies: &[StrategyName]) -> anyhow::Result<(Header, Vec
         Row { policy: it.to_string(), replay }
     });
     let mut rows: Vec<_> = [again].into_iter().chain(instead).collect();
+    if let Some(request) = explained {
+        let explaining =
+            |Row { policy, replay }| Row { policy, replay: replay.explaining(request) };
+        rows = rows.into_iter().map(explaining).collect();
+    }
     for number in 2_u64.. {
         if read(&mut line)? == 0 {
             break;

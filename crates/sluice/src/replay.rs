@@ -1,33 +1,37 @@
 //! `sluice replay`: sends a workload to an endpoint and reports what its clients saw.
 
 mod progress;
-mod sending;
 mod traffic;
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use replay::{
-    Lag, Recording, ReplayOptions,
-    lag::LAG_MAX,
+    Recording, ReplayOptions,
     output::{self, Host, Manifest},
 };
-use report::{Run, RunInfo, Summary, Terms, cost::Costs, judged::Judged, table};
+use report::{Run, RunInfo, Summary, cost::Costs, judged::Judged, table};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use types::{slo::Slo, time::Timestamp};
 use workload::{Workload, bundled, trace::Skipped};
 
-use self::{progress::Progress, sending::Sending, traffic::Traffic};
+use self::{progress::Progress, traffic::Traffic};
 use crate::{
     limits,
-    results::{Gates, Paid},
+    promised::Promised,
+    results::{self, Gates, Paid},
+    sending::{self, Sending, Trust},
     shutdown,
     simulate::load,
+    typed,
 };
+
+/// Most reasons of failures that are told.
+const ERRORS_MAX: usize = 5;
 
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("target", |it| it.required(true)))]
 #[command(after_help = "Examples:
   sluice replay --target http://127.0.0.1:8080 --speedup 2
   sluice replay --target http://127.0.0.1:8080 --workload config/workloads/support-chat.yaml \\
@@ -41,16 +45,13 @@ pub(crate) struct Replay {
     sending: Sending,
     #[command(flatten)]
     traffic: Traffic,
-    /// The promises, in milliseconds, in AIPerf's notation.
-    #[arg(long, value_name = "SLOS", value_parser = report::slo::parse)]
-    #[arg(default_value = "time_to_first_token:1500 time_per_output_token:60")]
-    goodput: Slo,
-    /// Accepts a run whose generator fell behind its own schedule, which otherwise ends with 1.
-    #[arg(long)]
-    allow_lag: bool,
-    /// The p99 of requests' lateness from which the generator counts as fallen behind.
-    #[arg(long, value_name = "TIME", value_parser = traffic::time)]
-    lag_max: Option<Duration>,
+    /// Start of the run that is sent and does not count.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = typed::time)]
+    warm_up: Duration,
+    #[command(flatten)]
+    promised: Promised,
+    #[command(flatten)]
+    trust: Trust,
     /// Folder for the results: report.html, summary.json, summary.csv, windows.csv, run.json,
     /// requests.jsonl and profile_export.jsonl.
     #[arg(long, value_name = "DIR")]
@@ -58,11 +59,9 @@ pub(crate) struct Replay {
     /// Prints summary.json instead of a table.
     #[arg(long)]
     json: bool,
-    /// Most times that a good request may have been sent again; any number when absent.
-    #[arg(long, value_name = "N")]
-    retries_max: Option<u32>,
     /// Replicas behind the target, which are paid for.
     #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     replicas: u32,
     #[command(flatten)]
     paid: Paid,
@@ -84,9 +83,18 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     if planned.skipped != Skipped::default() {
         eprintln!("left out of the trace: {}", planned.skipped);
     }
-    let (sending, seed) = (&replay.sending, load.seed);
-    let terms = Terms { slo: replay.goodput, retries_max: replay.retries_max };
-    let options = sending.options(&planned.arrivals, load.duration, seed, terms).await?;
+    if let Some(note) = replay.promised.note(&planned.arrivals) {
+        eprintln!("{note}");
+    }
+    let seed = load.seed;
+    let options = ReplayOptions {
+        run_id: format!("replay-{seed}"),
+        send_for: load.duration,
+        seed,
+        warm_up: replay.warm_up,
+        ..replay.promised.with(replay.sending.options()?)
+    };
+    let options = Sending::asking(options, &planned.arrivals).await?;
     let started = output::utc_now();
     let stop = CancellationToken::new();
     let stopping = stop.clone();
@@ -101,14 +109,14 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     drop(progress);
     // A trace may end before the time is over, and then its last request ends the schedule; so may
     // conversations that wait for answers.
-    let has_end = !matches!(workload, Workload::Trace(_)) && !sending.is_closed();
+    let has_end = !matches!(workload, Workload::Trace(_)) && !replay.sending.is_closed();
     let info = RunInfo {
         workload: workload.name().to_owned(),
         policy: "unknown".to_owned(),
         admission: "unknown".to_owned(),
         seed,
         scheduled_for: load.duration.filter(|_| has_end),
-        warm_up: sending.warm_up,
+        warm_up: replay.warm_up,
         costs: replay.paid.costs.clone().map(|prices| Costs { prices, replicas: replay.replicas }),
         workload_class: replay.paid.workload_class,
     };
@@ -123,6 +131,7 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
         bail!("stopped after {} of {count} requests", recording.records.len());
     }
     replay.tell(&summary, &recording)?;
+    sending::refuse_silence(&recording.records)?;
     replay.gates.check(summary.runs.iter().map(|run| (String::new(), run)))
 }
 
@@ -130,10 +139,8 @@ impl Replay {
     /// Prints the result, what it is worth first.
     #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
     fn tell(&self, summary: &Summary, recording: &Recording) -> anyhow::Result<()> {
-        let warm = Timestamp::from_elapsed(self.sending.warm_up);
-        let lag = Lag::of(&recording.records, warm, recording.unsent);
-        let behind = lag.verdict(self.lag_max.unwrap_or(LAG_MAX));
-        if let Some(behind) = behind {
+        let behind = self.trust.doubt(&recording.records, self.warm_up, recording.unsent);
+        if let Some(behind) = &behind {
             eprintln!("{behind}\n");
         }
         if recording.left_out > 0 {
@@ -143,8 +150,12 @@ impl Replay {
             println!("{}", serde_json::to_string_pretty(summary)?);
         } else {
             summary.runs.iter().for_each(|run| print!("{}", table::single(run)));
+            print!("{}{}", table::classes(&summary.runs), table::work(&summary.runs));
         }
-        if behind.is_some() && !self.allow_lag {
+        for (why, count) in sending::errors(&recording.records).into_iter().take(ERRORS_MAX) {
+            eprintln!("{count} failed: {why}");
+        }
+        if behind.is_some() && !self.trust.allow_lag {
             bail!("the load generator fell behind; its figures are not its target's");
         }
         Ok(())
@@ -171,13 +182,14 @@ impl Replay {
         Ok(Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("SLUICE_COMMIT").map(str::to_owned),
-            command: std::env::args().collect(),
+            command: results::command_line(),
             config: json!({
                 "workload": workload,
                 "targets": targets,
                 "model": options.model,
                 "endpoint": options.endpoint.path(),
                 "slo": options.terms.slo,
+                "slo_classes": options.classes,
             }),
             workload: info.workload.clone(),
             policy: info.policy.clone(),
@@ -187,7 +199,12 @@ impl Replay {
             host: Host::this(),
             clock: "real".to_owned(),
             started: Some(started),
-            judged: Judged { info: info.clone(), terms: options.terms, ..Judged::default() },
+            judged: Judged {
+                info: info.clone(),
+                terms: options.terms,
+                classes: options.classes.clone(),
+                ..Judged::default()
+            },
         })
     }
 }

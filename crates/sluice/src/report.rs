@@ -112,7 +112,7 @@ fn print(summary: &Summary, differences: &[paired::Difference], frontiers: &[Fro
     if !differences.is_empty() {
         println!("{}", table::differences(differences));
     }
-    print!("{}", table::work(&summary.runs));
+    print!("{}{}", table::classes(&summary.runs), table::work(&summary.runs));
     frontiers.iter().for_each(|it| println!("{}", table::frontier(it)));
 }
 
@@ -121,7 +121,10 @@ impl Report {
         let labels = self.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
         let mut found = Found::default();
         let mut joined = 0_usize;
-        for folder in &self.folders {
+        for (place, folder) in self.folders.iter().enumerate() {
+            if self.folders.iter().take(place).any(|it| it == folder) {
+                bail!("{} is given twice; pass each folder once", folder.display());
+            }
             let runs = runs_in(folder)?;
             let frontiers = frontiers_in(folder)?;
             if runs.is_empty() && frontiers.is_empty() {

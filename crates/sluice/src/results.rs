@@ -82,6 +82,33 @@ fn prices(text: &str) -> Result<Prices, String> {
     if problems.is_empty() { Ok(prices) } else { Err(problems.join("; ")) }
 }
 
+/// Options whose values are nobody else's business.
+const SECRET: [&str; 2] = ["--api-key", "--header"];
+
+/// The command line as a manifest states it, which others will read: without keys.
+#[must_use]
+pub(crate) fn command_line() -> Vec<String> {
+    without_keys(std::env::args())
+}
+
+fn without_keys(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut is_secret = false;
+    arguments
+        .map(|it| {
+            let (name, value) =
+                it.split_once('=').map_or((it.as_str(), None), |(a, b)| (a, Some(b)));
+            let hides = SECRET.contains(&name);
+            let told = match (std::mem::take(&mut is_secret), hides, value) {
+                (true, _, _) => "(hidden)".to_owned(),
+                (false, true, Some(_)) => format!("{name}=(hidden)"),
+                (false, _, _) => it.clone(),
+            };
+            is_secret = hides && value.is_none() && told != "(hidden)";
+            told
+        })
+        .collect()
+}
+
 /// Writes `report.html` into `folder`.
 ///
 /// # Errors
@@ -105,6 +132,15 @@ mod tests {
         assert!(prices("gpu=1").unwrap_err().contains("replica_hour"));
         assert!(prices("request").unwrap_err().contains("NAME=PRICE"));
         assert!(prices("request=-1").unwrap_err().contains("0 or more"));
+    }
+
+    #[test]
+    fn a_manifest_holds_no_key() {
+        let line = "sluice replay --api-key k1 --header=x-key:k2 --header x:k3 --model m";
+        let told = without_keys(line.split(' ').map(str::to_owned)).join(" ");
+        let hidden =
+            "sluice replay --api-key (hidden) --header=(hidden) --header (hidden) --model m";
+        assert_eq!(told, hidden);
     }
 
     #[test]

@@ -47,10 +47,19 @@ pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
     // Before the file is read, so that no change of it is missed.
     let source = serve.config.clone().map(|file| {
         let serve = Arc::clone(&serve);
-        Source::new(file, move || configuration(&serve))
+        Source::new(file, move || configuration(&serve, limits::clients_max()))
     });
-    let config = configuration(&serve)?;
     limits::raise();
+    let asked = configuration(&serve, usize::MAX)?.limits.connections_max;
+    let config = configuration(&serve, limits::clients_max())?;
+    let fits = config.limits.connections_max;
+    if fits < asked {
+        tracing::warn!(
+            asked,
+            fits,
+            "the limit on open files has no room for limits.connections_max"
+        );
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.worker_threads {
         runtime.worker_threads(threads.get());
@@ -68,8 +77,8 @@ pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
     })
 }
 
-/// The configuration file with what was typed laid over it.
-fn configuration(serve: &Serve) -> Result<Config, ConfigError> {
+/// The configuration file with what was typed laid over it, and no more than `clients_max` connections.
+fn configuration(serve: &Serve, clients_max: usize) -> Result<Config, ConfigError> {
     let mut config = match &serve.config {
         Some(path) => config::read(path)?,
         None => Config::default(),
@@ -78,6 +87,7 @@ fn configuration(serve: &Serve) -> Result<Config, ConfigError> {
     config.policy.strategy = serve.policy.unwrap_or(config.policy.strategy);
     config.listen = serve.listen.unwrap_or(config.listen);
     config.admin.listen = serve.admin_listen.unwrap_or(config.admin.listen);
+    config.limits.connections_max = config.limits.connections_max.min(clients_max);
     config.worker_threads = serve.worker_threads.or(config.worker_threads);
     let recording = serve.record.clone().map(config::Recording::into_directory);
     config.recording = recording.or(config.recording);

@@ -17,6 +17,8 @@ use self::{
 use crate::{
     recording,
     results::{self, Gates},
+    traced::Traced,
+    typed,
 };
 
 /// Runs a scenario in virtual time: the very policy code that serves, before modelled engines.
@@ -63,17 +65,15 @@ pub(crate) struct What {
     /// What every random draw follows from; the first seed of several.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Trace to run in place of the scenario's traffic, in Mooncake's format; `.zst` is unpacked.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) trace: Option<String>,
-    /// Tokens in a block of that trace.
-    #[arg(long, value_name = "N", requires = "trace")]
-    pub(crate) block_tokens: Option<u32>,
+    /// Stands in place of the scenario's traffic.
+    #[command(flatten)]
+    pub(crate) traced: Traced,
     /// Rates to run at, in requests per second, in place of the scenario's.
-    #[arg(long, value_name = "RATES", value_delimiter = ',')]
+    #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = typed::rate)]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) rate: Vec<f64>,
     /// Simulations at once; one for each processor when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = typed::count)]
     pub(crate) jobs: Option<usize>,
     /// Leaves out what no policy could exceed on these requests.
     #[arg(long)]
@@ -89,6 +89,9 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
     let cases = Cases::new(&simulate.what, scenario, simulate.seeds)?;
     for note in &cases.notes {
         eprintln!("{note}");
+    }
+    if let Some(folder) = &simulate.out {
+        cases.refuse_strangers(folder)?;
     }
     let shown = Shown::default();
     let runs = cases.run(simulate.what.jobs, |case, done| match &simulate.out {
@@ -113,6 +116,7 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
         print!("{}", table::means(&summary.runs));
     }
     if !simulate.json {
+        print!("{}{}", table::classes(&summary.runs), table::regret(&summary.runs));
         print!("{}", table::limits(&summary.runs));
     }
     if let Some(note) = cases.limits_note(&summary.runs) {
@@ -124,7 +128,7 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
 
 impl Case {
     /// Name of the folder that its results go to.
-    fn folder(&self) -> String {
+    pub(crate) fn folder(&self) -> String {
         let rate = self.rate.map(|it| format!("{it}-per-s-")).unwrap_or_default();
         let is_off = self.admission == AdmissionMode::Off;
         let admission = if is_off { String::new() } else { format!("{}-", self.admission) };

@@ -204,22 +204,18 @@ impl<'a> Turn<'a> {
     const OTHERS: [&'static str; 6] =
         ["name", "tool_calls", "tool_call_id", "arguments", "call_id", "output"];
 
-    /// Reads an object; of entries called alike the last counts, `null` is as good as absent.
-    fn read(item: &'a str) -> Option<Self> {
-        let mut turn = Self::default();
-        for (key, value) in walk::entries(item)? {
-            let present = Some(value).filter(|it| *it != "null");
-            if key == "role" {
-                turn.role = json::quoted(value).unwrap_or_default();
-            } else if key == "content" {
-                turn.content = present;
-            } else if let Some((_, slot)) =
-                Self::OTHERS.iter().zip(&mut turn.others).find(|(name, _)| **name == key)
-            {
-                *slot = present;
-            }
+    /// Learns an entry; of entries called alike the last counts, `null` is as good as absent.
+    fn learn(&mut self, key: &str, value: &'a str) {
+        let present = Some(value).filter(|it| *it != "null");
+        if key == "role" {
+            self.role = json::quoted(value).unwrap_or_default();
+        } else if key == "content" {
+            self.content = present;
+        } else if let Some((_, slot)) =
+            Self::OTHERS.iter().zip(&mut self.others).find(|(name, _)| **name == key)
+        {
+            *slot = present;
         }
-        Some(turn)
     }
 }
 
@@ -269,22 +265,25 @@ impl<'e> Layout<'e> {
             (self.emit)(text.as_bytes());
             return true;
         }
-        let Some(items) = walk::items(turns) else {
+        let Some(mut items) = walk::items(turns) else {
             json::compact(turns, self.emit);
             return false;
         };
         let mut has_user = false;
-        for item in items {
-            let Some(turn) = Turn::read(item) else {
+        loop {
+            let mut turn = Turn::default();
+            if items.next_entries(|key, value| turn.learn(key, value)) {
+                let opens = matches!(turn.role, "system" | "developer" | "user");
+                is_opening.set(!has_user && opens);
+                self.turn(&turn);
+                has_user |= turn.role == "user";
+            } else if let Some(item) = items.next() {
                 is_opening.set(false);
                 self.open("");
                 json::compact(item, self.emit);
-                continue;
-            };
-            let opens = matches!(turn.role, "system" | "developer" | "user");
-            is_opening.set(!has_user && opens);
-            self.turn(&turn);
-            has_user |= turn.role == "user";
+            } else {
+                break;
+            }
         }
         has_user
     }

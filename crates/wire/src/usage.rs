@@ -7,7 +7,7 @@
 
 use std::sync::LazyLock;
 
-use memchr::memmem::{self, Finder};
+use memchr::memmem::{self, Finder, FinderRev};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use types::quantity::Tokens;
@@ -90,16 +90,25 @@ impl Answer {
     /// Reads the figures of an answer that mentions no failure, and nothing else of it. Returns
     /// whether `body` looks like an object; whether it is one, its client will see.
     fn figures(&mut self, body: &[u8]) -> bool {
-        let Ok(text) = std::str::from_utf8(body.trim_ascii()) else { return false };
-        let Some(entries) = walk::entries(text).filter(|_| text.ends_with('}')) else {
+        let body = body.trim_ascii();
+        if !body.starts_with(b"{") || !body.ends_with(b"}") {
             return false;
-        };
-        for (_, value) in entries.filter(|(key, _)| *key == "usage") {
-            if let Ok(figures) = serde_json::from_str::<Figures>(value) {
-                self.usage.update(&figures.usage());
-            }
+        }
+        if let Some(value) = last_figures(body) {
+            self.take(value);
+            return true;
+        }
+        let Ok(text) = std::str::from_utf8(body) else { return false };
+        for (_, value) in walk::entries(text).into_iter().flatten().filter(|it| it.0 == "usage") {
+            self.take(value);
         }
         true
+    }
+
+    fn take(&mut self, value: &str) {
+        if let Ok(figures) = serde_json::from_str::<Figures>(value) {
+            self.usage.update(&figures.usage());
+        }
     }
 
     /// What the answer cost, as far as it has said.
@@ -181,6 +190,9 @@ static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
     abort: Finder::new(b"\"abort\""),
 });
 
+static USAGE_FROM_END: LazyLock<FinderRev<'static>> =
+    LazyLock::new(|| FinderRev::new(b"\"usage\""));
+
 /// Whether the data may hold figures, an error or an abort. A quotation mark within a text is
 /// escaped, so what a model says never looks like one of these.
 fn is_worth_reading(data: &[u8]) -> bool {
@@ -194,6 +206,20 @@ fn is_worth_reading(data: &[u8]) -> bool {
 /// Whether the data mention an error or an abort.
 fn may_have_failed(data: &[u8]) -> bool {
     FINDERS.error.find(data).is_some() || FINDERS.abort.find(data).is_some()
+}
+
+/// The value of the last `usage` in `body`, where nothing but more entries of the same object follow
+/// it and then the end: most engines write it there, and what came before need not be walked over.
+fn last_figures(body: &[u8]) -> Option<&str> {
+    let finder = &*USAGE_FROM_END;
+    let at = finder.rfind(body)?.saturating_add(finder.needle().len());
+    let text = std::str::from_utf8(value_at(body, at)).ok()?;
+    let (value, mut rest) = walk::take_value(text)?;
+    while let Some((_, after)) = walk::take_value(rest) {
+        rest = after;
+    }
+    // A list, or an object within this one, would end before the last brace.
+    (rest.trim_ascii() == "}").then_some(value)
 }
 
 /// The text of the value whose key has ended before `at`.

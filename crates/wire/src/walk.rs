@@ -23,6 +23,18 @@ pub(crate) struct Items<'a> {
     rest: &'a str,
 }
 
+impl<'a> Items<'a> {
+    /// Calls `visit` with each entry of the next item, when that is an object, and so passes over it
+    /// without having looked for its end before; returns whether it was one.
+    pub(crate) fn next_entries(&mut self, mut visit: impl FnMut(&'a str, &'a str)) -> bool {
+        let Some(mut entries) = start(self.rest).and_then(entries) else { return false };
+        entries.by_ref().for_each(|(key, value)| visit(key, value));
+        let rest = entries.rest.trim_ascii_start();
+        self.rest = rest.strip_prefix('}').unwrap_or_default();
+        true
+    }
+}
+
 impl<'a> Iterator for Items<'a> {
     type Item = &'a str;
 
@@ -51,12 +63,17 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 /// Splits off the next value, past what stands between values; `None` at the end of the whole.
-fn take_value(text: &str) -> Option<(&str, &str)> {
-    let between = |it: &u8| matches!(it, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':');
-    let start = text.as_bytes().iter().position(|it| !between(it))?;
-    let text = text.get(start..)?;
+pub(crate) fn take_value(text: &str) -> Option<(&str, &str)> {
+    let text = start(text)?;
     let end = value_end(text.as_bytes());
     if end == 0 { None } else { Some((text.get(..end)?, text.get(end..)?)) }
+}
+
+/// The text from where the next value starts, past what stands between values.
+fn start(text: &str) -> Option<&str> {
+    let between = |it: &u8| matches!(it, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':');
+    let start = text.as_bytes().iter().position(|it| !between(it))?;
+    text.get(start..)
 }
 
 /// Length of the value with which `text` starts; 0 where none starts.
@@ -101,6 +118,22 @@ mod tests {
         assert_eq!(seen, [("a", "[1]"), (r#"b\""#, r#""x""#), ("c", "-2")]);
         assert_eq!(items("[ ]").unwrap().count() + entries("{}").unwrap().count(), 0);
         assert!(items("{}").is_none() && entries("[]").is_none() && items("7").is_none());
+    }
+
+    #[test]
+    fn an_item_that_is_an_object_is_entered_and_left_at_its_end() {
+        let mut items = items(r#"[ { "a" : "}" , "b":[{}] } , {} ,7,{"c":1}]"#).unwrap();
+        let mut seen = Vec::new();
+        let mut enter = |items: &mut Items<'_>| {
+            items.next_entries(|key, value| {
+                seen.push(format!("{key}={value}"));
+            })
+        };
+        assert!(enter(&mut items) && enter(&mut items) && !enter(&mut items));
+        assert_eq!(items.next(), Some("7"));
+        assert!(enter(&mut items) && !enter(&mut items));
+        assert_eq!(items.next(), None);
+        assert_eq!(seen, ["a=\"}\"", "b=[{}]", "c=1"]);
     }
 
     proptest! {

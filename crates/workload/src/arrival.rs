@@ -1,6 +1,6 @@
 //! One request of a workload.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use types::{
     block::{ChainSeed, HashKey, Scope, hash_block},
@@ -21,6 +21,8 @@ pub struct Arrival {
     pub turn: u32,
     /// Tenant the request belongs to.
     pub tenant: Option<u32>,
+    /// The promise it is under, by name, where the workload says.
+    pub slo_class: Option<Arc<str>>,
     /// What is asked.
     pub prompt: Prompt,
     /// Length of the answer.
@@ -64,6 +66,7 @@ mod tests {
             session: None,
             turn: 0,
             tenant: None,
+            slo_class: None,
             prompt: Prompt::from_user(ids.iter().map(segment).collect()),
             output: Tokens(1),
             answer: None,

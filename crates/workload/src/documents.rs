@@ -107,6 +107,7 @@ impl Documents {
                     session: None,
                     turn: 0,
                     tenant: None,
+                    slo_class: None,
                     prompt: Prompt::new(vec![
                         Message::new(Role::System, document),
                         Message::new(Role::User, question),

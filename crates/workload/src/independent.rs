@@ -60,6 +60,7 @@ impl Independent {
                     session: None,
                     turn: 0,
                     tenant: None,
+                    slo_class: None,
                     prompt: Prompt::from_user(vec![Segment { id, tokens }]),
                     output: self.answer_tokens.draw(&mut lengths),
                     answer: None,

@@ -1,6 +1,6 @@
 //! Several kinds of traffic at once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,9 @@ const PARTS_MAX: usize = 16;
 pub struct Part {
     /// Its share of the requests, in proportion to the sum of all shares.
     pub share: f64,
+    /// The promise that its requests are under, by name.
+    #[serde(default, rename = "slo_class", skip_serializing_if = "Option::is_none")]
+    pub slo_class: Option<String>,
     /// Conversations of many tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub support_chat: Option<SupportChat>,
@@ -65,7 +68,9 @@ impl Mix {
         for (index, part) in (0_u32..).zip(&self.0) {
             let seed = segment_id(seed, Kind::Part, index.into());
             let mut arrivals = part.arrivals(&schedule.scaled(part.share / total), duration, seed);
+            let class: Option<Arc<str>> = part.slo_class.as_deref().map(Into::into);
             for arrival in &mut arrivals {
+                arrival.slo_class.clone_from(&class);
                 // Sessions and tenants of different kinds are different ones.
                 let apart = u64::from(index) << 56;
                 arrival.session = arrival.session.map(|it| it | apart);
@@ -116,11 +121,22 @@ mod tests {
     use super::*;
 
     fn mix() -> Mix {
-        let none = Part { share: 1.0, support_chat: None, documents: None, independent: None };
+        let none = Part {
+            share: 1.0,
+            slo_class: None,
+            support_chat: None,
+            documents: None,
+            independent: None,
+        };
         Mix(vec![
             Part { share: 3.0, support_chat: Some(SupportChat::default()), ..none.clone() },
             Part { support_chat: Some(SupportChat::default()), ..none.clone() },
-            Part { share: 6.0, documents: Some(Documents::default()), ..none },
+            Part {
+                share: 6.0,
+                slo_class: Some("batch".to_owned()),
+                documents: Some(Documents::default()),
+                ..none
+            },
         ])
     }
 
@@ -131,6 +147,8 @@ mod tests {
         assert!((9_600..10_400).contains(&all.len()), "{}", all.len());
         assert!(all.is_sorted_by_key(|it| it.at));
         let documents = all.iter().filter(|it| it.session.is_none()).count();
+        let batch = all.iter().filter(|it| it.slo_class.as_deref() == Some("batch")).count();
+        assert_eq!(batch, documents);
         let share = documents as f64 / all.len() as f64;
         assert!((share - 0.6).abs() < 0.03, "{share}");
     }

@@ -189,6 +189,7 @@ impl<'a> Sessions<'a> {
                 session: Some(session),
                 turn,
                 tenant: Some(tenant),
+                slo_class: None,
                 prompt: Prompt::new(messages.clone()),
                 output,
                 answer: Some(answer.id),

@@ -4,7 +4,7 @@
 //! [`Row`]s, and those become the requests of a run: at their recorded times, faster, or at the times
 //! of a schedule.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use types::{quantity::Tokens, time::Timestamp};
@@ -123,6 +123,8 @@ pub struct Row {
     pub turn: u32,
     /// Tenant it belongs to, where the trace says.
     pub tenant: Option<u32>,
+    /// The promise it was under, by name, where the trace says.
+    pub slo_class: Option<Arc<str>>,
     /// Time between the answer before this turn and this turn.
     pub think: Duration,
     /// Whether it comes when the turn before was answered and thought about, and not at a time of
@@ -159,7 +161,7 @@ impl Recorded {
     /// skipped.
     pub fn read(trace: &Trace, text: &str) -> Result<Self, BadLine> {
         let format = trace.format.or_else(|| Format::recognise(text));
-        format.ok_or_else(|| format::unknown(trace))?.read(trace, text)
+        format.ok_or_else(|| format::unknown(trace, text))?.read(trace, text)
     }
 
     /// The requests of a run, by time: the recorded ones at their own times, or at those of a
@@ -223,6 +225,7 @@ impl Row {
             session: self.session,
             turn: self.turn,
             tenant: self.tenant,
+            slo_class: self.slo_class.clone(),
             prompt: prompt.unwrap_or_else(|| self.named_prompt(index, block, seed)),
             output: self.output,
             answer: None,

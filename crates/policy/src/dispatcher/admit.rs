@@ -130,8 +130,7 @@ impl Dispatcher {
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
             self.admission.sizes.decided(now, full.work_s, false);
-            decisions.push(Decision { request: request.id, verdict: Err(reject) });
-            return;
+            return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
         let Full { gate, after_s, .. } = *full;
@@ -144,7 +143,7 @@ impl Dispatcher {
                 Reject::Evicted { retry_after }
             };
             self.admission.sizes.decided(now, out.work_s, false);
-            decisions.push(Decision { request: out.request.id, verdict: Err(reject) });
+            self.decide(now, &out.request, Err(reject), decisions);
         }
     }
 
@@ -187,7 +186,7 @@ impl Dispatcher {
             let retry_after = self.retry_after(now, it.after_s, it.work_s);
             self.admission.sizes.decided(now, it.work_s, false);
             let verdict = Err(Reject::Expired { gate: it.gate, retry_after });
-            decisions.push(Decision { request: it.request.id, verdict });
+            self.decide(now, &it.request, verdict, decisions);
         }
         self.admission.first = None;
         let mut in_vain = 0;

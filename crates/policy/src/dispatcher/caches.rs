@@ -152,9 +152,14 @@ impl Caches {
         }
     }
 
-    /// Looks a prompt up, for [`Self::expected`].
+    /// Whether any replica is followed.
+    pub(super) fn follows_any(&self) -> bool {
+        !self.followed.is_empty()
+    }
+
+    /// Looks a prompt up, for [`Self::told`].
     pub(super) fn look_up(&mut self, blocks: &[BlockHash]) {
-        if !self.followed.is_empty() {
+        if self.follows_any() {
             self.held.hits(blocks, &mut self.depths);
         }
     }

@@ -1,11 +1,65 @@
 //! What the dispatcher learns from answers.
 
-use types::{quantity::Tokens, replica::ReplicaId, time::Timestamp};
+use types::{
+    outcome::Outcome, quantity::Tokens, replica::ReplicaId, request::RequestId, time::Timestamp,
+};
 
 use super::{Dispatcher, InFlight};
 use crate::{fleet_view::Accuracy, session::Turn};
 
 impl Dispatcher {
+    /// Learns that a first token came.
+    pub(super) fn first_token(&mut self, now: Timestamp, id: RequestId) {
+        let Some(it) = self.in_flight.get_mut(&id) else { return };
+        if it.first_token.replace(now).is_some() {
+            return;
+        }
+        let was_computed = std::mem::replace(&mut it.answering, true);
+        let (replica, uncached, session) = (it.replica, it.uncached, it.request.session);
+        let (forecast, took_s) = (it.forecast, now.since(it.placed).as_secs_f64());
+        let is_sized = it.request.prompt > Tokens::ZERO;
+        if !was_computed {
+            self.release_prefill(now, replica, id, uncached);
+        }
+        self.book.first_token(id, took_s);
+        // Without a prompt there is nothing that the time could follow from.
+        if let Some(it) = self.fleet.get_mut(replica)
+            && is_sized
+        {
+            it.estimate.learn_ttft(&forecast, took_s);
+            Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
+        }
+        if let Some(session) = session {
+            self.sessions.served(now, session, replica);
+        }
+    }
+
+    /// Learns that a request left, whichever way.
+    pub(super) fn end(
+        &mut self,
+        now: Timestamp,
+        id: RequestId,
+        outcome: Outcome,
+        output: Option<Tokens>,
+        cached: Option<Tokens>,
+    ) {
+        let Some(it) = self.in_flight.remove(&id) else { return self.stop_waiting(id) };
+        self.book.ended(id, outcome, output, cached);
+        if let (Outcome::Finished, Some(cached)) = (outcome, cached) {
+            self.found(&it, cached);
+            self.evictions.observe(now, it.request.prompt, it.indexed, cached);
+        }
+        self.release(now, &it);
+        match (outcome, it.request.session) {
+            (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
+            (Outcome::Failed, Some(session)) => self.sessions.failed(session, it.replica),
+            (Outcome::Cancelled, Some(_)) | (_, None) => {}
+        }
+        if let (Outcome::Finished, Some(output)) = (outcome, output) {
+            self.learn_answer(now, &it, output);
+        }
+    }
+
     /// Learns how many tokens of its prompt an answer found in its replica's cache.
     pub(super) fn found(&mut self, it: &InFlight, cached: Tokens) {
         self.caches.found(it.replica, it.reserved, cached);

@@ -25,8 +25,8 @@ fn depth_of(index: &PrefixIndex, slot: Slot, blocks: &[BlockHash]) -> u32 {
     hits.of(slot)
 }
 
-fn index_of(blocks: usize) -> PrefixIndex {
-    PrefixIndex::new(blocks * PrefixIndex::block_bytes(1), 64)
+fn index_of(runs: usize) -> PrefixIndex {
+    PrefixIndex::new(runs * Runs::run_bytes(1), 64)
 }
 
 #[test]
@@ -57,23 +57,55 @@ fn the_budget_bounds_what_is_claimed() {
 }
 
 #[test]
-fn a_block_takes_at_most_64_bytes() {
-    let index = PrefixIndex::new(64 << 20, 64);
-    assert!(index.bytes() / index.capacity() <= 64);
-    assert!(1_000_000 < index.capacity());
+fn a_block_takes_at_most_64_bytes_unless_it_is_a_prompt_of_its_own() {
+    for (depth, bytes_max) in [(2, 64), (8, 12), (20, 15)] {
+        let mut index = index_of(120);
+        let slot = index.join();
+        (0..=255).for_each(|family| index.insert(slot, &prompt(family, 0, depth)));
+        assert!(index.is_full());
+        let bytes = index.bytes() / index.len();
+        assert!(bytes <= bytes_max, "{bytes} bytes a block in prompts of {depth}");
+    }
 }
 
 #[test]
 fn the_stalest_prompt_goes_first_and_from_its_end() {
-    let mut index = index_of(20);
+    let mut index = index_of(5);
     let slot = index.join();
-    let [old, new, more] = [1, 2, 3].map(|family| prompt(family, 0, 10));
+    let [old, new, more] = [1, 2, 3].map(|family| prompt(family, 0, 20));
     index.insert(slot, &old);
-    index.insert(slot, &new);
+    index.insert(slot, &new[..10]);
     index.insert(slot, &more[..4]);
-    assert_eq!(depth_of(&index, slot, &old), 6);
+    assert_eq!(depth_of(&index, slot, &old), 16);
     assert_eq!(depth_of(&index, slot, &new), 10);
     assert_eq!(depth_of(&index, slot, &more), 4);
+}
+
+#[test]
+fn who_holds_the_beginning_of_a_run_does_not_hold_the_rest() {
+    let mut index = index_of(100);
+    let (a, b, c) = (index.join(), index.join(), index.join());
+    // Both leave their common beginning in the middle of a run.
+    let [one, two] = [1, 2].map(|family| prompt(family, 13, 30));
+    index.insert(a, &one);
+    index.insert(b, &two);
+    index.insert(c, &one[..5]);
+    let depths = |blocks: &[BlockHash]| [a, b, c].map(|it| depth_of(&index, it, blocks));
+    assert_eq!(depths(&one), [30, 13, 5]);
+    assert_eq!(depths(&two), [13, 30, 5]);
+    assert_eq!(index.len(), 30 + 17, "no block is kept twice");
+}
+
+#[test]
+fn a_conversation_that_grows_fills_its_runs() {
+    let mut index = index_of(100);
+    let slot = index.join();
+    let blocks = prompt(0, 0, 64);
+    for turn in 1..=32 {
+        index.insert(slot, &blocks[..2 * turn]);
+    }
+    assert_eq!(depth_of(&index, slot, &blocks), 64);
+    assert_eq!(index.runs.len(), 8);
 }
 
 #[test]
@@ -103,7 +135,7 @@ fn a_slot_is_given_again_only_when_no_block_names_it() {
 
 #[test]
 fn more_replicas_than_expected_make_it_start_anew_within_the_budget() {
-    let bytes = 100 * PrefixIndex::block_bytes(1);
+    let bytes = 100 * Runs::run_bytes(1);
     let mut index = PrefixIndex::new(bytes, 64);
     let first = index.join();
     index.insert(first, &prompt(0, 0, 10));
@@ -133,12 +165,18 @@ fn step() -> impl Strategy<Value = Step> {
 /// Every block any replica holds, according to the index itself, read without its own search.
 fn contents(index: &PrefixIndex) -> BTreeMap<u64, BTreeSet<usize>> {
     let mut contents = BTreeMap::new();
-    for (node, words) in index.nodes.iter().zip(index.holders.chunks(index.words)) {
+    for run in 0..u32::try_from(index.runs.len()).unwrap() {
+        let words = index.runs.holders(run);
         let live = words.iter().zip(index.slots.live()).map(|(word, live)| word & live);
-        let holders =
-            live.enumerate().flat_map(|(at, word)| bits(word).map(move |it| at * 64 + it));
-        contents.insert(node.hash.0, holders.collect());
+        let holders: BTreeSet<_> = live
+            .enumerate()
+            .flat_map(|(at, word)| bits(word).map(move |it| at * 64 + it))
+            .collect();
+        for block in index.runs.blocks_of(run) {
+            assert!(contents.insert(block.0, holders.clone()).is_none(), "a block is kept twice");
+        }
     }
+    assert_eq!(contents.len(), index.len());
     contents
 }
 
@@ -148,7 +186,7 @@ proptest! {
     #[test]
     fn it_agrees_with_a_naive_model(
         steps in prop::collection::vec(step(), 1..80),
-        capacity in prop_oneof![Just(12_usize), Just(40), Just(1_000)],
+        capacity in prop_oneof![Just(2_usize), Just(7), Just(1_000)],
         shared in 0..10_usize,
     ) {
         let mut index = index_of(capacity);
@@ -159,7 +197,7 @@ proptest! {
                 Step::Insert { replica, family, depth } => {
                     let blocks = prompt(family, shared, depth);
                     index.insert(slots[replica], &blocks);
-                    model[replica].extend(blocks.iter().take(capacity).map(|it| it.0));
+                    model[replica].extend(blocks.iter().map(|it| it.0));
                 }
                 Step::Leave { replica } => {
                     index.leave(slots[replica]);
@@ -207,20 +245,21 @@ fn a_flood_of_one_tenants_prompts_evicts_its_own() {
         index.insert_for(slot, loud, &blocks);
     }
     assert!(of_quiet.iter().all(|it| depth_of(&index, slot, it) == 10));
-    assert!(index.bytes() <= 2_000 * PrefixIndex::block_bytes(1));
-    assert_eq!(index.len(), index.capacity());
+    assert!(index.bytes() <= 2_000 * Runs::run_bytes(1));
+    assert!(index.is_full());
 }
 
 #[test]
 fn tenants_that_share_a_beginning_never_lose_it_before_what_follows() {
-    let mut index = index_of(40);
+    let mut index = index_of(8);
     let slot = index.join();
     for round in 0..200_u8 {
         let blocks = prompt(round, 4, 12);
         index.insert_for(slot, TenantId((round % 3).into()), &blocks);
         for family in 0..=round {
             let blocks = prompt(family, 4, 12);
-            let held: Vec<_> = blocks.iter().map(|it| index.is_held(*it)).collect();
+            let contents = contents(&index);
+            let held: Vec<_> = blocks.iter().map(|it| contents.contains_key(&it.0)).collect();
             assert!(held.is_sorted_by(|a, b| a >= b), "closed: {held:?}");
         }
     }

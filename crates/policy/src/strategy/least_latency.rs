@@ -57,9 +57,10 @@ pub(super) fn choose(
     let has_room = candidates.iter().any(|it| it.has_room);
     let eligible = || candidates.iter().filter(|it| it.has_room || !has_room);
     let cost = |it: &Candidate| Cost::of(it, weights).total_s();
-    let best = eligible().min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
+    let costs = eligible().map(|it| (cost(it), it));
+    let (least, best) = costs.min_by(|a, b| a.0.total_cmp(&b.0))?;
     let within = |value: f64, best: f64| value <= best * (1.0 + weights.tie);
-    let (least, work_s) = (cost(best), best.forecast.work_s);
+    let work_s = best.forecast.work_s;
     let is_equal = |it: &&Candidate| {
         within(cost(it), least) && within(it.forecast.work_s, work_s) || it.id == best.id
     };
@@ -69,10 +70,10 @@ pub(super) fn choose(
         equals += 1;
         // Reservoir sampling: the n-th of n equals replaces the choice with chance 1/n.
         if equals == 1 || rng.random_range(0..equals) == 0 {
-            chosen = Some(*candidate);
+            chosen = Some(candidate);
         }
     }
-    chosen.map(|it| (it, Reason::Cost))
+    chosen.map(|it| (*it, Reason::Cost))
 }
 
 #[cfg(test)]

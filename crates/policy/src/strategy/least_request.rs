@@ -18,20 +18,20 @@ pub(super) fn least_of<'a>(
     rng: &mut impl Rng,
 ) -> Option<Candidate> {
     let load = |it: &Candidate| (it.requests, it.queued_prefill);
-    let mut best: Option<Candidate> = None;
+    let mut best: Option<&Candidate> = None;
     let mut equals = 0_u32;
     for candidate in candidates {
-        match best.map(|best| load(candidate).cmp(&load(&best))) {
+        match best.map(|best| load(candidate).cmp(&load(best))) {
             Some(std::cmp::Ordering::Greater) => continue,
             Some(std::cmp::Ordering::Equal) => equals += 1,
             Some(std::cmp::Ordering::Less) | None => equals = 1,
         }
         // Reservoir sampling: the n-th of n equals replaces the choice with chance 1/n.
         if equals == 1 || rng.random_range(0..equals) == 0 {
-            best = Some(*candidate);
+            best = Some(candidate);
         }
     }
-    best
+    best.copied()
 }
 
 #[cfg(test)]

@@ -30,12 +30,15 @@ impl ActiveBlocks {
         candidates: &[Candidate],
         rng: &mut impl Rng,
     ) -> Option<(Candidate, Reason)> {
-        let of = |tokens: Tokens| f64::from(tokens.0) / f64::from(ask.block.0.max(1));
-        let cost = |it: &Candidate| {
-            let prefill = (of(it.queued_prefill + ask.prompt) - of(it.cached)).max(0.0);
-            prefill + self.potential(it.id, ask.blocks)
-        };
+        let cost = |it: &Candidate| self.cost(ask, it);
         Some((pick::least(candidates.iter(), cost, rng)?, Reason::Cost))
+    }
+
+    /// The cost of the request on a replica, in blocks.
+    pub(super) fn cost(&self, ask: &Ask<'_>, it: &Candidate) -> f64 {
+        let of = |tokens: Tokens| f64::from(tokens.0) / f64::from(ask.block.0.max(1));
+        let prefill = (of(it.queued_prefill + ask.prompt) - of(it.cached)).max(0.0);
+        prefill + self.potential(it.id, ask.blocks)
     }
 
     /// Blocks in use on `replica` with `blocks` added.

@@ -19,7 +19,8 @@ pub(super) fn choose(
     Some((chosen, Reason::Cost))
 }
 
-fn product(ask: &Ask<'_>, it: &Candidate) -> f64 {
+/// The product that counts.
+pub(super) fn product(ask: &Ask<'_>, it: &Candidate) -> f64 {
     let uncached = ask.prompt.saturating_sub(it.cached);
     f64::from((it.queued_prefill + uncached).0) * (f64::from(it.requests) + 1.0)
 }

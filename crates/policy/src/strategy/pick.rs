@@ -10,7 +10,7 @@ pub(super) fn least<'a>(
     cost: impl Fn(&Candidate) -> f64,
     rng: &mut impl Rng,
 ) -> Option<Candidate> {
-    let mut best: Option<(f64, Candidate)> = None;
+    let mut best: Option<(f64, &Candidate)> = None;
     let mut equals = 0_u32;
     for candidate in candidates {
         let cost = cost(candidate);
@@ -21,8 +21,8 @@ pub(super) fn least<'a>(
         }
         // Reservoir sampling: the n-th of n equals replaces the choice with chance 1/n.
         if equals == 1 || rng.random_range(0..equals) == 0 {
-            best = Some((cost, *candidate));
+            best = Some((cost, candidate));
         }
     }
-    best.map(|it| it.1)
+    best.map(|it| *it.1)
 }

@@ -182,6 +182,7 @@ pub(crate) fn arrivals(count: u32, gap: Duration) -> Vec<Arrival> {
             session: Some(u64::from(index)),
             turn: 0,
             tenant: None,
+            slo_class: None,
             prompt: Prompt::from_user(vec![Segment { id: index.into(), tokens: Tokens(120) }]),
             output: Tokens(5),
             answer: None,

@@ -61,42 +61,52 @@ function marks(chart) {
       ctx.lineWidth = 1.25 * ratio;
       ctx.beginPath(); ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height); ctx.clip();
       let row = 0;
+      const texts = [];
       for (const line of chart.lines || []) {
         const scale = line.x !== undefined ? "x" : "y", value = line.x !== undefined ? line.x : line.y;
         const range = plot.scales[scale];
         if (value < range.min || value > range.max) continue;
         const at = plot.valToPos(value, scale, true);
-        ctx.strokeStyle = ctx.fillStyle = colour(line.colour || "c6");
+        ctx.strokeStyle = colour(line.colour || "c6");
         ctx.setLineDash([6 * ratio, 4 * ratio]);
         ctx.beginPath();
         if (scale === "x") { ctx.moveTo(at, bbox.top); ctx.lineTo(at, bbox.top + bbox.height); }
         else { ctx.moveTo(bbox.left, at); ctx.lineTo(bbox.left + bbox.width, at); }
         ctx.stroke();
+        texts.push([line, at, scale]);
+      }
+      // Over all lines and curves, on a ground of their own, so that none runs through a word.
+      for (const [line, at, scale] of texts) {
         const width = ctx.measureText(line.label).width;
-        if (scale === "x") {
-          const y = bbox.top + (14 + 14 * (row++ % 6)) * ratio;
-          const fits = at + width + 6 * ratio < bbox.left + bbox.width;
-          ctx.fillText(line.label, fits ? at + 4 * ratio : at - width - 4 * ratio, y);
-        } else ctx.fillText(line.label, bbox.left + bbox.width - width - 6 * ratio, at - 4 * ratio);
+        const fits = at + width + 6 * ratio < bbox.left + bbox.width;
+        const x = scale === "y" ? bbox.left + bbox.width - width - 6 * ratio : fits ? at + 4 * ratio : at - width - 4 * ratio;
+        const y = scale === "y" ? at - 5 * ratio : bbox.top + (14 + 15 * (row++ % 6)) * ratio;
+        ctx.globalAlpha = 0.85;
+        ctx.fillStyle = colour("panel");
+        ctx.fillRect(x - 2 * ratio, y - 10 * ratio, width + 4 * ratio, 13 * ratio);
+        ctx.globalAlpha = 1;
+        ctx.fillStyle = colour(line.colour || "c6");
+        ctx.fillText(line.label, x, y);
       }
       ctx.restore();
     }],
   };
 }
 
-/** Of a logarithmic axis, only 1, 2 and 5 of each decade have room for lines and labels. */
-function round(value) {
-  const digit = Math.round(value / Math.pow(10, Math.floor(Math.log10(value) + 1e-9)));
-  return digit === 1 || digit === 2 || digit === 5;
+/** Of a logarithmic axis, 1, 2 and 5 of each decade have room for lines and labels; of many decades, 1. */
+function round(value, digits) {
+  return digits.includes(Math.round(value / Math.pow(10, Math.floor(Math.log10(value) + 1e-9))));
 }
 
-function axis(label, log) {
-  const filter = (plot, splits) => log ? splits.map((it) => it !== null && round(it) ? it : null) : splits;
+function axis(label, log, format) {
+  const digits = (splits) => { const all = splits.filter((it) => it > 0); return Math.max(...all) / Math.min(...all) > 1500 ? [1] : [1, 2, 5]; };
+  const filter = (plot, splits) => log ? splits.map((it) => it !== null && round(it, digits(splits)) ? it : null) : splits;
+  const shown = format === percent ? (it) => tick(it * 100) + " %" : tick;
   return {
     filter, stroke: () => colour("soft"), grid: { stroke: () => colour("line"), width: 1, filter },
     ticks: { stroke: () => colour("line"), width: 1, filter }, font: "11px system-ui, sans-serif",
     label, labelFont: "12px system-ui, sans-serif", labelSize: 18, size: log === undefined ? 30 : 52,
-    values: (plot, splits) => splits.map((it) => it === null ? "" : tick(it)),
+    values: (plot, splits) => splits.map((it) => it === null ? "" : shown(it)),
   };
 }
 
@@ -119,7 +129,7 @@ function chart(into, spec) {
     const options = {
       width, height: spec.height || (width < 420 ? 230 : 270), hooks: marks(spec), cursor: { points: { size: 7 }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: spec.xRange }, y: spec.log ? { distr: 3 } : { range: (plot, low, high) => [Math.min(0, low || 0), most !== undefined ? most : (high > 0 ? high * 1.08 : 1)] } },
-      axes: [{ ...axis(spec.xLabel), ...(spec.xValues ? { values: spec.xValues, splits: spec.xSplits } : {}) }, axis(spec.yLabel, spec.log === true)],
+      axes: [{ ...axis(spec.xLabel), ...(spec.xValues ? { values: spec.xValues, splits: spec.xSplits } : {}) }, axis(spec.yLabel, spec.log === true, spec.format)],
       series: [{ label: spec.xName || spec.xLabel, value: (plot, value) => spec.xFormat ? spec.xFormat(value) : number(value) }, ...series],
     };
     const plot = new uPlot(options, [spec.x, ...spec.series.map((it) => positive(it.values))], box);

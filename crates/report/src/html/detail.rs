@@ -91,29 +91,26 @@ impl Detail {
     /// What `records` come to.
     #[must_use]
     pub fn of(name: &str, records: &[RequestRecord], disruptions: &[Disruption]) -> Self {
-        let completed = || records.iter().filter(|it| it.ending == Ending::Completed);
         let shares: Vec<f64> = (0..98)
             .map(|it| f64::from(it) / 100.0)
             .chain([0.98, 0.99, 0.995, 0.999, 1.0])
             .collect();
-        let quantiles = |of: fn(&RequestRecord) -> Option<Duration>| -> Vec<f64> {
-            let mut all: Vec<f64> =
-                completed().filter_map(of).map(|it| it.as_secs_f64() * 1_000.0).collect();
+        let Looked { ttft_ms, tpot_ms, e2e_ms, replicas, last_s: seconds } = Looked::at(records);
+        let quantiles = |mut all: Vec<f64>| -> Vec<f64> {
             all.sort_unstable_by(f64::total_cmp);
             shares.iter().filter_map(|share| quantile(&all, *share)).map(short).collect()
         };
-        let seconds = records.iter().map(|it| it.ended.elapsed().as_secs()).max().unwrap_or(0);
         let slice_s = seconds.saturating_add(1).div_ceil(SLICES_MAX).max(1);
         let slices = windows::slices(records, slice_s);
         Self {
             name: name.to_owned(),
-            ttft_ms: quantiles(RequestRecord::ttft),
-            tpot_ms: quantiles(RequestRecord::tpot),
-            e2e_ms: quantiles(RequestRecord::e2e),
+            ttft_ms: quantiles(ttft_ms),
+            tpot_ms: quantiles(tpot_ms),
+            e2e_ms: quantiles(e2e_ms),
             shares,
             slice_s,
             slices: slices.iter().map(|it| Slice::of(it, slice_s)).collect(),
-            replicas: replicas(completed()),
+            replicas: figures(replicas),
             disruptions: disruptions.iter().map(Disrupted::of).collect(),
         }
     }
@@ -146,25 +143,52 @@ impl Disrupted {
     }
 }
 
-fn replicas<'a>(completed: impl Iterator<Item = &'a RequestRecord>) -> Vec<ReplicaFigures> {
-    #[derive(Default)]
-    struct Sums {
-        completed: u64,
-        good: u64,
-        cached: u64,
-        prompt: u64,
-    }
-    let mut all: BTreeMap<&str, Sums> = BTreeMap::new();
-    for record in completed {
-        let Some(name) = record.replica.as_deref() else { continue };
-        let sums = all.entry(name).or_default();
-        sums.completed = sums.completed.saturating_add(1);
-        sums.good = sums.good.saturating_add(record.slo.good.into());
-        if let Some(cached) = record.cached_tokens {
-            sums.cached = sums.cached.saturating_add(cached.0.into());
-            sums.prompt = sums.prompt.saturating_add(record.input_tokens.0.into());
+/// What one look at all records finds.
+#[derive(Default)]
+struct Looked<'a> {
+    ttft_ms: Vec<f64>,
+    tpot_ms: Vec<f64>,
+    e2e_ms: Vec<f64>,
+    replicas: BTreeMap<&'a str, Sums>,
+    /// When the last request ended, in seconds.
+    last_s: u64,
+}
+
+#[derive(Default)]
+struct Sums {
+    completed: u64,
+    good: u64,
+    cached: u64,
+    prompt: u64,
+}
+
+impl<'a> Looked<'a> {
+    fn at(records: &'a [RequestRecord]) -> Self {
+        let ms = |it: Duration| it.as_secs_f64() * 1_000.0;
+        let mut looked = Self::default();
+        for record in records {
+            looked.last_s = looked.last_s.max(record.ended.elapsed().as_secs());
+            if record.ending != Ending::Completed {
+                continue;
+            }
+            looked.ttft_ms.extend(record.ttft().map(ms));
+            looked.tpot_ms.extend(record.tpot().map(ms));
+            looked.e2e_ms.extend(record.e2e().map(ms));
+            let Some(name) = record.replica.as_deref() else { continue };
+            let sums = looked.replicas.entry(name).or_default();
+            sums.completed = sums.completed.saturating_add(1);
+            sums.good = sums.good.saturating_add(record.slo.good.into());
+            if let Some(cached) = record.cached_tokens {
+                sums.cached = sums.cached.saturating_add(cached.0.into());
+                sums.prompt = sums.prompt.saturating_add(record.input_tokens.0.into());
+            }
         }
+        looked
     }
+}
+
+/// The figures of each replica, the busiest first.
+fn figures(all: BTreeMap<&str, Sums>) -> Vec<ReplicaFigures> {
     let figures = |(name, sums): (&str, Sums)| ReplicaFigures {
         name: name.to_owned(),
         completed: sums.completed,

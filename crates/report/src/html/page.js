@@ -112,6 +112,11 @@ function frontiers() {
     const cost = byRate((it, place) => [{ label: name(it, "cost"), value: (point) => point.cost_per_accepted === null ? null : point.cost_per_accepted * 1000, colour: "c" + (single ? 2 : place % 7) }]);
     chart(box, { ...cost, title: "Cost of 1,000 accepted answers" + (data.frontiers[0].currency ? ", " + data.frontiers[0].currency : ""), xLabel: "offered, requests/s", xName: "offered", log: true, points: true, lines: knees.filter((it) => it.label.endsWith("goodput")) });
   }
+  for (const it of data.frontiers.filter((it) => it.points.some((point) => (point.by_slo_class || []).length))) {
+    const x = it.points.map((point) => point.rate_per_s), names = [...new Set(it.points.flatMap((point) => point.by_slo_class.map((one) => one.name)))];
+    const of = (name) => it.points.map((point) => { const one = point.by_slo_class.find((one) => one.name === name); return one ? one.good_request_fraction : null; });
+    chart(box, { x, title: "Good requests by SLO class" + (single ? "" : ", " + it.policy), xLabel: "offered, requests/s", xName: "offered", most: 1.02, points: true, format: percent, series: names.map((name) => ({ label: name || "(none)", values: of(name) })) });
+  }
   for (const it of data.frontiers) points(it, single);
 }
 
@@ -206,6 +211,10 @@ function plan() {
   if (it.by_throughput !== null) rows.push(["throughput (wrong)", number(it.per_replica.throughput_per_s) + "/s answered", number(it.by_throughput, 0), it.goodput_by_throughput === null ? load(it.by_throughput) : number(it.goodput_by_throughput) + " good/s"]);
   rows.push(["goodput", number(knee) + "/s good", number(it.by_goodput, 0), load(it.by_goodput)], ["and bursts of " + it.demand.burst + " ×", "", number(it.with_bursts, 0), load(it.with_bursts)], { mark: true, cells: ["and " + it.demand.failures + " failed", "", number(it.replicas, 0), load(it.replicas)] });
   figures(page, ["sized by", "a replica gives", "replicas", "each runs at"], rows);
+  const tried = it.trials;
+  if (!tried) return;
+  page.append(element("p", { style: "margin-top:12px" }, "Tried in virtual time at " + number(tried.rate_per_s) + "/s with " + many(tried.lost, "replica", "replicas") + " lost when counting began; " + percent(tried.good_fraction_needed) + " good requests are needed, the share at the knee."));
+  figures(page, ["replicas", "good", ""], tried.trials.map((one) => ({ mark: one.holds, cells: [number(one.replicas, 0), percent(one.good_request_fraction), one.holds ? "enough" : "too few"] })));
 }
 
 function details() {

@@ -9,7 +9,7 @@ use crate::{
     disruption::{Part, Split},
     frontier::{Frontier, KneeOf, Point, State},
     knee::Estimate,
-    plan::Plan,
+    plan::{Plan, Trials},
     stats::Stats,
 };
 
@@ -19,13 +19,14 @@ pub fn frontier(frontier: &Frontier) -> String {
     let Frontier { workload, policy, clock, warmth, warmth_produced, .. } = frontier;
     let runs = frontier.points.iter().map(|it| it.runs).max().unwrap_or_default();
     let mut out = format!(
-        "{workload}, {policy}: {} rates, {runs} runs each, {clock} time; good is {}\n\
-         caches: {} ({warmth_produced})\n{}\n{}\n",
+        "{workload}, {policy}: {} rates, {runs} runs each, {clock} time\ngood is {}\n\
+         caches: {} ({warmth_produced})\n{}\n{}\n{}",
         frontier.points.len(),
         promise(&frontier.slo),
         warmth.as_str(),
         rates(frontier),
         latencies(&frontier.points),
+        classes(&frontier.points),
     );
     let unit = |knee: &KneeOf| knee.value.map(|it| format!(", giving {it:.1}/s"));
     for (name, knee) in [
@@ -148,6 +149,32 @@ fn latencies(points: &[Point]) -> String {
     table.to_string()
 }
 
+/// Most SLO classes that have a column.
+const CLASSES_MAX: usize = 5;
+
+/// The share of each SLO class's requests that was good, by rate; a batch's is that of its rows.
+fn classes(points: &[Point]) -> String {
+    let names: Vec<&str> = points.first().map_or_else(Vec::new, |it| {
+        it.by_slo_class.iter().map(|it| it.name.as_str()).take(CLASSES_MAX).collect()
+    });
+    if names.is_empty() {
+        return String::new();
+    }
+    let shown = names.iter().map(|it| if it.is_empty() { "(none)" } else { *it });
+    let header: Vec<&str> = ["rate"].into_iter().chain(shown).collect();
+    let mut table = table(&header);
+    for point in points {
+        let share = |name: &str| {
+            let class = point.by_slo_class.iter().find(|it| it.name == name);
+            percent(class.and_then(|it| it.good_request_fraction))
+        };
+        let cells = names.iter().map(|it| share(it));
+        table.add_row([rate(point.rate_per_s)].into_iter().chain(cells));
+    }
+    align_right(&mut table);
+    format!("good by SLO class\n{table}\n")
+}
+
 fn states(states: &[State], currency: Option<&str>) -> String {
     let Some(first) = states.first() else { return String::new() };
     let cost = cost_header(currency);
@@ -233,7 +260,42 @@ pub fn plan(plan: &Plan) -> String {
         row(format!("and {} failed", demand.failures), *replicas);
     }
     align_right(&mut table);
-    format!("{} useful requests/s need {replicas} replicas\n{table}\n", rate(demand.rate_per_s))
+    let told = plan.trials.as_ref().map(trials).unwrap_or_default();
+    format!(
+        "{} useful requests/s need {replicas} replicas\n{table}\n{told}",
+        rate(demand.rate_per_s)
+    )
+}
+
+/// What became of the fleets that were tried out.
+fn trials(all: &Trials) -> String {
+    let needed = percent(Some(all.good_fraction_needed));
+    let mut out = format!(
+        "tried in virtual time at {}/s with {} lost ({} runs of {:.0} s; {needed} good are needed):\n",
+        rate(all.rate_per_s),
+        all.lost,
+        all.runs,
+        all.counted_s,
+    );
+    for it in &all.trials {
+        let verdict = if it.holds { "enough" } else { "too few" };
+        let good = percent(Some(it.good_request_fraction));
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {} replicas: {good} good, {verdict}", it.replicas);
+    }
+    match (all.replicas, all.trials.first()) {
+        (Some(enough), Some(planned)) if enough > planned.replicas => {
+            let _ = writeln!(
+                out,
+                "so buy {enough}: goodput does not grow with the fleet as the plan takes it to"
+            );
+        }
+        (Some(_), _) => {}
+        (None, _) => out.push_str(
+            "none of them is enough: what holds one replica back is not all that holds the fleet back\n",
+        ),
+    }
+    out
 }
 
 impl Plan {

@@ -23,7 +23,13 @@ use crate::{
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let is_health = matches!(request.uri().path(), "/livez" | "/readyz");
     let settings = app.settings.load_full();
-    let verdict = if is_health { Ok(()) } else { may_enter(settings.admin_key, request.headers()) };
+    let verdict = if is_health {
+        Ok(())
+    } else {
+        // HTTP/2 says in its target which host is meant.
+        let target = request.uri().authority().map(|it| it.as_str());
+        may_enter(settings.admin_key, target, request.headers())
+    };
     match verdict {
         Ok(()) => next.run(request).await,
         Err((status, why)) => {
@@ -37,7 +43,11 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     }
 }
 
-fn may_enter(key: Option<KeyHash>, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+fn may_enter(
+    key: Option<KeyHash>,
+    target: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<(), (StatusCode, &'static str)> {
     if let Some(key) = key {
         return match shown_key(headers) {
             Some(shown) if hash_key(shown) == key => Ok(()),
@@ -47,18 +57,24 @@ fn may_enter(key: Option<KeyHash>, headers: &HeaderMap) -> Result<(), (StatusCod
             }
         };
     }
-    let host = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    if !is_own_name(host) {
+    let host = headers.get(header::HOST).and_then(|it| it.to_str().ok());
+    if ![host, target].into_iter().flatten().all(is_own_name) {
         return Err((
             StatusCode::FORBIDDEN,
             "without an admin key this is served to localhost only",
         ));
     }
     let origin = headers.get(header::ORIGIN).map(|it| it.to_str().unwrap_or_default());
-    if origin.is_some_and(|it| it.strip_prefix("http://") != Some(host)) {
+    let own = host.or(target).unwrap_or_default();
+    if origin.is_some_and(|it| site(it) != Some(own)) {
         return Err((StatusCode::FORBIDDEN, "this is not served to other sites"));
     }
     Ok(())
+}
+
+/// Host and port of an origin.
+fn site(origin: &str) -> Option<&str> {
+    origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
 }
 
 /// Whether `host` is a name that only this machine has for itself, or an address: a name could have
@@ -83,7 +99,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()));
         let key = key.map(|it| hash_key(it.as_bytes()));
-        may_enter(key, &headers.collect()).err().map_or(200, |it| it.0.as_u16())
+        may_enter(key, None, &headers.collect()).err().map_or(200, |it| it.0.as_u16())
     }
 
     #[test]
@@ -107,5 +123,7 @@ mod tests {
         assert_eq!(entered(None, &[host, ("origin", "http://evil.example")]), 403);
         assert_eq!(entered(None, &[host, ("origin", "null")]), 403);
         assert_eq!(entered(None, &[host, ("origin", "http://127.0.0.1:9090")]), 200);
+        assert_eq!(entered(None, &[host, ("origin", "https://127.0.0.1:9090")]), 200);
+        assert!(may_enter(None, Some("evil.example"), &HeaderMap::new()).is_err());
     }
 }

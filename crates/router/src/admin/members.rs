@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    config,
+    config::{self, tls::Trusts},
     network::{Network, is_never_a_replica},
     registry::{self, Source},
 };
@@ -48,12 +48,23 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
         Ok(origin) => origin,
         Err(error) => return told(StatusCode::BAD_REQUEST, error),
     };
-    let networks = app.settings.load_full();
-    let origin = match pinned(&origin, &networks.registrable).await {
+    let settings = app.settings.load_full();
+    let (host, _) = origin.host_and_port();
+    let origin = match pinned(&origin, &settings.registrable).await {
         Ok(origin) => origin,
         Err(problem) => return told(StatusCode::FORBIDDEN, problem),
     };
-    let spec = ReplicaSpec { name: name.clone(), origin: origin.clone(), kv: None, cache: None };
+    let upstream = &settings.upstream;
+    let reach = Trusts::default().reach(&origin, host, upstream.http2, &upstream.tls);
+    let reach = match reach {
+        Ok(reach) => reach,
+        Err(problems) => {
+            let problem = format!("upstream.tls.{}", problems.join("; "));
+            return told(StatusCode::UNPROCESSABLE_ENTITY, problem);
+        }
+    };
+    let spec =
+        ReplicaSpec { name: name.clone(), origin: origin.clone(), reach, kv: None, cache: None };
     match registry::join(&app, spec, Source::AdminPort) {
         Ok(()) => {
             tracing::info!(replica = name, url = %origin, "replica registered");
@@ -87,7 +98,8 @@ async fn pinned(origin: &Origin, networks: &[Network]) -> Result<Origin, String>
         return Err(format!("{address} is in none of the networks of admin.registrable"));
     }
     let address = addresses.first().ok_or_else(|| format!("{host} has no address"))?;
-    let pinned = format!("http://{}", std::net::SocketAddr::new(*address, port));
+    let scheme = if origin.is_encrypted() { "https" } else { "http" };
+    let pinned = format!("{scheme}://{}", std::net::SocketAddr::new(*address, port));
     pinned.parse().map_err(|error: fleet::replica::BadOrigin| error.to_string())
 }
 

@@ -1,6 +1,6 @@
 //! What requests are promised, and how urgent they may say they are.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::optional as friendly;
@@ -97,6 +97,17 @@ impl Promises {
     }
 }
 
+/// What a request is promised, and how urgent it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// The class whose promise it gets; none is everybody's.
+    pub(crate) class: Option<Arc<str>>,
+    /// The promise.
+    pub(crate) slo: Slo,
+    /// How urgent it is.
+    pub(crate) priority: Priority,
+}
+
 /// What a request is promised and how urgent it is: what its headers ask for, as far as its tenant
 /// may.
 pub(crate) fn read(
@@ -104,7 +115,7 @@ pub(crate) fn read(
     priorities: &Priorities,
     headers: &HeaderMap,
     tenant: Option<&str>,
-) -> (Slo, Priority) {
+) -> Asked {
     let text =
         |name: http::HeaderName| headers.get(name).and_then(|it| it.to_str().ok()).map(str::trim);
     let class = text(headers::SLO_CLASS);
@@ -112,15 +123,15 @@ pub(crate) fn read(
     let most = tenant.and_then(|it| priorities.tenants.get(it)).copied().unwrap_or(priorities.max);
     let priority = named.unwrap_or_default().min(most);
     let class = class.unwrap_or(priority.as_str());
-    let bounds = promises.classes.get(class).unwrap_or(&promises.default);
-    let mut slo = Slo::from(*bounds);
+    let known = promises.classes.get_key_value(class);
+    let mut slo = Slo::from(*known.map_or(&promises.default, |it| it.1));
     let bound = |names: &[http::HeaderName]| {
         let ms = headers::whole_number(headers, names)?;
         (1..=BOUND_MS_MAX).contains(&ms).then(|| Duration::from_millis(ms))
     };
     slo.ttft = bound(&headers::SLO_TTFT_MS).or(slo.ttft);
     slo.tpot = bound(&headers::SLO_TPOT_MS).or(slo.tpot);
-    (slo, priority)
+    Asked { class: known.map(|it| it.0.as_str().into()), slo, priority }
 }
 
 #[cfg(test)]
@@ -128,6 +139,11 @@ mod tests {
     use super::*;
 
     fn asked(pairs: &[(&str, &str)], tenant: Option<&str>) -> (Slo, Priority) {
+        let Asked { slo, priority, .. } = all_asked(pairs, tenant);
+        (slo, priority)
+    }
+
+    fn all_asked(pairs: &[(&str, &str)], tenant: Option<&str>) -> Asked {
         let headers = pairs
             .iter()
             .map(|(name, value)| {
@@ -153,6 +169,14 @@ mod tests {
         assert!(slo.is_batch() && priority == Priority::Batch);
         let (slo, _) = asked(&[("x-slo-ttft-ms", "250"), ("x-llm-d-slo-tpot-ms", "0")], None);
         assert_eq!((slo.ttft, slo.tpot), (MS(250), MS(60)));
+    }
+
+    #[test]
+    fn a_class_that_is_not_listed_is_nobodys() {
+        let class = |name| all_asked(&[("x-sluice-slo-class", name)], None).class;
+        assert_eq!((class("batch").as_deref(), class("made-up")), (Some("batch"), None));
+        let by_priority = all_asked(&[("x-sluice-priority", "interactive")], None).class;
+        assert_eq!(by_priority.as_deref(), Some("interactive"));
     }
 
     #[test]

@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 use fleet::{
     kv::follow::{KvEndpoint, KvSource},
     replica::{Origin, ReplicaSpec},
+    tls::TrustFiles,
 };
 use serde::{Deserialize, Serialize};
 use types::units::TokenCount;
 
-use super::Config;
+use super::{
+    Config,
+    tls::{Trusts, Upstream},
+};
 
 /// A replica.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -18,8 +22,14 @@ pub struct Replica {
     /// Name in headers, logs and metrics; the host and port when absent.
     #[serde(default)]
     pub name: Option<String>,
-    /// Where it is: `http://HOST:PORT`.
+    /// Where it is: `http://HOST:PORT`, or `https://HOST:PORT` where it is reached by TLS.
     pub url: String,
+    /// Whether it is spoken to by HTTP/2. Absent: what `upstream.http2` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http2: Option<bool>,
+    /// Whom to trust and what to show it, all of it. Absent: what `upstream.tls` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TrustFiles>,
     /// Tokens that its KV cache has room for, where its metrics do not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<TokenCount>,
@@ -52,15 +62,21 @@ impl Replica {
     /// Its name: the one given, or the host and port.
     #[must_use]
     pub fn name(&self) -> &str {
-        let address = || self.url.trim_start_matches("http://").trim_end_matches('/');
+        let address = || {
+            let url = &self.url;
+            let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            address.unwrap_or(url).trim_end_matches('/')
+        };
         self.name.as_deref().unwrap_or_else(address)
     }
 
     /// What the fleet is told; `None` where the configuration was not checked.
-    pub(crate) fn spec(&self) -> Option<ReplicaSpec> {
+    pub(crate) fn spec(&self, upstream: &Upstream, trusts: &mut Trusts) -> Option<ReplicaSpec> {
+        let origin = self.url.parse::<Origin>().ok()?;
         Some(ReplicaSpec {
             name: self.name().to_owned(),
-            origin: self.url.parse::<Origin>().ok()?,
+            reach: upstream.reach(self, &origin, trusts).ok()?,
+            origin,
             kv: self.kv_source(),
             cache: self.cache.map(|it| it.0),
         })

@@ -11,12 +11,14 @@ use fleet::{client::ClientConfig, fleet::FleetConfig};
 use policy::{
     config::{CostWeights, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName},
     estimate::EstimateConfig,
+    explanation::ExplainConfig,
+    slow_start::SlowStart,
 };
 use serde::{Deserialize, Serialize};
 use types::units::{ByteSize, TokenCount};
 use wire::headers::session::{SOURCES, Source, Sources};
 
-use super::secret::Secret;
+use super::{secret::Secret, tls::Tls};
 use crate::network::Network;
 
 /// The admin port.
@@ -27,6 +29,8 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// The key that everything but /livez and /readyz asks for. Absent: nobody is asked.
     pub key: Option<Secret>,
+    /// Its TLS. Absent: it is not encrypted.
+    pub tls: Option<Tls>,
     /// Networks that a replica must be in to be registered at run time; empty, none can be.
     pub registrable: Vec<String>,
 }
@@ -69,6 +73,9 @@ pub struct Discovery {
         with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required"
     )]
     pub interval: Duration,
+    /// Whether they are reached by TLS, as `upstream.tls` says; their certificates must be for the name.
+    #[serde(default)]
+    pub https: bool,
 }
 
 impl Discovery {
@@ -113,6 +120,10 @@ pub struct Policy {
     pub cost: CostWeights,
     /// What predictions start from.
     pub estimate: EstimateConfig,
+    /// How the share of a replica grows that has just come.
+    pub slow_start: SlowStart,
+    /// How many decisions are explained at `/admin/decisions`.
+    pub explain: ExplainConfig,
 }
 
 /// How prefixes are remembered.
@@ -206,6 +217,9 @@ pub struct Timeouts {
     /// Between two pieces of an answer.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub stall: Duration,
+    /// For a client to agree on TLS.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub client_handshake: Duration,
     /// For a client to send its head.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub client_head: Duration,
@@ -257,7 +271,8 @@ impl Recording {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into(), key: None, registrable: Vec::new() }
+        let listen = (Ipv4Addr::LOCALHOST, 9090).into();
+        Self { listen, key: None, tls: None, registrable: Vec::new() }
     }
 }
 
@@ -270,6 +285,8 @@ impl Default for Policy {
             saturation: None,
             cost: CostWeights::default(),
             estimate: EstimateConfig::default(),
+            slow_start: SlowStart::default(),
+            explain: ExplainConfig::default(),
         }
     }
 }
@@ -332,6 +349,7 @@ impl Default for Timeouts {
             connect: connect_timeout,
             answer: Duration::from_secs(600),
             stall: Duration::from_secs(60),
+            client_handshake: Duration::from_secs(5),
             client_head: Duration::from_secs(10),
             client_body: Duration::from_secs(60),
             client_stall: Duration::from_secs(60),
@@ -355,6 +373,7 @@ impl Policy {
             saturation: self.saturation.or(default.saturation),
             match_min: self.prefix.match_min,
             cost: self.cost,
+            slow_start: self.slow_start,
             ..default
         }
     }
@@ -388,6 +407,10 @@ impl Policy {
         problems.extend(self.cost.problems().into_iter().map(|it| format!("policy.cost.{it}")));
         let estimate = self.estimate.problems().into_iter();
         problems.extend(estimate.map(|it| format!("policy.estimate.coefficients.{it}")));
+        let slow_start = self.slow_start.problems().into_iter();
+        problems.extend(slow_start.map(|it| format!("policy.slow_start.{it}")));
+        let explain = self.explain.problems().into_iter();
+        problems.extend(explain.map(|it| format!("policy.explain.{it}")));
         let block = self.prefix.block.0.0;
         if !(1..=4_096).contains(&block) {
             problems.push(format!("policy.prefix.block: must be 1 to 4096 tokens, not {block}"));

@@ -58,7 +58,7 @@ fn an_unknown_strategy_is_told_the_known_ones() {
 fn every_mistake_is_reported_at_once() {
     let error = problems(
         "
-replicas: [{ url: 'https://a:1' }, { url: 'http://b:1' }, { url: 'http://b:1/' }]
+replicas: [{ url: 'ftp://a:1' }, { url: 'http://b:1' }, { url: 'http://b:1/' }]
 admin: { listen: '0.0.0.0:9090' }
 policy:
   session: { keys: ['cookie:sid'] }

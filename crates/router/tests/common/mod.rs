@@ -3,7 +3,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses the part it needs")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+pub mod h2;
 pub mod raw;
+pub mod tls;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 

@@ -29,6 +29,7 @@ fn setup(strategy: StrategyName, seed: u64) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(strategy, 0),
         comes_again: 0,
+        classes: BTreeMap::new(),
         unstreamed: 0.0,
         follow_refusals: None,
         ranks: BTreeMap::new(),

@@ -9,6 +9,7 @@ use policy::{
         StrategyName,
     },
     estimate::EstimateConfig,
+    slow_start::SlowStart,
 };
 use serde::{Deserialize, Serialize};
 use types::{
@@ -140,6 +141,8 @@ pub struct Policy {
     pub cost: CostWeights,
     /// What predictions start from.
     pub estimate: EstimateConfig,
+    /// How the share of a replica grows that has just come.
+    pub slow_start: SlowStart,
 }
 
 /// How prefixes are remembered.
@@ -174,6 +177,7 @@ impl Default for Policy {
             saturation: None,
             cost: CostWeights::default(),
             estimate: EstimateConfig::default(),
+            slow_start: SlowStart::default(),
         }
     }
 }
@@ -208,6 +212,8 @@ impl Policy {
         problems.extend(self.cost.problems().into_iter().map(|it| format!("cost.{it}")));
         let estimate = self.estimate.problems().into_iter();
         problems.extend(estimate.map(|it| format!("estimate.coefficients.{it}")));
+        let slow_start = self.slow_start.problems().into_iter();
+        problems.extend(slow_start.map(|it| format!("slow_start.{it}")));
         let Prefix { block: TokenCount(Tokens(block)), index_bytes_max: bytes, match_min } =
             self.prefix;
         if !(0.0..=1.0).contains(&match_min) {
@@ -230,7 +236,13 @@ impl Policy {
         let has_say = strategy == self.strategy || strategy.has_affinity();
         let saturation = self.saturation.filter(|_| has_say).or(default.routing.saturation);
         DispatcherConfig {
-            routing: Routing { saturation, match_min, cost: self.cost, ..default.routing },
+            routing: Routing {
+                saturation,
+                match_min,
+                cost: self.cost,
+                slow_start: self.slow_start,
+                ..default.routing
+            },
             prefix: PrefixConfig {
                 block: block.0,
                 index_bytes_max: index_bytes_max.0,

@@ -130,3 +130,57 @@ fn generated_traffic_needs_a_rate_and_an_end() {
     let scenario = parse(&SMALL.replace("rates_per_s: [5], duration: 10s", "")).unwrap();
     assert_eq!(scenario.problems().len(), 2, "{:?}", scenario.problems());
 }
+
+const CLASSES: &str = "
+slo:
+  default: { ttft: 1ns }
+  classes: { batch: { completion: 1m }, interactive: { ttft: 10s } }
+ranks: { 1: { class: batch }, 2: { slo: { e2e: 1ns } } }
+";
+
+#[test]
+fn promises_are_written_with_classes_or_without() {
+    let flat = parse(&format!("{SMALL}slo: {{ ttft: 2s }}")).unwrap();
+    let named = parse(&format!("{SMALL}slo: {{ default: {{ ttft: 2s }} }}")).unwrap();
+    assert_eq!(flat.slo, named.slo);
+    let classed = parse(&format!("{SMALL}{CLASSES}")).unwrap();
+    assert_eq!(classed.problems(), Vec::<String>::new());
+    assert_eq!(parse(&serde_yaml::to_string(&classed).unwrap()).unwrap(), classed);
+    let names: Vec<String> = classed.classes().into_keys().collect();
+    assert_eq!(names, ["batch", "interactive", "tenant-2"]);
+    let both = parse(&format!("{SMALL}slo: {{ ttft: 2s, default: {{ ttft: 1s }} }}")).unwrap_err();
+    assert!(both.contains("not both"), "{both}");
+}
+
+#[test]
+fn a_class_that_nobody_promised_anything_is_named() {
+    let ranks = "ranks: { 1: { class: batsh }, 2: { class: batch, slo: { ttft: 1s } } }";
+    let slo = "slo: { classes: { batch: { completion: 1m, ttft: 1s }, none: { ttft: 0s } } }";
+    let problems = parse(&format!("{SMALL}{slo}\n{ranks}")).unwrap().problems().join("\n");
+    for culprit in ["ranks.1.class: batsh", "ranks.2:", "slo.classes.batch:", "slo.classes.none:"] {
+        assert!(problems.contains(culprit), "{culprit} is missing from:\n{problems}");
+    }
+}
+
+#[test]
+fn each_request_is_judged_by_the_promise_of_its_class() {
+    let mix = "mix: [{ share: 1, slo_class: interactive, independent: {} }, \
+               { share: 1, slo_class: batch, independent: {} }, { share: 1, independent: {} }]";
+    let text = SMALL.replace("support-chat: {}", mix) + CLASSES;
+    let scenario = parse(&text).unwrap();
+    assert_eq!(scenario.problems(), Vec::<String>::new());
+    let (_, load) = scenario.loads(1).remove(0);
+    let planned = scenario.plan(&load, |_| Err(io::ErrorKind::NotFound.into())).unwrap();
+    let profile = Profile::named(&scenario.fleet.profile).unwrap();
+    let setup = scenario.setup(scenario.policy.strategy, AdmissionMode::Off, 1, profile);
+    let recording = crate::run(&setup, planned.arrivals).unwrap();
+    let info = report::RunInfo::default();
+    let run = report::Run::measure(&info, &recording.records, &recording.gaps);
+    let of = |name: &str| run.by_slo_class.iter().find(|it| it.name == name).unwrap();
+    // What everybody is promised cannot be kept, what the classes are can.
+    assert_eq!(of("").good, 0);
+    assert_eq!(of("interactive").good, of("interactive").requests);
+    assert_eq!(of("batch").accepted_row_rate, Some(1.0));
+    assert!(of("batch").ttft_ms.is_none() && of("batch").requests > 0);
+    assert_eq!(run.good, of("interactive").good + of("batch").good);
+}

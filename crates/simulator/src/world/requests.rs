@@ -4,7 +4,7 @@ use engine::{Answer, Job, Progress};
 use policy::event::{Decision, Event as Learned, Placement, Reject};
 use rand::RngExt as _;
 use report::{
-    RequestRecord, Terms,
+    RequestRecord,
     record::{Ending, Gaps},
 };
 use types::{
@@ -12,7 +12,6 @@ use types::{
     outcome::Outcome,
     quantity::Tokens,
     request::{ModelId, Request, RequestId, SessionKey, TenantId},
-    slo::Slo,
 };
 use workload::Arrival;
 
@@ -21,7 +20,7 @@ use crate::{
     content,
     flight::{Flight, Stage},
     server::Work,
-    setup::{Kind, Rank},
+    setup::Kind,
 };
 
 /// The one model that everything in a run asks for.
@@ -35,14 +34,15 @@ impl World<'_> {
             if routers.end > 1 { self.router_draws.random_range(routers) } else { routers.start };
         let seed = self.chain_seed();
         let input = arrival.prompt.tokens();
+        let slo_class = self.setup.class_of(arrival);
         let block = self.setup.dispatcher.prefix.block;
         let (blocks, _) = content::names(arrival, seed, block, false, &mut self.memos.0);
         let request = Request {
             session: arrival.session.map(|it| SessionKey(it.into())),
             // Zero is nobody's.
             tenant: TenantId(arrival.tenant.map_or(0, |it| u64::from(it).saturating_add(1))),
-            priority: self.rank(arrival.tenant).priority,
-            slo: self.promised(arrival.tenant),
+            priority: self.setup.priority(arrival.tenant, slo_class.as_deref()),
+            slo: self.setup.terms_of(slo_class.as_deref()).slo,
             streamed: self.is_streamed(),
             ..Request::new(RequestId(number), MODEL, input, blocks.into())
         };
@@ -51,6 +51,7 @@ impl World<'_> {
             session: arrival.session,
             turn: arrival.turn,
             tenant: arrival.tenant,
+            slo_class,
             input,
             router,
             work: self.work_of(number, arrival, seed),
@@ -62,9 +63,8 @@ impl World<'_> {
             refused_with: 0,
             attempts: 0,
             decided: None,
-            reason: None,
+            placement: None,
             replica: None,
-            expected: None,
             cached: None,
             first_token: None,
             first_step: 0,
@@ -89,16 +89,6 @@ impl World<'_> {
     fn is_streamed(&mut self) -> bool {
         let unstreamed = self.setup.unstreamed;
         unstreamed <= 0.0 || unstreamed <= self.stream_draws.random::<f64>()
-    }
-
-    /// How urgent a tenant's requests are.
-    fn rank(&self, tenant: Option<u32>) -> Rank {
-        tenant.and_then(|it| self.setup.ranks.get(&it)).copied().unwrap_or_default()
-    }
-
-    /// What a tenant's requests are promised.
-    fn promised(&self, tenant: Option<u32>) -> Slo {
-        self.rank(tenant).slo.map_or(self.setup.terms.slo, Slo::from)
     }
 
     fn chain_seed(&self) -> ChainSeed {
@@ -207,9 +197,8 @@ impl World<'_> {
         let Some(flight) = self.flight_mut(number) else { return };
         flight.stage = Stage::Sent { replica, generation: at.1 };
         flight.attempts = flight.attempts.saturating_add(1);
-        flight.reason = Some(placement.reason);
+        flight.placement = Some(placement);
         flight.replica = Some(replica);
-        flight.expected = Some(placement.cached);
         if flight.attempts != placement.attempt {
             let (sent, told) = (flight.attempts, placement.attempt);
             self.violated(format!("request {number} is sent {sent} times, not {told}"));
@@ -375,8 +364,7 @@ impl World<'_> {
             self.send_next_turn(session);
         }
         let mut record = self.record(number, &flight, ending, error);
-        let terms = Terms { slo: self.promised(flight.tenant), ..self.setup.terms };
-        record.slo = terms.judge(&record);
+        record.slo = self.setup.terms_of(flight.slo_class.as_deref()).judge(&record);
         if let Some(slot) = usize::try_from(number).ok().and_then(|it| self.records.get_mut(it)) {
             *slot = Some(record);
         }
@@ -428,6 +416,7 @@ impl World<'_> {
             session: flight.session,
             turn: flight.turn,
             tenant: flight.tenant,
+            slo_class: flight.slo_class.as_deref().map(str::to_owned),
             scheduled: flight.scheduled,
             sent: Some(flight.scheduled),
             first_token: flight.first_token,
@@ -438,8 +427,13 @@ impl World<'_> {
             cached_tokens: flight.cached,
             itl: Gaps::of(&self.pauses),
             replica: flight.replica.map(|it| format!("replica-{it}")),
-            decision: flight.reason.map(|it| it.as_str().to_owned()),
+            decision: flight.placement.map(|it| it.reason.as_str().to_owned()),
             attempts: Some(flight.attempts),
+            ttft_error_ms: flight.ttft_error_ms(),
+            recomputed_tokens: flight
+                .placement
+                .zip(flight.cached)
+                .map(|(placement, found)| placement.recomputed(found)),
             ending,
             status,
             error,
@@ -474,6 +468,7 @@ impl World<'_> {
 const fn status_of(reject: &Reject) -> u16 {
     match reject {
         Reject::OverShare { .. } => 429,
+        Reject::TooLong { .. } => 400,
         Reject::UnknownModel => 404,
         Reject::AllTried => 502,
         Reject::NoReplicas

@@ -23,6 +23,7 @@ fn setup(replicas: u32) -> Setup {
         routers: 1,
         dispatcher: DispatcherConfig::new(StrategyName::PrefixAware, 0),
         comes_again: 0,
+        classes: BTreeMap::new(),
         unstreamed: 0.0,
         follow_refusals: None,
         ranks: BTreeMap::new(),
@@ -56,6 +57,7 @@ fn request(at_ms: u64, id: u64) -> Arrival {
         session: None,
         turn: 0,
         tenant: None,
+        slo_class: None,
         prompt: Prompt::from_user(vec![segment(id, 1_000)]),
         output: Tokens(40),
         answer: None,
@@ -70,7 +72,8 @@ fn conversation(second_ms: u64) -> Vec<Arrival> {
     let mut prompt = first.prompt.clone();
     prompt.messages.push(Message::new(Role::Assistant, segment(50, 40)));
     prompt.messages.push(Message::new(Role::User, segment(2, 30)));
-    let second = Arrival { at: at(second_ms), turn: 1, think: millis(1_000), prompt, ..first };
+    let second =
+        Arrival { at: at(second_ms), turn: 1, think: millis(1_000), prompt, ..first.clone() };
     vec![first, second]
 }
 
@@ -325,7 +328,8 @@ fn surprised(signals: Signals) -> usize {
         }
         world.advance_to(arrival.at);
         world.arrive(&arrival);
-        expected.push(world.flights.last().unwrap().as_ref().unwrap().expected);
+        let placement = world.flights.last().unwrap().as_ref().unwrap().placement;
+        expected.push(placement.map(|it| it.cached));
     }
     while let Some((at, event)) = world.calendar.pop() {
         world.advance_to(at);

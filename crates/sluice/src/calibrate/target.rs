@@ -113,6 +113,7 @@ fn arrival(question: &Question) -> Arrival {
         session: None,
         turn: 0,
         tenant: None,
+        slo_class: None,
         prompt: Prompt::from_user(vec![Segment { id: question.name, tokens: question.prompt }]),
         output: question.output,
         answer: None,

@@ -2,14 +2,12 @@
 //!
 //! Every run is a world of its own, so rates know nothing of each other and nothing has to drain.
 
-use std::time::Duration;
-
 use anyhow::bail;
 use parking_lot::Mutex;
 use policy::config::StrategyName;
 use report::{
     RequestRecord, Run,
-    disruption::{Disruption, Split, recovered},
+    disruption::{Disruption, recovered},
     frontier::{Frontier, Measured, Point, State, Warmth},
     html::Detail,
 };
@@ -17,13 +15,12 @@ use simulator::Scenario;
 use types::time::Timestamp;
 
 use super::{
+    STATES_LOAD,
     search::{LOADS, Next, Search, rounded},
+    split::split,
     warmth,
 };
 use crate::simulate::cases::{Case, Cases, Done};
-
-/// Load at which the states of the caches are compared, as a multiple of the knee.
-const STATES_LOAD: f64 = 0.75;
 
 /// What is to be found out.
 #[derive(Clone, Debug)]
@@ -177,11 +174,8 @@ fn states(
     wanted: &Wanted,
     frontier: &mut Frontier,
 ) -> anyhow::Result<Option<Detail>> {
-    let knee = frontier.knee_by_goodput.rate_per_s.map(|it| it.value);
-    let best = frontier.at_knee().map(|it| it.rate_per_s);
-    let rate = rounded(knee.or(best).unwrap_or(1.0) * STATES_LOAD);
-    let at_ease = frontier.points.first().and_then(|it| it.e2e_ms);
-    let answer_s = at_ease.map_or(0.0, |it| it.p99 / 1_000.0);
+    let rate = rounded(frontier.knee_or_best().unwrap_or(1.0) * STATES_LOAD);
+    let answer_s = frontier.unhurried_answer_s();
     let mut detail = None;
     for warmth in Warmth::ALL {
         let (scenario, _) = warmth::produced(&cases.scenario, warmth);
@@ -199,10 +193,16 @@ fn states(
         let mut kept = kept.into_inner();
         kept.sort_unstable_by_key(|it| it.0);
         if let Some((_, first)) = kept.first() {
-            let disruptions = disruptions(&world.scenario, first);
+            let befell = disruptions(&world.scenario, first);
             let name = format!("{strategy} @ {rate}/s, disrupted");
-            detail = Some(Detail::of(&name, first, &disruptions));
-            let split = split(&world, kept.into_iter().map(|it| it.1).collect());
+            detail = Some(Detail::of(&name, first, &befell));
+            let load = &world.scenario.load;
+            let runs = kept.into_iter().map(|(_, records)| {
+                let befell = disruptions(&world.scenario, &records);
+                (records, befell)
+            });
+            let costs = world.costs();
+            let split = split(runs.collect(), load.warm_up, load.duration, costs.as_ref());
             frontier.blend = split.blended(wanted.per_day);
             frontier.disruption = Some(split);
         }
@@ -223,39 +223,6 @@ pub(crate) fn disruptions(scenario: &Scenario, records: &[RequestRecord]) -> Vec
         Disruption { kind: fault.kind().to_owned(), from, until }
     };
     scenario.faults.iter().map(window).collect()
-}
-
-/// All runs, one after the other on one clock, split by whether a window was open.
-fn split(world: &Cases, runs: Vec<Vec<RequestRecord>>) -> Split {
-    let load = &world.scenario.load;
-    let warm_up = load.warm_up;
-    let last = |records: &[RequestRecord]| records.iter().map(|it| it.scheduled).max();
-    let mut start = Duration::ZERO;
-    let (mut records, mut disruptions_of_all) = (Vec::new(), Vec::new());
-    for run in runs {
-        let length = load.duration.or_else(|| Some(last(&run)?.elapsed())).unwrap_or_default();
-        let end = start.saturating_add(length.saturating_sub(warm_up));
-        let moved = |at: Timestamp| {
-            let counted = at.elapsed().saturating_sub(warm_up);
-            Timestamp::from_elapsed(counted.saturating_add(start))
-        };
-        for it in disruptions(&world.scenario, &run) {
-            let until = moved(it.until).min(Timestamp::from_elapsed(end));
-            disruptions_of_all.push(Disruption { from: moved(it.from), until, ..it });
-        }
-        let counted = run.into_iter().filter(|it| it.scheduled.elapsed() >= warm_up);
-        records.extend(counted.map(|it| RequestRecord {
-            scheduled: moved(it.scheduled),
-            sent: it.sent.map(moved),
-            first_token: it.first_token.map(moved),
-            last_token: it.last_token.map(moved),
-            ended: moved(it.ended),
-            ..it
-        }));
-        start = end;
-    }
-    let measured = (Timestamp::ZERO, Timestamp::from_elapsed(start));
-    Split::of(&records, disruptions_of_all, measured, world.costs().as_ref())
 }
 
 #[cfg(test)]

@@ -6,84 +6,73 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use replay::{ReplayOptions, Target, models};
 use report::{
-    Run, RunInfo, Terms,
-    cost::Costs,
-    frontier::{Frontier, Measured, Warmth},
+    Run,
+    frontier::{Frontier, Measured, Point, State, Warmth},
     html::Detail,
 };
 use tokio_util::sync::CancellationToken;
-use types::slo::Slo;
-use workload::{Load, Schedule, Workload, bundled, trace::Trace};
+use workload::{Workload, bundled, trace::Trace};
 
 use super::{
-    Effort, Paid, SEEDS,
+    Effort, Found, Paid, SEEDS, STATES_LOAD,
+    bench::Bench,
     search::{FEW_LOADS, Next, Search, rounded},
+    split::split,
 };
-use crate::{limits, shutdown};
+use crate::{
+    limits,
+    promised::Promised,
+    sending::{Sending, Trust},
+    shutdown,
+    simulate::load,
+    traced::Traced,
+    typed,
+};
 
 /// Rate that the search starts from.
 const START: f64 = 2.0;
 
-/// Lag beyond which a point says more about the generator than about the server.
-const LAG_MS_MAX: f64 = 20.0;
+/// First seed of the search, apart from those of the runs that count: prompts of one are never those of the
+/// other.
+const SEARCH_SEED: u64 = 1 << 32;
 
 /// A server and what is sent to it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Live {
-    /// Server to measure in real time; when repeated, the servers take turns.
-    #[arg(long, value_name = "URL")]
-    target: Vec<Target>,
-    /// Description of the traffic, in YAML.
-    #[arg(long, value_name = "FILE", requires = "target")]
+    #[command(flatten)]
+    pub(super) sending: Sending,
+    /// Description of the traffic, in YAML; the bundled slice of a trace when neither this nor a trace is
+    /// given.
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
     workload: Option<PathBuf>,
-    /// Trace whose requests are sent at each rate, in place of a scenario's traffic too; for a target the
-    /// bundled slice when neither this nor a workload is given.
-    #[arg(long, value_name = "FILE", conflicts_with = "workload")]
-    pub(super) trace: Option<String>,
-    /// Model to ask for; the first that the target lists when absent.
-    #[arg(long, value_name = "NAME", requires = "target")]
-    model: Option<String>,
-    /// Key to send as `authorization: Bearer`.
-    #[arg(long, value_name = "KEY", env = "SLUICE_API_KEY", hide_env_values = true)]
-    api_key: Option<String>,
-    /// The promises, in AIPerf's notation.
-    #[arg(long, value_name = "SLOS", value_parser = report::slo::parse)]
-    #[arg(default_value = "time_to_first_token:1500 time_per_output_token:60")]
-    goodput: Slo,
-    /// Most times that a good request may have been sent again.
-    #[arg(long, value_name = "N")]
-    retries_max: Option<u32>,
+    /// Sent at each rate, or stands in place of a scenario's traffic.
+    #[command(flatten)]
+    pub(super) traced: Traced,
+    #[command(flatten)]
+    promised: Promised,
     /// How long each run is counted.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
-    duration: Duration,
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = typed::some_time)]
+    pub(super) duration: Duration,
     /// Time before it in which the same traffic comes and does not count.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
-    warm_up: Duration,
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = typed::time)]
+    pub(super) warm_up: Duration,
     /// Time in which the server is left alone after each run.
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time)]
-    settle: Duration,
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = typed::time)]
+    pub(super) settle: Duration,
+    /// Shell command that disturbs the server, a quarter into each run of the state `disrupted`, and ends
+    /// when that is over: a deployment, a restart. Has the states of the caches measured.
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) disrupt: Option<String>,
+    /// Shell command that starts the engines anew before each run of the state `cold`, and ends when they
+    /// serve. Has the states of the caches measured.
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) restart: Option<String>,
     /// Replicas behind the target, which are paid for and planned with.
-    #[arg(long, value_name = "N")]
-    replicas: Option<u32>,
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    let form = |_| format!("'{text}' is no length of time; write it as 30s or 5m");
-    let span: jiff::SignedDuration = text.parse().map_err(form)?;
-    Duration::try_from(span).map_err(|_| format!("'{text}' is negative"))
-}
-
-/// A server under measurement.
-struct Bench<'a> {
-    live: &'a Live,
-    paid: &'a Paid,
-    options: ReplayOptions,
-    workload: Workload,
-    text: Option<String>,
-    warm_up: Duration,
-    stop: CancellationToken,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) replicas: Option<u32>,
+    #[command(flatten)]
+    pub(super) trust: Trust,
 }
 
 /// Measures the frontier of a server.
@@ -92,7 +81,7 @@ pub(super) fn measure(
     effort: &Effort,
     paid: &Paid,
     progress: impl Fn(&str),
-) -> anyhow::Result<(Vec<Frontier>, Vec<Detail>)> {
+) -> anyhow::Result<Found> {
     limits::raise();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads that send")?;
     runtime.block_on(measure_all(live, effort, paid, progress))
@@ -103,31 +92,37 @@ async fn measure_all(
     effort: &Effort,
     paid: &Paid,
     progress: impl Fn(&str),
-) -> anyhow::Result<(Vec<Frontier>, Vec<Detail>)> {
+) -> anyhow::Result<Found> {
     let warmth = effort.warmth.unwrap_or(Warmth::Warm);
-    let (warm_up, produced) = prepared(live, warmth)?;
-    let bench = Bench::new(live, paid, warm_up).await?;
+    let warm_up = live.warm_up_of(warmth)?;
+    let (workload, text) = live.workload()?;
+    let options = live.promised.with(live.sending.options()?);
+    let bench = Bench { live, paid, options, workload, text, stop: CancellationToken::new() };
     let stopping = bench.stop.clone();
     tokio::spawn(async move {
         shutdown::requested().await;
         stopping.cancel();
     });
     let rates = if effort.rates.is_empty() {
-        let knee = guess(&bench, effort.seed, &progress).await?;
+        let knee = guess(&bench, warmth, &progress).await?;
         FEW_LOADS.map(|load| rounded(load * knee)).to_vec()
     } else {
         effort.rates.clone()
     };
-    let (measured, details) = runs(&bench, rates, effort, &progress).await?;
+    let mut seeds = effort.seed..u64::MAX;
+    let mut doubts = Vec::new();
+    let counted = Counted { bench: &bench, runs: effort.seeds.unwrap_or(SEEDS.1) };
+    let (measured, mut details) =
+        counted.rates(rates, warmth, &mut seeds, &mut doubts, &progress).await?;
     let Measured { points, knee_by_goodput, knee_by_throughput, collapse_ratio } = measured;
-    let frontier = Frontier {
+    let mut frontier = Frontier {
         workload: bench.workload.name().to_owned(),
         policy: "unknown".to_owned(),
         clock: "real".to_owned(),
         warmth,
-        warmth_produced: produced,
+        warmth_produced: live.produced(warmth, warm_up),
         replicas: live.replicas,
-        slo: live.goodput,
+        slo: live.promised.goodput,
         currency: paid.costs.as_ref().map(|it| it.currency.clone()),
         points,
         knee_by_goodput,
@@ -137,114 +132,53 @@ async fn measure_all(
         disruption: None,
         blend: None,
     };
-    Ok((vec![frontier], details))
-}
-
-/// The warm-up that brings a server into a state, and how that is done.
-fn prepared(live: &Live, warmth: Warmth) -> anyhow::Result<(Duration, String)> {
-    let seconds = |it: Duration| it.as_secs_f64();
-    match warmth {
-        Warmth::WarmModelColdCache => {
-            let how = "prompts that were never sent before, counted from the first one";
-            Ok((Duration::ZERO, how.to_owned()))
-        }
-        Warmth::Warm => {
-            let how = format!("counted after {} s of the same traffic", seconds(live.warm_up));
-            Ok((live.warm_up, how))
-        }
-        Warmth::HotSteadyState => {
-            let long = live.warm_up.saturating_mul(3).max(live.duration);
-            Ok((long, format!("counted after {} s of the same traffic", seconds(long))))
-        }
-        Warmth::Cold | Warmth::Disrupted => bail!(
-            "--warmth {}: a client cannot restart or disturb engines; measure it on a scenario, or \
-             replay while you do it and mark it with POST /admin/events",
-            warmth.as_str()
-        ),
+    if !effort.no_states && (live.disrupt.is_some() || live.restart.is_some()) {
+        let states = counted.states(&mut frontier, effort, &mut seeds, &mut doubts, &progress);
+        details.extend(states.await?);
     }
-}
-
-impl<'a> Bench<'a> {
-    async fn new(live: &'a Live, paid: &'a Paid, warm_up: Duration) -> anyhow::Result<Self> {
-        let model = match (&live.model, live.target.first()) {
-            (Some(model), _) => model.clone(),
-            (None, Some(target)) => models::first(target, live.api_key.as_deref(), None).await?,
-            (None, None) => bail!("nothing to measure; pass -s SCENARIO or --target URL"),
-        };
-        let terms = Terms { slo: live.goodput, retries_max: live.retries_max };
-        let options = ReplayOptions {
-            targets: live.target.clone(),
-            model,
-            api_key: live.api_key.clone(),
-            terms,
-            ..ReplayOptions::default()
-        };
-        let (workload, text) = live.workload()?;
-        let stop = CancellationToken::new();
-        Ok(Self { live, paid, options, workload, text, warm_up, stop })
-    }
-
-    /// One run, and its record for the page.
-    async fn run(&self, rate: f64, seed: u64) -> anyhow::Result<(Run, Detail)> {
-        let length = self.warm_up.saturating_add(self.live.duration);
-        let schedule = Schedule::Poisson { rate_per_s: rate };
-        let load = Load { schedule, duration: Some(length), seed };
-        let planned = self.workload.plan(&load, |_| Ok(self.text.clone().unwrap_or_default()))?;
-        let options =
-            ReplayOptions { run_id: format!("frontier-{rate}-{seed}"), ..self.options.clone() };
-        let stop = self.stop.child_token();
-        let recording = replay::run(&options, planned.arrivals, stop, |_| {}).await?;
-        if self.stop.is_cancelled() {
-            bail!("stopped at {rate}/s, before the frontier was measured");
-        }
-        tokio::time::sleep(self.live.settle).await;
-        let costs = self.paid.costs.clone();
-        let replicas = self.live.replicas.unwrap_or(1);
-        let info = RunInfo {
-            workload: self.workload.name().to_owned(),
-            policy: "unknown".to_owned(),
-            admission: "unknown".to_owned(),
-            seed,
-            scheduled_for: Some(length).filter(|_| !matches!(self.workload, Workload::Trace(_))),
-            warm_up: self.warm_up,
-            costs: costs.map(|prices| Costs { prices, replicas }),
-            workload_class: self.paid.workload_class,
-        };
-        let run = Run::measure(&info, &recording.records, &recording.gaps);
-        Ok((run, Detail::of(&format!("{rate}/s"), &recording.records, &[])))
-    }
+    Ok((vec![frontier], details, doubts))
 }
 
 impl Live {
     fn workload(&self) -> anyhow::Result<(Workload, Option<String>)> {
         if let Some(path) = &self.workload {
             let name = path.display();
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the workload {name}"))?;
+            let text = std::fs::read_to_string(path).with_context(|| {
+                format!("cannot read the workload {name}; pass a file that exists")
+            })?;
             let workload = serde_yaml::from_str(&text)
                 .with_context(|| format!("cannot parse the workload {name}"))?;
             return Ok((workload, None));
         }
-        let file = self.trace.clone().unwrap_or_else(|| bundled::MOONCAKE_SLICE_NAME.to_owned());
-        let text = if file == bundled::MOONCAKE_SLICE_NAME {
+        let Some(trace) = self.traced.over(None) else {
+            let bundled = Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned());
+            return Ok((Workload::Trace(bundled), None));
+        };
+        let text = if trace.file == bundled::MOONCAKE_SLICE_NAME {
             None
         } else {
-            Some(
-                std::fs::read_to_string(&file)
-                    .with_context(|| format!("cannot read the trace {file}"))?,
-            )
+            Some(load::trace(&trace.file).with_context(|| {
+                format!("cannot read the trace {}; pass one with --trace FILE", trace.file)
+            })?)
         };
-        Ok((Workload::Trace(Trace::new(file)), text))
+        Ok((Workload::Trace(trace), text))
     }
 }
 
-async fn guess(bench: &Bench<'_>, seed: u64, progress: impl Fn(&str)) -> anyhow::Result<f64> {
+async fn guess(bench: &Bench<'_>, warmth: Warmth, progress: impl Fn(&str)) -> anyhow::Result<f64> {
     let mut search = Search::new(START);
+    let mut seeds = SEARCH_SEED..;
     loop {
         match search.next() {
             Next::Try(rate) => {
-                let (run, _) = bench.run(rounded(rate), seed).await?;
+                let seed = seeds.next().unwrap_or(SEARCH_SEED);
+                let run = bench.run(rounded(rate), seed, warmth).await?.run;
                 let good = run.good_request_fraction.unwrap_or_default();
+                if run.completed == 0 && run.rejected == 0 {
+                    bail!(
+                        "no request at {rate}/s was answered; check --target, --model and the key"
+                    );
+                }
                 progress(&format!("{:.0} % good at {rate:.3}/s", good * 100.0));
                 search.learn(rate, good);
             }
@@ -261,48 +195,78 @@ async fn guess(bench: &Bench<'_>, seed: u64, progress: impl Fn(&str)) -> anyhow:
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a figure that cannot be trusted is not told silently")]
-async fn runs(
-    bench: &Bench<'_>,
-    mut rates: Vec<f64>,
-    effort: &Effort,
-    progress: impl Fn(&str),
-) -> anyhow::Result<(Measured, Vec<Detail>)> {
-    rates.sort_unstable_by(f64::total_cmp);
-    rates.dedup();
-    let seeds = effort.seeds.unwrap_or(SEEDS.1);
-    let (mut by_rate, mut details) = (Vec::new(), Vec::new());
-    let mut seed = effort.seed;
-    for rate in rates {
-        let mut of_rate = Vec::new();
-        for number in 0..seeds {
-            seed = seed.saturating_add(1);
-            let (run, detail) = bench.run(rate, seed).await?;
-            let lag = run.generator_lag_ms.map_or(0.0, |it| it.p99);
-            if lag > LAG_MS_MAX {
-                eprintln!(
-                    "{rate}/s: the generator was up to {lag:.0} ms late (p99); use more of it"
-                );
-            }
-            progress(&format!("{rate}/s: goodput {:.2}/s", run.request_goodput));
-            of_rate.push(run);
-            if number == 0 {
-                details.push(detail);
-            }
-        }
-        by_rate.push((rate, of_rate));
-    }
-    Ok((Measured::of(&by_rate), details))
+/// Runs that count.
+struct Counted<'a> {
+    bench: &'a Bench<'a>,
+    /// Runs at each rate and in each state.
+    runs: u64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Counted<'_> {
+    async fn rates(
+        &self,
+        mut rates: Vec<f64>,
+        warmth: Warmth,
+        seeds: &mut impl Iterator<Item = u64>,
+        doubts: &mut Vec<String>,
+        progress: impl Fn(&str),
+    ) -> anyhow::Result<(Measured, Vec<Detail>)> {
+        rates.sort_unstable_by(f64::total_cmp);
+        rates.dedup();
+        let (mut by_rate, mut details) = (Vec::new(), Vec::new());
+        for rate in rates {
+            let mut of_rate = Vec::new();
+            for (number, seed) in (0..self.runs).zip(&mut *seeds) {
+                let done = self.bench.run(rate, seed, warmth).await?;
+                doubts.extend(done.doubt);
+                progress(&format!("{rate}/s: goodput {:.2}/s", done.run.request_goodput));
+                of_rate.push(done.run);
+                if number == 0 {
+                    details.push(done.detail);
+                }
+            }
+            by_rate.push((rate, of_rate));
+        }
+        Ok((Measured::of(&by_rate), details))
+    }
 
-    #[test]
-    fn lengths_of_time_are_read() {
-        assert_eq!(time("90s"), Ok(Duration::from_secs(90)));
-        assert!(time("-5s").unwrap_err().contains("negative"));
-        assert!(time("soon").unwrap_err().contains("30s"));
+    /// Measures one rate in every state that can be brought about.
+    async fn states(
+        &self,
+        frontier: &mut Frontier,
+        effort: &Effort,
+        seeds: &mut impl Iterator<Item = u64>,
+        doubts: &mut Vec<String>,
+        progress: impl Fn(&str),
+    ) -> anyhow::Result<Vec<Detail>> {
+        let live = self.bench.live;
+        let rate = rounded(frontier.knee_or_best().unwrap_or(1.0) * STATES_LOAD);
+        let answer_s = frontier.unhurried_answer_s();
+        let mut details = Vec::new();
+        for warmth in Warmth::ALL.into_iter().filter(|it| live.warm_up_of(*it).is_ok()) {
+            let (mut runs, mut disturbed): (Vec<Run>, _) = (Vec::new(), Vec::new());
+            for (number, seed) in (0..self.runs).zip(&mut *seeds) {
+                let done = self.bench.run(rate, seed, warmth).await?;
+                doubts.extend(done.doubt);
+                let good = done.run.good_request_fraction.unwrap_or_default();
+                progress(&format!("{rate}/s, {}: {:.0} % good", warmth.as_str(), good * 100.0));
+                runs.push(done.run);
+                if number == 0 {
+                    details.push(done.detail);
+                }
+                if warmth == Warmth::Disrupted {
+                    disturbed.push((done.records, done.disruptions));
+                }
+            }
+            frontier.states.push(State { warmth, point: Point::of(rate, &runs, answer_s) });
+            if warmth == Warmth::Disrupted {
+                let length = live.warm_up.saturating_add(live.duration);
+                let costs = self.bench.costs();
+                let split = split(disturbed, live.warm_up, Some(length), costs.as_ref());
+                frontier.blend = split.blended(effort.deployments_per_day);
+                frontier.disruption = Some(split);
+            }
+        }
+        Ok(details)
     }
 }

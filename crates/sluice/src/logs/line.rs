@@ -51,12 +51,6 @@ fn line(format: LogFormat, event: &Event<'_>) -> String {
             time(&mut out);
             out.push(' ');
             out.push_str(level);
-            let mut message = Message(String::new());
-            event.record(&mut message);
-            if !message.0.is_empty() {
-                out.push(' ');
-                out.push_str(&message.0);
-            }
             event.record(&mut Text(&mut out));
         }
         LogFormat::Json => {
@@ -88,31 +82,7 @@ const fn level(level: Level) -> &'static str {
     }
 }
 
-/// Finds the message, which a text line has before its fields.
-struct Message(String);
-
-impl Visit for Message {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            let mut text = String::new();
-            let _ = write!(text, "{value:?}");
-            escape(&mut self.0, &text, "");
-        }
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            escape(&mut self.0, value, "");
-        }
-    }
-
-    fn record_u64(&mut self, _: &Field, _: u64) {}
-    fn record_i64(&mut self, _: &Field, _: i64) {}
-    fn record_f64(&mut self, _: &Field, _: f64) {}
-    fn record_bool(&mut self, _: &Field, _: bool) {}
-}
-
-/// Appends ` name=value` for each field but the message.
+/// Appends ` name=value` for each field, and the message, which comes first, without its name.
 struct Text<'a>(&'a mut String);
 
 impl Text<'_> {
@@ -125,26 +95,30 @@ impl Text<'_> {
 
 impl Visit for Text<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() != "message" {
+        let mut text = String::new();
+        let _ = write!(text, "{value:?}");
+        if field.name() == "message" {
+            self.0.push(' ');
+        } else {
             self.name(field);
-            let mut text = String::new();
-            let _ = write!(text, "{value:?}");
-            escape(self.0, &text, "");
         }
+        escape(self.0, &text, false);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() != "message" {
-            self.name(field);
-            self.0.push('"');
-            escape(self.0, value, "\"\\");
-            self.0.push('"');
+        if field.name() == "message" {
+            self.0.push(' ');
+            return escape(self.0, value, false);
         }
+        self.name(field);
+        self.0.push('"');
+        escape(self.0, value, true);
+        self.0.push('"');
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        let _ = write!(self.0, "{value}");
+        whole(self.0, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -184,13 +158,13 @@ impl Visit for Json<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
         self.0.push('"');
-        escape(self.0, value, "\"\\");
+        escape(self.0, value, true);
         self.0.push('"');
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        let _ = write!(self.0, "{value}");
+        whole(self.0, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -213,14 +187,50 @@ impl Visit for Json<'_> {
     }
 }
 
+/// Largest number that is written by its thousandths without losing any.
+const FLOAT_MAX: f64 = 1e12;
+
 /// Appends a number with three decimals: times are in milliseconds and known to the microsecond.
 fn float(out: &mut String, value: f64) {
-    let _ = write!(out, "{value:.3}");
+    if !(0.0..FLOAT_MAX).contains(&value) {
+        let _ = write!(out, "{value:.3}");
+        return;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number between nought and 10^15"
+    )]
+    let thousandths = (value * 1e3).round() as u64;
+    whole(out, thousandths / 1_000);
+    let [a, b, c] = [100, 10, 1].map(|unit| digit(thousandths / unit));
+    out.extend(['.', a, b, c]);
 }
 
-/// Appends `text`, escaped as JSON escapes where it is not printable ASCII or is one of `also`.
-fn escape(out: &mut String, text: &str, also: &str) {
-    let is_plain = |it: u8| matches!(it, b' '..=b'~') && !also.as_bytes().contains(&it);
+/// Appends a whole number, without the way through `core::fmt`.
+fn whole(out: &mut String, mut value: u64) {
+    let mut digits = ['0'; 20];
+    let mut first = digits.len();
+    for place in digits.iter_mut().rev() {
+        *place = digit(value);
+        value /= 10;
+        first = first.saturating_sub(1);
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend(digits.get(first..).unwrap_or_default());
+}
+
+/// The last digit of a number.
+fn digit(value: u64) -> char {
+    u8::try_from(value % 10).map_or('0', |it| char::from(b'0' + it))
+}
+
+/// Appends `text`, escaped as JSON escapes where it is not printable ASCII, and where it would end a
+/// quotation if it is `quoted`.
+fn escape(out: &mut String, text: &str, quoted: bool) {
+    let is_plain = |it: u8| matches!(it, b' '..=b'~') && !(quoted && matches!(it, b'"' | b'\\'));
     if text.bytes().all(is_plain) {
         return out.push_str(text);
     }
@@ -230,7 +240,7 @@ fn escape(out: &mut String, text: &str, also: &str) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             ' '..='~' => {
-                if also.contains(char) {
+                if quoted && matches!(char, '"' | '\\') {
                     out.push('\\');
                 }
                 out.push(char);

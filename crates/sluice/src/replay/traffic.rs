@@ -3,92 +3,55 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use workload::{
-    Load, Pacing, Rates, Schedule, Workload, bundled,
-    range::DurationRange,
-    trace::{Format, Trace},
-};
+use workload::{Load, Pacing, Rates, Schedule, Workload, bundled, trace::Trace};
 
-use crate::simulate::load;
+use crate::{simulate::load, traced::Traced, typed};
 
 /// What is sent and when.
 #[derive(Debug, clap::Args)]
 pub(super) struct Traffic {
-    /// Recorded requests, `.zst` and `.gz` unpacked; the bundled slice when neither this nor a
-    /// workload is given.
-    #[arg(long, value_name = "FILE", conflicts_with = "workload")]
-    trace: Option<String>,
-    /// Format of the trace; how it begins tells when absent.
-    #[arg(long, value_name = "NAME")]
-    format: Option<Format>,
-    /// Description of the traffic, in YAML.
-    #[arg(long, value_name = "FILE")]
+    #[command(flatten)]
+    traced: Traced,
+    /// Description of the traffic, in YAML; the bundled slice of a trace when neither this nor a trace is
+    /// given.
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
     workload: Option<PathBuf>,
     /// Requests per second; without it a trace keeps its own timestamps.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = typed::rate, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// How requests are spaced around a rate: at random, evenly, or by a gamma distribution.
     #[arg(long, value_name = "KIND", default_value = "poisson")]
     #[arg(value_parser = ["poisson", "constant", "gamma"])]
     arrivals: String,
     /// Shape of the gamma distribution: below 1 in bursts, above 1 steadier than at random.
-    #[arg(long, value_name = "B", default_value_t = 1.0)]
+    #[arg(long, value_name = "B", default_value = "1", value_parser = typed::factor)]
     burstiness: f64,
     /// Rate to start from; it changes evenly to --rate.
-    #[arg(long, value_name = "R", requires = "rate")]
+    #[arg(long, value_name = "R", requires = "rate", value_parser = typed::amount)]
     ramp_from: Option<f64>,
     /// How long that takes; the whole duration when absent.
-    #[arg(long, value_name = "TIME", requires = "ramp_from", value_parser = time)]
+    #[arg(long, value_name = "TIME", requires = "ramp_from", value_parser = typed::some_time)]
     ramp: Option<Duration>,
     /// Rates over time, in a file: lines of `seconds,rate`, or AIPerf's JSON. With --rate, the
     /// curve's peak is that.
     #[arg(long, value_name = "FILE", conflicts_with = "ramp_from")]
     rate_series: Option<String>,
     /// How many times faster than recorded a trace is sent, or a series of rates goes by.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value = "1", value_parser = typed::factor)]
     speedup: f64,
     /// How long requests are sent; a trace otherwise goes to its end.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = typed::some_time)]
     duration: Option<Duration>,
     /// What every random draw follows from.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
-    /// Tokens in a block of the trace; the format's own when absent.
-    #[arg(long, value_name = "N")]
-    block_tokens: Option<u32>,
-    /// Leaves out lines of the trace that can't be read, and counts them.
-    #[arg(long)]
-    skip_bad_lines: bool,
-    /// How long users think before a later turn, where the trace does not tell: a time, or two as in
-    /// 2s..6s.
-    #[arg(long, value_name = "TIMES", value_parser = times)]
-    think_time: Option<DurationRange>,
-}
-
-/// Reads a length of time.
-pub(super) fn time(text: &str) -> Result<Duration, String> {
-    let form = |_| format!("'{text}' is no length of time; write it as 30s or 5m");
-    let span: jiff::SignedDuration = text.parse().map_err(form)?;
-    Duration::try_from(span).map_err(|_| format!("'{text}' is negative"))
-}
-
-fn times(text: &str) -> Result<DurationRange, String> {
-    let (min, max) = text.split_once("..").unwrap_or((text, text));
-    Ok(DurationRange { min: time(min)?, max: time(max)? })
 }
 
 impl Traffic {
     pub(super) fn workload(&self) -> anyhow::Result<Workload> {
         let Some(path) = &self.workload else {
-            let file = self.trace.clone();
-            let trace = Trace::new(file.unwrap_or_else(|| bundled::MOONCAKE_SLICE_NAME.to_owned()));
-            return Ok(Workload::Trace(Trace {
-                format: self.format,
-                block_tokens: self.block_tokens,
-                skip_bad_lines: self.skip_bad_lines,
-                think_time: self.think_time.unwrap_or(trace.think_time),
-                ..trace
-            }));
+            let bundled = || Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned());
+            return Ok(Workload::Trace(self.traced.over(None).unwrap_or_else(bundled)));
         };
         let name = path.display();
         let text = fs::read_to_string(path)

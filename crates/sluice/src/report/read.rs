@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     thread,
 };
@@ -24,8 +24,11 @@ use crate::results::Paid;
 /// Most runs that one folder is searched for.
 const RUNS_MAX: usize = 2_000;
 
-/// Lines that one thread parses while others do the same.
-const CHUNK_LINES: usize = 4_096;
+/// Smallest part of a file that is worth a thread.
+const PART_BYTES_MIN: u64 = 1 << 20;
+
+/// What is read at once.
+const READ_BYTES: usize = 1 << 18;
 
 /// A run that was read and judged again.
 #[derive(Debug)]
@@ -96,8 +99,11 @@ pub(super) fn runs_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 /// The value that a JSON file holds.
 pub(super) fn json<T: DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
     let name = file.display();
-    let text = fs::read(file).with_context(|| format!("cannot read {name}"))?;
-    serde_json::from_slice(&text).with_context(|| format!("cannot parse {name}"))
+    let text = fs::read(file)
+        .with_context(|| format!("cannot read {name}; pass a folder that --out wrote, whole"))?;
+    serde_json::from_slice(&text).with_context(|| {
+        format!("cannot parse {name}, which is damaged or not whole; run it again")
+    })
 }
 
 /// The labels in a file, one a line.
@@ -119,37 +125,84 @@ pub(super) fn labels(file: &Path) -> anyhow::Result<Vec<Label>> {
         .collect()
 }
 
-/// The records in a file, one a line, parsed by as many threads as there are processors.
+/// The records in a file, one a line, read and parsed by as many threads as there are processors, each its
+/// part of the file line by line: the text of a million records is never in memory as a whole.
 fn records(file: &Path) -> anyhow::Result<Vec<RequestRecord>> {
     let name = file.display();
-    let text = fs::read(file).with_context(|| format!("cannot read {name}"))?;
-    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|it| !it.is_empty()).collect();
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let each = lines.len().div_ceil(threads).max(CHUNK_LINES);
-    let parse = |first: usize, lines: &[&[u8]]| -> anyhow::Result<Vec<RequestRecord>> {
-        let parsed = lines.iter().zip(first..).map(|(line, number)| {
-            serde_json::from_slice(line).with_context(|| {
-                format!("{name}, line {}: not a request's record", number.saturating_add(1))
-            })
-        });
-        parsed.collect()
-    };
-    let parts: Vec<anyhow::Result<Vec<RequestRecord>>> = thread::scope(|scope| {
-        let started: Vec<_> = lines
-            .chunks(each)
-            .zip((0..).step_by(each))
-            .map(|(chunk, first)| scope.spawn(move || parse(first, chunk)))
-            .collect();
+    let bytes = fs::metadata(file).with_context(|| format!("cannot read {name}"))?.len();
+    let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
+    let each = bytes.div_ceil(threads).max(PART_BYTES_MIN);
+    let parts: Vec<(u64, u64)> = (0..threads)
+        .map(|it| (it.saturating_mul(each), it.saturating_add(1).saturating_mul(each).min(bytes)))
+        .take_while(|(from, until)| from < until)
+        .collect();
+    let parsed: Vec<anyhow::Result<Vec<RequestRecord>>> = thread::scope(|scope| {
+        let started: Vec<_> =
+            parts.iter().map(|part| scope.spawn(|| records_between(file, *part))).collect();
         let joined = started.into_iter().map(|it| {
             it.join().unwrap_or_else(|_| Err(anyhow!("a thread that read {name} broke off")))
         });
         joined.collect()
     });
-    let mut records = Vec::with_capacity(lines.len());
-    for part in parts {
-        records.append(&mut part?);
+    let mut all = Vec::new();
+    for part in parsed {
+        let mut part = part?;
+        if all.is_empty() {
+            all = part;
+        } else {
+            all.append(&mut part);
+        }
+    }
+    Ok(all)
+}
+
+/// The records on the lines that begin between two places of a file.
+fn records_between(file: &Path, (from, until): (u64, u64)) -> anyhow::Result<Vec<RequestRecord>> {
+    let name = file.display();
+    let cannot = || format!("cannot read {name}");
+    let mut open = File::open(file).with_context(cannot)?;
+    // A line that begins before is the part's before; where one begins exactly here, it is ours.
+    let mut at = from.saturating_sub(1);
+    open.seek(SeekFrom::Start(at)).with_context(cannot)?;
+    let mut lines = BufReader::with_capacity(READ_BYTES, open);
+    let mut line = Vec::new();
+    if from > 0 {
+        at = at.saturating_add(lines.read_until(b'\n', &mut line).with_context(cannot)? as u64);
+    }
+    let mut records = Vec::new();
+    while at < until {
+        line.clear();
+        let read = lines.read_until(b'\n', &mut line).with_context(cannot)? as u64;
+        if read == 0 {
+            break;
+        }
+        let is_whole = line.ends_with(b"\n");
+        if !line.trim_ascii().is_empty() {
+            // Looked at once as text, so that the parser need not look at each word of it again.
+            let parsed = str::from_utf8(&line).map_err(anyhow::Error::from);
+            let parsed = parsed.and_then(|text| Ok(serde_json::from_str(text)?));
+            match parsed {
+                Ok(record) => records.push(record),
+                Err(error) => return Err(bad_line(file, at, is_whole, &error)),
+            }
+        }
+        at = at.saturating_add(read);
     }
     Ok(records)
+}
+
+/// What to say of the line that begins at a place of a file.
+fn bad_line(file: &Path, at: u64, is_whole: bool, error: &anyhow::Error) -> anyhow::Error {
+    let before = File::open(file).map(|it| BufReader::new(it.take(at)).lines().count());
+    let number = before.unwrap_or_default().saturating_add(1);
+    let name = file.display();
+    if is_whole {
+        anyhow!("{name}, line {number}: not a request's record: {error}; delete it, or run again")
+    } else {
+        anyhow!(
+            "{name}, line {number}: cut off, as by a full disk: {error}; delete it to use the others"
+        )
+    }
 }
 
 #[cfg(test)]
@@ -176,10 +229,38 @@ mod tests {
     }
 
     #[test]
+    fn every_line_is_read_once_wherever_parts_begin() {
+        let lines: Vec<String> = (0..50)
+            .map(|number: usize| {
+                let request_id = "x".repeat(number % 7);
+                let turn = u32::try_from(number).unwrap();
+                serde_json::to_string(&RequestRecord {
+                    request_id,
+                    turn,
+                    ..RequestRecord::default()
+                })
+                .unwrap()
+                    + if number % 5 == 0 { "\n\n" } else { "\n" }
+            })
+            .collect();
+        let text = lines.concat();
+        let file = written(&text);
+        let bytes = text.len() as u64;
+        for cut in 0..=bytes {
+            let part = |from, until| records_between(file.path(), (from, until)).unwrap();
+            let turns: Vec<u32> =
+                part(0, cut).iter().chain(&part(cut, bytes)).map(|it| it.turn).collect();
+            assert_eq!(turns, (0..50).collect::<Vec<_>>(), "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn a_line_that_is_none_is_named() {
         let file = written("{}\n{}\nnonsense\n");
         let error = format!("{:#}", records(file.path()).unwrap_err());
         assert!(error.contains("line 3"), "{error}");
+        let half = format!("{:#}", records(written("{}\n{\"turn\":").path()).unwrap_err());
+        assert!(half.contains("line 2: cut off"), "{half}");
         let error = format!("{:#}", labels(file.path()).unwrap_err());
         assert!(error.contains("line 1") && error.contains("request_id"), "{error}");
     }

@@ -1,7 +1,8 @@
 //! The runs of a simulation: each policy at each rate with each seed, several at once.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fs,
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -10,18 +11,19 @@ use std::{
     thread,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use engine::Profile;
 use parking_lot::Mutex;
-use policy::{admission::AdmissionMode, config::StrategyName};
+use policy::{admission::AdmissionMode, config::StrategyName, explanation::ExplainConfig};
 use replay::output::{self, Host, Manifest};
 use report::{Limits, RequestRecord, Run, RunInfo, Summary, cost::Costs, judged::Judged};
 use serde_json::json;
 use simulator::{Recording, Scenario, Setup, scenario::Conversations};
+use types::request::RequestId;
 use workload::{Load, Workload, bundled};
 
 use super::{What, load};
-use crate::frontier::disruptions;
+use crate::{frontier::disruptions, results};
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub(crate) struct Case {
     pub(crate) admission: AdmissionMode,
     /// Requests per second; none where a trace keeps its times.
     pub(crate) rate: Option<f64>,
+    /// Where it stands among all of them.
+    pub(crate) place: usize,
     /// Which of the scenario's loads it is.
     load_number: usize,
     pub(crate) seed: u64,
@@ -59,6 +63,8 @@ pub(crate) struct Cases {
     limits: Option<Mutex<BTreeMap<(usize, u64), Shared>>>,
     /// What the user should know before the result.
     pub(crate) notes: Vec<String>,
+    /// The request whose decisions are explained.
+    explain: Option<RequestId>,
 }
 
 impl Cases {
@@ -94,7 +100,9 @@ impl Cases {
             for (strategy, admission) in &rules {
                 for seed in seeds.clone() {
                     let load = scenario.loads(seed).into_iter().nth(at);
+                    let place = cases.len();
                     cases.extend(load.map(|(rate, load)| Case {
+                        place,
                         strategy: *strategy,
                         admission: *admission,
                         rate,
@@ -106,9 +114,15 @@ impl Cases {
             }
         }
         let limits = (!what.no_limits).then(Mutex::default);
-        let mut cases = Self { scenario, profile, trace, cases, limits, notes: Vec::new() };
+        let mut cases =
+            Self { scenario, profile, trace, cases, limits, notes: Vec::new(), explain: None };
         cases.notes = cases.skipped()?;
         Ok(cases)
+    }
+
+    /// The same, with what is decided on request `number` explained.
+    pub(crate) fn explaining(self, number: u64) -> Self {
+        Self { explain: Some(RequestId(number)), ..self }
     }
 
     /// What a trace holds and the run leaves out.
@@ -136,6 +150,7 @@ impl Cases {
             cases: Vec::new(),
             limits: None,
             notes: Vec::new(),
+            explain: None,
         }
     }
 
@@ -143,6 +158,7 @@ impl Cases {
     pub(crate) fn case(&self, strategy: StrategyName, rate: f64, seed: u64) -> Case {
         let block = &self.scenario.load;
         Case {
+            place: 0,
             strategy,
             admission: self.scenario.admission.mode,
             rate: Some(rate),
@@ -208,8 +224,11 @@ impl Cases {
 
     pub(crate) fn run_one(&self, case: &Case) -> anyhow::Result<Done> {
         let planned = self.scenario.plan(&case.load, |_| Ok(self.text()))?;
-        let setup =
+        let mut setup =
             self.scenario.setup(case.strategy, case.admission, case.seed, self.profile.clone());
+        if let Some(request) = self.explain {
+            setup.dispatcher.explain = ExplainConfig::only(request);
+        }
         let recording = simulator::run(&setup, planned.arrivals)?;
         // A trace ends with its last request, and so do conversations that wait for answers.
         let has_end = !matches!(self.scenario.workload, Workload::Trace(_))
@@ -261,6 +280,26 @@ impl Cases {
         is_missing.then_some("no limits: the requests have too many KV blocks to compute them")
     }
 
+    /// Refuses a folder that holds runs which these will not replace: whoever reads the results would read
+    /// them along.
+    ///
+    /// # Errors
+    /// Names some of them.
+    pub(crate) fn refuse_strangers(&self, folder: &Path) -> anyhow::Result<()> {
+        let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+        let own: BTreeSet<String> = self.cases.iter().map(Case::folder).collect();
+        let names = entries.flatten().filter(|it| it.path().join("requests.jsonl").is_file());
+        let names = names.filter_map(|it| it.file_name().into_string().ok());
+        let mut strangers: Vec<String> = names.filter(|it| !own.contains(it)).collect();
+        strangers.sort();
+        let Some(first) = strangers.first() else { return Ok(()) };
+        let (name, count) = (folder.display(), strangers.len());
+        bail!(
+            "{name} holds {count} runs of another simulation ({first} …), which would be read along with \
+             these; pass another --out, or delete it"
+        )
+    }
+
     /// Writes the results folder of one run.
     pub(crate) fn write(&self, folder: &Path, case: &Case, done: &Done) -> anyhow::Result<()> {
         let is_trace = matches!(self.scenario.workload, Workload::Trace(_));
@@ -268,7 +307,7 @@ impl Cases {
         let manifest = Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("SLUICE_COMMIT").map(str::to_owned),
-            command: std::env::args().collect(),
+            command: results::command_line(),
             config: json!({ "scenario": self.scenario, "profile": self.profile }),
             workload: done.info.workload.clone(),
             policy: done.info.policy.clone(),
@@ -281,6 +320,7 @@ impl Cases {
             judged: Judged {
                 info: done.info.clone(),
                 terms: self.scenario.terms(),
+                classes: self.scenario.classes(),
                 disruptions: disruptions(&self.scenario, &done.recording.records),
                 ..Judged::default()
             },

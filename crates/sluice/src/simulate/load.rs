@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use engine::Profile;
 use router::config::{ConfigError, Problems};
 use simulator::Scenario;
-use workload::{Workload, trace::Trace};
+use workload::Workload;
 
 use super::What;
 
@@ -21,20 +21,20 @@ pub(crate) fn scenario(what: &What) -> Result<Scenario, ConfigError> {
         .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
     let mut scenario: Scenario = serde_yaml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.clone(), source })?;
-    if let Some(file) = &what.trace {
-        let mut trace = match &scenario.workload {
-            Workload::Trace(own) => Trace { file: file.clone(), ..own.clone() },
+    if what.traced.trace.is_some() {
+        let own = match &scenario.workload {
+            Workload::Trace(own) => Some(own.clone()),
             Workload::SupportChat(_)
             | Workload::Independent(_)
             | Workload::Documents(_)
             | Workload::Mix(_) => {
                 scenario.load.rates_per_s.clear();
                 scenario.load.duration = None;
-                Trace::new(file.clone())
+                None
             }
         };
-        trace.block_tokens = what.block_tokens.or(trace.block_tokens);
-        scenario.workload = Workload::Trace(trace);
+        scenario.workload =
+            what.traced.over(own.as_ref()).map_or(scenario.workload, Workload::Trace);
     }
     if !what.rate.is_empty() {
         scenario.load.rates_per_s.clone_from(&what.rate);
@@ -69,12 +69,17 @@ pub(crate) fn profile(name: &str) -> anyhow::Result<Profile> {
 pub(crate) fn trace(file: &str) -> io::Result<String> {
     let packed = || Ok::<_, io::Error>(io::BufReader::new(fs::File::open(file)?));
     let mut text = String::new();
+    let damaged = |error: io::Error| {
+        let told = format!("it is damaged or not whole ({error}); fetch or pack it again");
+        io::Error::new(error.kind(), told)
+    };
     if file.ends_with(".zst") {
         let unpacked = ruzstd::decoding::StreamingDecoder::new(packed()?);
-        io::Read::read_to_string(&mut unpacked.map_err(io::Error::other)?, &mut text)?;
+        let mut unpacked = unpacked.map_err(io::Error::other).map_err(damaged)?;
+        io::Read::read_to_string(&mut unpacked, &mut text).map_err(damaged)?;
     } else if file.ends_with(".gz") {
         let mut unpacked = flate2::bufread::MultiGzDecoder::new(packed()?);
-        io::Read::read_to_string(&mut unpacked, &mut text)?;
+        io::Read::read_to_string(&mut unpacked, &mut text).map_err(damaged)?;
     } else {
         text = fs::read_to_string(file)?;
     }
@@ -97,5 +102,9 @@ mod tests {
         packing.finish().unwrap();
         assert_eq!(trace(path.to_str().unwrap()).unwrap(), "TIMESTAMP,");
         assert!(trace("gone.gz").is_err());
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+        let error = trace(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("not whole"), "{error}");
     }
 }

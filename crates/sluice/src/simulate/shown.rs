@@ -10,7 +10,7 @@ use report::{
 use serde_json::json;
 
 use super::cases::{Case, Cases, Done};
-use crate::frontier::disruptions;
+use crate::{frontier::disruptions, results};
 
 /// Most runs that are kept to be shown.
 const SHOWN_MAX: usize = 16;
@@ -52,14 +52,13 @@ impl Shown {
         let place =
             |of: &str| runs.iter().position(|it| format!("{}, {}", it.workload, it.policy) == of);
         kept.sort_by_key(|it| place(&it.0));
-        let command: Vec<String> = std::env::args().collect();
         Page {
             title: cases.scenario.name.clone(),
             slo: Some(cases.scenario.terms().slo),
             manifest: json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "commit": option_env!("SLUICE_COMMIT"),
-                "command": command,
+                "command": results::command_line(),
                 "host": Host::this(),
                 "made": output::utc_now(),
                 "scenario": cases.scenario,

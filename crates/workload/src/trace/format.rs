@@ -148,7 +148,10 @@ fn of_object(line: &Map<String, Value>) -> Option<Format> {
 }
 
 /// What is wrong with a file whose format cannot be told.
-pub(super) fn unknown(trace: &Trace) -> BadLine {
+pub(super) fn unknown(trace: &Trace, text: &str) -> BadLine {
+    if text.trim().is_empty() {
+        return BadLine { file: trace.file.clone(), line: 1, problem: Problem::Empty };
+    }
     let known = Format::ALL.map(Format::as_str).join(", ");
     BadLine { file: trace.file.clone(), line: 1, problem: Problem::UnknownFormat { known } }
 }

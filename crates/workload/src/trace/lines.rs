@@ -45,6 +45,9 @@ pub enum Problem {
         /// What to do.
         cure: String,
     },
+    /// There is no line at all.
+    #[error("the file is empty; name one that holds requests")]
+    Empty,
     /// No format has such a line.
     #[error("no known format begins like this; say which it is with format (--format): {known}")]
     UnknownFormat {

@@ -9,7 +9,7 @@
 //! may be partial; files that others made with 16 tokens a block name full blocks only. Both are
 //! read, told apart by the number of names, and neither invents reuse: what no name covers is text
 //! of the row's own. `session_id`, `turn`, `delay_ms` (time the user thinks, or a tool runs, before
-//! this turn) and `tenant` are read where recorders add them, and AIPerf's variants: `delay` for
+//! this turn), `tenant` and `slo_class` are read where recorders add them, and AIPerf's variants: `delay` for
 //! `delay_ms`, in place of a timestamp for later turns, and `text_input` in place of a length. Other
 //! keys are ignored.
 
@@ -43,6 +43,7 @@ struct Line {
     #[serde(alias = "delay")]
     delay_ms: Option<f64>,
     tenant: Option<u32>,
+    slo_class: Option<String>,
 }
 
 /// Reads the trace `text`; `trace.file` only serves messages.
@@ -86,6 +87,7 @@ impl Line {
             session,
             turn: self.turn.unwrap_or(place),
             tenant: self.tenant,
+            slo_class: self.slo_class.map(Into::into),
             think: duration_from_ms(self.delay_ms.unwrap_or_default()),
             follows,
             prompt: said.map(|it| Prompt::new(vec![it])),

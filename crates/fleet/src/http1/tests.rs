@@ -1,0 +1,158 @@
+//! Connections against a server that is played byte by byte.
+
+use std::sync::atomic::AtomicUsize;
+
+use http_body_util::BodyExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+async fn pool() -> (Arc<Pool>, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    (
+        Pool::new(Connector::new(Duration::from_secs(1), None), origin, Duration::from_secs(60), 8),
+        listener,
+    )
+}
+
+fn request() -> Message {
+    Request::post("/v1/completions").body(Full::from("ask")).unwrap()
+}
+
+/// Reads up to the end of a request; false where the other side has closed.
+async fn read_request(socket: &mut TcpStream) -> bool {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"ask") {
+        match socket.read_buf(&mut seen).await {
+            Ok(0) | Err(_) => return false,
+            Ok(_) => {}
+        }
+    }
+    let text = String::from_utf8(seen).unwrap().to_ascii_lowercase();
+    assert!(text.starts_with("post /v1/completions http/1.1\r\n"), "{text}");
+    assert!(text.contains("\r\nhost: 127.0.0.1:"), "{text}");
+    true
+}
+
+async fn whole(pool: &Arc<Pool>) -> Bytes {
+    let response = pool.send(request()).await.unwrap();
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request_after_the_other() {
+    let (pool, listener) = pool().await;
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let nth = count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut asked = 0;
+                while read_request(&mut socket).await {
+                    asked += 1;
+                    let answer: &[u8] = match asked % 3 {
+                        0 => b"HTTP/1.1 204 No Content\r\n\r\n",
+                        1 => b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+                        _ => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+                    };
+                    socket.write_all(answer).await.unwrap();
+                    // The first of all is closed after four answers.
+                    if nth == 0 && asked == 4 {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    for asked in 1..=9 {
+        let answer = whole(&pool).await;
+        assert!(answer == "ok" || answer.is_empty(), "{asked}: {answer:?}");
+        // Until what was closed is known to be.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(accepted.load(Ordering::Relaxed), 2);
+    assert_eq!(pool.idle.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn pieces_come_as_they_are_sent_and_a_body_that_is_dropped_closes_its_connection() {
+    let (pool, listener) = pool().await;
+    let (tell, mut told) = tokio::sync::mpsc::channel::<()>(1);
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(read_request(&mut socket).await);
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        socket.write_all(head).await.unwrap();
+        while told.recv().await.is_some() {
+            socket.write_all(b"5\r\npiece\r\n").await.unwrap();
+        }
+        socket.read(&mut [0]).await.unwrap_or(0)
+    });
+    let mut body = pool.send(request()).await.unwrap().into_body();
+    for _ in 0..100 {
+        tell.send(()).await.unwrap();
+        let piece = tokio::time::timeout(Duration::from_secs(5), body.frame()).await.unwrap();
+        assert_eq!(piece.unwrap().unwrap().into_data().unwrap(), "piece");
+    }
+    drop(tell);
+    drop(body);
+    assert_eq!(server.await.unwrap(), 0, "the server sees its end");
+    assert!(pool.idle.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_long_answer_comes_whole() {
+    let (pool, listener) = pool().await;
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        while read_request(&mut socket).await {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n";
+            socket.write_all(head).await.unwrap();
+            socket.write_all(&vec![b'x'; 3_000_000]).await.unwrap();
+        }
+    });
+    for _ in 0..2 {
+        assert_eq!(whole(&pool).await.len(), 3_000_000);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_an_error_and_so_is_none() {
+    let (pool, listener) = pool().await;
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(read_request(&mut socket).await);
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        drop(socket);
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(read_request(&mut socket).await);
+    });
+    let broken = pool.send(request()).await.unwrap().into_body().collect().await;
+    assert!(broken.is_err());
+    assert!(matches!(pool.send(request()).await, Err(SendError::Http1(_))));
+    let refused = pool.send(request()).await.unwrap_err();
+    assert!(matches!(refused, SendError::Connect(_)));
+    assert_eq!(crate::client::failure_of(&refused), crate::health::Failure::Refused);
+}
+
+#[tokio::test]
+async fn a_bell_that_rang_while_muted_has_the_task_look_again() {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    waker.wake_by_ref();
+    assert!(!bell.unmute(), "it rang meanwhile");
+    bell.mute();
+    assert!(bell.unmute());
+    let woken = poll_fn(|cx| {
+        bell.rings_for(cx.waker());
+        waker.wake_by_ref();
+        Poll::Ready(())
+    });
+    woken.await;
+}
