@@ -81,7 +81,6 @@ mod tests {
             interval: std::time::Duration::from_secs(1),
             pool: "default".to_owned(),
             https: false,
-            pool: "default".to_owned(),
         };
         let addresses = addresses.into_iter().map(|it| it.parse().unwrap());
         let found = replicas(addresses, &discovery, &Upstream::default());

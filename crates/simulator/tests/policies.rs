@@ -128,7 +128,6 @@ fn burst(prompt_tokens: u32) -> Vec<usize> {
         output: Tokens(100),
         answer: None,
         think: Duration::ZERO,
-        slo_class: None,
     };
     loads(&simulator::run(&setup, vec![arrival; 64]).unwrap().records)
 }
