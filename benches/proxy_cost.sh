@@ -56,7 +56,9 @@ start 1 "$bin/bare-relay" 127.0.0.1:21912 127.0.0.1:21120; bare_sse=$last
 sleep 0.5
 start 1 "${serve[@]}" "${replica_flags[@]}" --listen 127.0.0.1:21903 --admin-listen 127.0.0.1:21993; sluice=$last
 start 1 env SLUICE_LOG=warn "${serve[@]}" "${replica_flags[@]}" --listen 127.0.0.1:21904 --admin-listen 127.0.0.1:21994; quiet=$last
-start 1 "${serve[@]}" --replica http://127.0.0.1:21120 --listen 127.0.0.1:21913 --admin-listen 127.0.0.1:21995; sluice_sse=$last
+# One replica with a thousand streams looks full, and would be spared.
+echo "admission: { mode: 'off' }" >"$work/open.yaml"
+start 1 "${serve[@]}" -c "$work/open.yaml" --replica http://127.0.0.1:21120 --listen 127.0.0.1:21913 --admin-listen 127.0.0.1:21995; sluice_sse=$last
 sleep 2
 echo "idle: $(awk '/VmRSS/ {print $2}' "/proc/$sluice/status") KiB resident"
 

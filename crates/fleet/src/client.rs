@@ -1,6 +1,14 @@
 //! The HTTP client that reaches one replica.
 
-use std::{error::Error, io::ErrorKind, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io::ErrorKind,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, Uri};
@@ -41,7 +49,35 @@ enum Connections {
     /// Over HTTP/1.1, a request at a time on each.
     Http1(Arc<Pool>),
     /// Over HTTP/2; over HTTP/1.1 where that is what the replica agrees to.
-    Http2(legacy::Client<Connector, Full<Bytes>>),
+    Http2(Arc<Turns>),
+}
+
+/// Connections to a replica that is spoken to by HTTP/2: most servers take 100 or 128 requests on each, and
+/// engines have more at once. More than all of them take would wait where nobody sees it.
+const H2_CONNECTIONS: usize = 4;
+
+/// A client with one connection over HTTP/2.
+type H2Client = legacy::Client<Connector, Full<Bytes>>;
+
+/// Clients that take turns.
+#[derive(Debug)]
+struct Turns {
+    first: H2Client,
+    others: Vec<H2Client>,
+    turn: AtomicUsize,
+}
+
+impl Turns {
+    fn new(client: impl Fn() -> H2Client) -> Self {
+        let others = (1..H2_CONNECTIONS).map(|_| client()).collect();
+        Self { first: client(), others, turn: AtomicUsize::new(0) }
+    }
+
+    /// Whose turn it is.
+    fn next(&self) -> &H2Client {
+        let at = self.turn.fetch_add(1, Ordering::Relaxed) % H2_CONNECTIONS;
+        self.others.get(at).unwrap_or(&self.first)
+    }
 }
 
 /// How one replica is spoken to.
@@ -80,19 +116,20 @@ impl ReplicaClient {
     pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: Uri) -> Self {
         let connector = Connector::new(config.connect_timeout, reach.trust.clone());
         let connections = if reach.http2 {
-            let client = legacy::Client::builder(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .http2_only(reach.trust.is_none())
-                .http2_initial_stream_window_size(H2_STREAM_BYTES_MAX)
-                .http2_initial_connection_window_size(H2_CONNECTION_BYTES_MAX)
-                .http2_max_header_list_size(H2_STREAM_BYTES_MAX)
-                .http2_keep_alive_interval(H2_PING)
-                .http2_keep_alive_timeout(H2_PING)
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(config.idle_timeout)
-                .pool_max_idle_per_host(config.idle_max)
-                .build(connector);
-            Connections::Http2(client)
+            Connections::Http2(Arc::new(Turns::new(|| {
+                legacy::Client::builder(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .http2_only(reach.trust.is_none())
+                    .http2_initial_stream_window_size(H2_STREAM_BYTES_MAX)
+                    .http2_initial_connection_window_size(H2_CONNECTION_BYTES_MAX)
+                    .http2_max_header_list_size(H2_STREAM_BYTES_MAX)
+                    .http2_keep_alive_interval(H2_PING)
+                    .http2_keep_alive_timeout(H2_PING)
+                    .pool_timer(TokioTimer::new())
+                    .pool_idle_timeout(config.idle_timeout)
+                    .pool_max_idle_per_host(config.idle_max)
+                    .build(connector.clone())
+            })))
         } else {
             let (timeout, max) = (config.idle_timeout, config.idle_max);
             Connections::Http1(Pool::new(connector, origin.clone(), timeout, max))
@@ -111,12 +148,12 @@ impl ReplicaClient {
     ) -> Result<Response<Body>, SendError> {
         match &self.connections {
             Connections::Http1(pool) => pool.send(request).await,
-            Connections::Http2(client) => {
+            Connections::Http2(turns) => {
                 let mut parts = self.origin.clone().into_parts();
                 parts.path_and_query = request.uri().path_and_query().cloned();
                 *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from)?;
                 // Rarer, and boxed so that what is not does not carry its size.
-                Ok(Box::pin(client.request(request)).await?.map(Body::shared))
+                Ok(Box::pin(turns.next().request(request)).await?.map(Body::shared))
             }
         }
     }

@@ -188,15 +188,7 @@ impl Dispatcher {
                     it.adapters.in_use(&adapters, most);
                 }
             }
-            Event::CacheLost(id) => {
-                self.fleet.cache_lost(now, id);
-                if let Some(replica) = self.fleet.get_mut(id) {
-                    self.prefixes.leave(replica.slot);
-                    replica.slot = self.prefixes.join();
-                }
-                self.bound_prefixes(id);
-                self.caches.lost(id);
-            }
+            Event::CacheLost(id) => self.cache_lost(now, id),
             Event::CacheSized { replica, tokens } if self.fleet.get(replica).is_some() => {
                 self.caches.sized(replica, tokens);
                 self.bound_prefixes(replica);
@@ -293,7 +285,7 @@ impl Dispatcher {
             block: self.block,
             bound,
             key: key_of(request),
-            is_shared,
+            is_shared: is_shared && request.session.is_some(),
         };
         self.draft(now, request.id, &ask, &candidates);
         let mut held = self.hold_back(now, request, &mut candidates);

@@ -108,9 +108,11 @@ impl Hits {
             *current &= next;
             any |= *current;
             // Who holds nothing is known to have a depth of zero.
-            if gone != 0 && depth != 0 {
-                bits(gone)
-                    .for_each(|it| depths.iter_mut().skip(it).take(1).for_each(|it| *it = depth));
+            let left = if depth == 0 { 0 } else { gone };
+            for bit in bits(left) {
+                if let Some(place) = depths.get_mut(bit) {
+                    *place = depth;
+                }
             }
         }
         any != 0
@@ -355,7 +357,7 @@ impl PrefixIndex {
         if self.sweep.next == end {
             return;
         }
-        let swept = self.runs.holders_of(self.sweep.next..end);
+        let swept = self.runs.holders_of(self.sweep.next, end);
         for words in swept.chunks_mut(self.words) {
             for (word, live) in words.iter_mut().zip(self.slots.live()) {
                 *word &= live;

@@ -74,7 +74,8 @@ pub struct Ask<'a> {
     /// What the request has in common with those that should go where it goes: its conversation, or
     /// the beginning of its prompt.
     pub key: Option<u64>,
-    /// Whether others send a good part of what the replicas have.
+    /// Whether it is part of a conversation of which others may have placed turns: they send a good part
+    /// of what the replicas have.
     pub is_shared: bool,
 }
 

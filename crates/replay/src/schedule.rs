@@ -101,12 +101,11 @@ pub(crate) fn start(
         is_next_ready: None,
         turns: Some(coming),
     };
-    match wake {
-        Wake::Thread => drop(runtime.clone().spawn_blocking(move || clock.run(&runtime))),
-        Wake::Timers => {
-            drop(runtime.clone().spawn(async move { clock.run_by_timers(&runtime).await }))
-        }
-    }
+    let on = runtime.clone();
+    let _running = match wake {
+        Wake::Thread => on.spawn_blocking(move || clock.run(&runtime)),
+        Wake::Timers => on.spawn(async move { clock.run_by_timers(&runtime).await }),
+    };
     turns
 }
 

@@ -79,8 +79,8 @@ mod tests {
         let discovery = Discovery {
             dns: "engines.example:8000".to_owned(),
             interval: std::time::Duration::from_secs(1),
-            https: false,
             pool: "default".to_owned(),
+            https: false,
         };
         let addresses = addresses.into_iter().map(|it| it.parse().unwrap());
         let found = replicas(addresses, &discovery, &Upstream::default());

@@ -5,6 +5,7 @@
 //! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
 //! `routes`, `models`, `feedback` and `admin` what is served on them; `goodput` what became of requests.
 
+mod addresses;
 mod admin;
 mod app;
 mod client_io;

@@ -1,6 +1,6 @@
 //! What both ports do with a connection before a request comes: TLS, and its bounds.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
@@ -27,12 +27,12 @@ const ADMIN_CONNECTIONS_MAX: usize = 256;
 const ADMIN_HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Waits for the next connection; one that can't be had is told in the log and waited out.
-pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok((socket, from)) => {
                 let _ = socket.set_nodelay(true);
-                return socket;
+                return (socket, from);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -72,7 +72,7 @@ pub(crate) async fn serve_admin(app: Arc<App>, listener: TcpListener, routes: ax
     let connections = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        let socket = accept(&listener).await;
+        let (socket, _) = accept(&listener).await;
         let (settings, routes) = (app.settings.load_full(), routes.clone());
         tokio::spawn(async move {
             let _permit = permit;

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use types::{block::HashKey, replica::Health};
 
 use crate::{
+    addresses::Addresses,
     admin,
     app::{App, Settings},
     client_io::ClientIo,
@@ -282,6 +283,7 @@ async fn upkeep(app: Arc<App>) {
 struct Doors {
     app: Arc<App>,
     connections: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
     client_head: Duration,
     client_stall: Duration,
     builder: auto::Builder<Streams>,
@@ -305,7 +307,8 @@ impl Doors {
         let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
         let Timeouts { client_head, client_stall, .. } = config.timeouts;
         let connections = Arc::new(Semaphore::new(connections_max));
-        Self { app, connections, client_head, client_stall, builder }
+        let addresses = Arc::default();
+        Self { app, connections, addresses, client_head, client_stall, builder }
     }
 
     /// Serves until `close` is cancelled, then until every connection has finished what it has.
@@ -322,15 +325,18 @@ impl Doors {
     async fn accept(&self, listener: &TcpListener, graceful: &GracefulShutdown) {
         loop {
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
-            let socket = ports::accept(listener).await;
-            let watcher = graceful.watcher();
+            let (socket, from) = ports::accept(listener).await;
             let settings = self.app.settings.load();
+            let most = settings.limits.connections_per_address_max;
+            let Some(place) = self.addresses.enter(from.ip(), most) else { continue };
+            let held = (permit, place);
+            let watcher = graceful.watcher();
             match &settings.tls {
                 None => {
                     let serving = self.serving(socket, watcher);
                     tokio::spawn(async move {
                         serving.await;
-                        drop(permit);
+                        drop(held);
                     });
                 }
                 Some(tls) => {
@@ -341,7 +347,7 @@ impl Doors {
                             // Boxed, so that one that has yet to agree takes little.
                             Box::pin(doors.serving(stream, watcher)).await;
                         }
-                        drop(permit);
+                        drop(held);
                     });
                 }
             }

@@ -32,8 +32,15 @@ async fn stage() -> (Stage, Arc<h2::Seen>) {
 }
 
 #[tokio::test]
-async fn all_streams_share_a_connection() {
+async fn hundreds_of_streams_share_a_few_connections() {
     let (stage, seen) = stage().await;
+    // The replica's server takes 200 on each connection; none of these ends before the last has begun.
+    let mut endless = Vec::new();
+    for _ in 0..300 {
+        endless.push(stage.stream(100_000).await);
+    }
+    assert_eq!(seen.open.load(Ordering::Relaxed), 300);
+    drop(endless);
     let mut open = Vec::new();
     for _ in 0..100 {
         open.push(stage.stream(40).await);
@@ -43,9 +50,9 @@ async fn all_streams_share_a_connection() {
         assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
         assert_eq!(answer.body.matches("content").count(), 40);
     }
-    assert_eq!(seen.over_h2.load(Ordering::Relaxed), 100);
+    assert_eq!(seen.over_h2.load(Ordering::Relaxed), 400);
     assert_eq!(seen.over_http_1.load(Ordering::Relaxed), 0);
-    assert_eq!(seen.connections.load(Ordering::Relaxed), 1, "probes included");
+    assert_eq!(seen.connections.load(Ordering::Relaxed), 4, "probes included");
     stage.until_idle().await;
 }
 
@@ -83,7 +90,7 @@ async fn a_client_that_hangs_up_frees_its_stream_and_no_other() {
     took.sort();
     println!("B1 over HTTP/2: median {} µs", took[TRIES / 2].as_micros());
     assert!(took[TRIES / 2] < Duration::from_millis(50), "{took:?}");
-    assert_eq!(seen.connections.load(Ordering::Relaxed), 1);
+    assert!(seen.connections.load(Ordering::Relaxed) <= 4, "they stay");
     drop(stays);
     stage.until_idle().await;
 }

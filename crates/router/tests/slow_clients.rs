@@ -82,6 +82,40 @@ async fn b4_slow_heads_and_bodies_end_and_hold_up_nobody() {
     stage.until_idle().await;
 }
 
+#[tokio::test]
+async fn b4_one_address_takes_no_more_than_its_places() {
+    let mut config = config(RoundRobin);
+    config.limits.connections_per_address_max = std::num::NonZeroUsize::new(10);
+    let stage = stage_with(config, 1).await;
+    let mut kept = Vec::new();
+    for _ in 0..10 {
+        kept.push(TcpStream::connect(stage.data).await.unwrap());
+    }
+    until("those beyond are closed", async || {
+        let mut socket = TcpStream::connect(stage.data).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(1), socket.read_u8()).await;
+        matches!(ended, Ok(Err(_)))
+    })
+    .await;
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(stage.data).await.unwrap();
+    other
+        .write_all(b"GET /v1/models HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(raw::rest(other).await.starts_with("HTTP/1.1 200 OK"), "another one is served");
+    drop(kept);
+    until("they are given back", async || {
+        let head = "GET /v1/models HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n";
+        let mut socket = raw::send(stage.data, head).await;
+        let mut bytes = Vec::new();
+        let _ = socket.read_to_end(&mut bytes).await;
+        bytes.starts_with(b"HTTP/1.1 200")
+    })
+    .await;
+}
+
 /// Connections made, used and closed.
 const CHURN: usize = 4_000;
 

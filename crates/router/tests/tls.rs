@@ -1,15 +1,10 @@
 //! TLS on both ports, and to replicas.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 
-use std::{
-    path::Path,
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use common::{
@@ -27,7 +22,7 @@ use router::{
     reload::Source,
     serve::Router,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 
 const BOTH: &[&[u8]] = &[b"h2", b"http/1.1"];
 const HTTP_1: &[&[u8]] = &[b"http/1.1"];
@@ -250,17 +245,20 @@ async fn http2_is_agreed_on_over_tls_and_given_up_where_a_replica_has_none() {
         let (address, seen) = h2::replica().await;
         let front = Front::before(address, own.server(None, offered)).await;
         let stage = before(front.url("localhost"), tls.clone(), true).await;
-        // The first probe and the first reading of metrics may each have made one.
+        // Requests take turns on four connections, probes and readings of metrics included.
+        for _ in 0..8 {
+            assert_eq!(stage.chat(&chat("hi", 1, true)).await.status, 200);
+        }
         let before = front.connections.load(Ordering::Relaxed);
         for _ in 0..4 {
             assert_eq!(stage.chat(&chat("hi", 3, true)).await.status, 200);
         }
         let served =
             (seen.over_h2.load(Ordering::Relaxed), seen.over_http_1.load(Ordering::Relaxed));
-        assert_eq!(served, if is_h2 { (4, 0) } else { (0, 4) });
+        assert_eq!(served, if is_h2 { (12, 0) } else { (0, 12) });
         assert_eq!(front.h2.load(Ordering::Relaxed) > 0, is_h2);
         if is_h2 {
-            assert_eq!(front.connections.load(Ordering::Relaxed), before, "one carries all");
+            assert_eq!(front.connections.load(Ordering::Relaxed), before, "they carry all");
         }
     }
 }
@@ -273,6 +271,7 @@ async fn a_request_that_no_replica_could_be_trusted_with_is_no_poison() {
     let replica = emulate(Fault::None).await;
     let mut config = config(RoundRobin);
     config.health.interval = Duration::from_secs(3_600);
+    config.health.scrape_interval = Duration::from_secs(3_600);
     config.upstream.tls.ca = Some(authority.file(folder.path(), "ca"));
     config.timeouts.upstream_idle = Duration::from_millis(1);
     let mut fronts = Vec::new();
@@ -286,7 +285,8 @@ async fn a_request_that_no_replica_could_be_trusted_with_is_no_poison() {
     for front in &fronts {
         front.turned.store(true, Ordering::Relaxed);
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Until nothing of the first probes is left that could be used again.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     for _ in 0..2 {
         let answer = stage.chat(&chat("hi", 1, false)).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
@@ -325,56 +325,4 @@ impl Turncoat {
         });
         turncoat
     }
-}
-
-/// Clients that say nothing, or half of a greeting, when TLS is to be agreed on.
-const SLOW: usize = 2_000;
-
-/// Resident memory of this process, in bytes.
-fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() * 1_024
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e9_slow_handshakes_hold_up_nobody_and_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let own = authority.vouch(folder.path(), "own", "localhost");
-    let mut config = config(RoundRobin);
-    config.tls = port(&own, None);
-    config.timeouts.client_handshake = Duration::from_secs(5);
-    let stage = stage_with(config, 1).await;
-    let began = Instant::now();
-    let mut slow = Vec::new();
-    // Nothing at all; then a record that announces 512 bytes of greeting, and the first of them.
-    let mut held = [0, 0];
-    for (said, held) in [&[][..], &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]].iter().zip(&mut held) {
-        let before = resident_bytes();
-        for _ in 0..SLOW / 2 {
-            let mut socket = tokio::net::TcpStream::connect(stage.data).await.unwrap();
-            socket.write_all(said).await.unwrap();
-            slow.push(socket);
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        *held = resident_bytes().saturating_sub(before) / (SLOW / 2);
-    }
-    let client = authority.client(None, BOTH);
-    let asked = Instant::now();
-    let answer = ask(connect(stage.data, client).await.unwrap(), question()).await.unwrap();
-    assert_eq!(received(answer).await.status, 200);
-    let served = asked.elapsed();
-    for mut socket in slow {
-        let mut bytes = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(30), socket.read_to_end(&mut bytes));
-        assert!(ended.await.is_ok(), "a slow one is still there");
-    }
-    println!(
-        "E9: {SLOW} handshakes pending: {held:?} bytes each (silent, half a greeting), another client served in {} ms, all ended \
-         after {:.1} s",
-        served.as_millis(),
-        began.elapsed().as_secs_f64()
-    );
-    assert!(held.iter().all(|it| *it <= 30 << 10), "{held:?} bytes each");
 }

@@ -12,10 +12,7 @@ use serde::{Deserialize, Serialize};
 use types::{slo::Slo, time::Timestamp};
 
 use super::config::AdmissionMode;
-use crate::{
-    fleet_view::{FleetView, Replica},
-    strategy::Candidate,
-};
+use crate::{fleet_view::Replica, strategy::Candidate};
 
 /// Share of a KV cache up to which requests are placed: what is beyond is for answers that turn out
 /// longer than expected.
@@ -85,8 +82,6 @@ pub(crate) struct Pass<'a> {
     pub(crate) is_sized: bool,
     /// Whether it must not be felt by those who are more urgent: it goes only where no prompt waits.
     pub(crate) is_for_later: bool,
-    /// By which share of the promised time per token the fleet is below it on the whole.
-    pub(crate) spare: f64,
 }
 
 impl Pass<'_> {
@@ -104,33 +99,6 @@ impl Pass<'_> {
             | AdmissionMode::FixedMargins
             | AdmissionMode::SizeBlind => self.knee(replica, candidate),
         }
-    }
-
-    /// By which share of the time per token promised `candidates` are below it on the whole.
-    ///
-    /// Predictions are of a moment, and what was promised is the mean of a whole answer. Below the knee a
-    /// replica is over its promise now and then, and soon no longer: were requests kept from it then, they
-    /// would wait for nothing, or have prompts computed elsewhere that it holds. So one replica may be over by
-    /// as much as all together are under; at the knee, that is nothing. Those who are to give way have no
-    /// part in it.
-    pub(crate) fn spare(&self, fleet: &FleetView, candidates: &[Candidate]) -> f64 {
-        if self.reserve > 1.0 || !self.mode.predicts() {
-            return 0.0;
-        }
-        let share = |it: &Candidate| {
-            let replica = fleet.get(it.id)?;
-            let promised = self.promised(replica)?;
-            let margin = replica.estimate.margins().1.value();
-            Some(margin * it.forecast.tpot_before_s / promised.as_secs_f64().max(1e-9))
-        };
-        let shares = candidates.iter().filter_map(share);
-        let (sum, count) = shares.fold((0.0, 0.0), |(sum, count), it| (sum + it, count + 1.0));
-        if count > 0.0 { (1.0 - sum / count).clamp(0.0, 1.0) } else { 0.0 }
-    }
-
-    /// The shortest time per token that is promised on `replica` if the request goes there.
-    fn promised(&self, replica: &Replica) -> Option<Duration> {
-        [self.slo.tpot, replica.promises.tightest()].into_iter().flatten().min()
     }
 
     fn knee(&self, replica: &Replica, candidate: &Candidate) -> Option<Closed> {
@@ -177,9 +145,8 @@ impl Pass<'_> {
         if self.mode == AdmissionMode::TtftOnly {
             return ttft;
         }
-        let allowed = 1.0 + self.spare;
-        let promised = self.promised(replica);
-        let tpot = promised.and_then(|it| over(Gate::Tpot, tpot_s, allowed * it.as_secs_f64()));
+        let promised = [self.slo.tpot, replica.promises.tightest()].into_iter().flatten().min();
+        let tpot = promised.and_then(|it| over(Gate::Tpot, tpot_s, it.as_secs_f64()));
         let e2e_s = ttft_s + (self.output - 1.0).max(0.0) * tpot_s;
         let e2e = self.slo.e2e.and_then(|it| over(Gate::E2e, e2e_s, it.as_secs_f64()));
         [ttft, tpot, e2e].into_iter().flatten().max_by(|a, b| a.excess.total_cmp(&b.excess))

@@ -11,12 +11,12 @@ use types::time::Timestamp;
 use crate::estimate::decay::Decayed;
 
 /// Over how long turns are counted.
-const TIME: Duration = Duration::from_secs(20);
+const TIME: Duration = Duration::from_secs(6);
 
-/// Size classes: each is a half more than the one before, from a five-hundredth of a second of GPU time on.
-const CLASSES: usize = 24;
+/// Size classes: each is a quarter more than the one before, from a five-hundredth of a second of GPU time on.
+const CLASSES: usize = 32;
 const SMALLEST_S: f64 = 0.002;
-const STEP: f64 = 1.5;
+const STEP: f64 = 1.25;
 
 /// Requests that must have been let in of late for that to tell anything.
 const TELLING: f64 = 2.0;
@@ -41,13 +41,13 @@ impl Turns {
         }
     }
 
-    /// Time within which, as likely as not, a request of no less than `work_s` is let in, seconds; nothing
-    /// where hardly any was of late.
+    /// Mean time until a request of no less than `work_s` is let in, seconds; nothing where hardly any was of
+    /// late.
     pub(crate) fn next_s(&self, now: Timestamp, work_s: f64) -> Option<f64> {
         let mut of_class = self.classes.iter().skip(class_of(work_s)).map(|it| it.rate(now));
         // Half of its own class are greater.
         let rate = of_class.next().unwrap_or(0.0) / 2.0 + of_class.sum::<f64>();
-        (TELLING < rate * TIME.as_secs_f64()).then(|| std::f64::consts::LN_2 / rate)
+        (TELLING < rate * TIME.as_secs_f64()).then(|| 1.0 / rate)
     }
 }
 
@@ -79,8 +79,8 @@ mod tests {
         }
         let next_s = |work_s| turns.next_s(at(100_000), work_s).unwrap();
         // Of a hundred a second half are taken to be no less, and ten are greater by far.
-        assert!((next_s(0.02) - 0.693 / 60.0).abs() < 0.002, "{}", next_s(0.02));
-        assert!((next_s(0.5) - 0.0693).abs() < 0.01, "{}", next_s(0.5));
+        assert!((next_s(0.02) - 1.0 / 60.0).abs() < 0.003, "{}", next_s(0.02));
+        assert!((next_s(0.5) - 0.1).abs() < 0.015, "{}", next_s(0.5));
         assert_eq!(turns.next_s(at(100_000), 5.0), None);
     }
 }

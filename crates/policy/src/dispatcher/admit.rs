@@ -64,7 +64,7 @@ impl Dispatcher {
         }
         let standing = self.admission.standing(now, request, arrived);
         let Standing { reserve, is_over_share, is_for_later, is_urgent } = standing;
-        let mut pass = Pass {
+        let pass = Pass {
             now,
             mode: self.admission.config.mode,
             in_flight_max: self.admission.config.in_flight_max,
@@ -74,7 +74,6 @@ impl Dispatcher {
             reserve,
             is_sized: request.prompt.0 > 0,
             is_for_later,
-            spare: 0.0,
         };
         let mut full = Full {
             gate: Gate::Count,
@@ -85,7 +84,6 @@ impl Dispatcher {
             is_over_share,
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
-        pass.spare = pass.spare(fleet, candidates);
         // Somebody waits whom it may not pass.
         let must_queue = arrived == now && self.must_queue(request);
         let is_felt = is_for_later && !leaves_half_quiet(fleet, candidates);
@@ -355,7 +353,8 @@ pub struct AdmissionView {
 }
 
 /// Whether half of the replicas have no prompt waiting if one more has: those who are urgent find their
-/// way around work for later as long as there is one.
+/// way around work for later as long as there is one. With a third or a quarter more of it is done, and
+/// on documents that are asked about again and again the urgent feel it.
 fn leaves_half_quiet(fleet: &FleetView, candidates: &[Candidate]) -> bool {
     let has_none =
         |it: &&Candidate| fleet.get(it.id).is_some_and(|it| it.estimate.queued_s() <= 0.0);

@@ -1,4 +1,4 @@
-//! What the dispatcher learns from answers.
+//! What the dispatcher learns from answers, and of caches.
 
 use types::{
     outcome::Outcome, quantity::Tokens, replica::ReplicaId, request::RequestId, time::Timestamp,
@@ -79,6 +79,17 @@ impl Dispatcher {
         if let Some(replica) = self.fleet.get_mut(id) {
             replica.estimate.know(prefill, decode);
         }
+    }
+
+    /// Learns that a replica lost what its cache held.
+    pub(super) fn cache_lost(&mut self, now: Timestamp, id: ReplicaId) {
+        self.fleet.cache_lost(now, id);
+        if let Some(replica) = self.fleet.get_mut(id) {
+            self.prefixes.leave(replica.slot);
+            replica.slot = self.prefixes.join();
+        }
+        self.bound_prefixes(id);
+        self.caches.lost(id);
     }
 
     /// Tells the index how many blocks a replica's cache has room for, where that is known.

@@ -147,9 +147,9 @@ impl Runs {
         self.holders.get_mut(at..at + self.words).unwrap_or_default()
     }
 
-    /// The holders of some runs, one run's after the other's.
-    pub(super) fn holders_of(&mut self, runs: std::ops::Range<usize>) -> &mut [u64] {
-        self.holders.get_mut(runs.start * self.words..runs.end * self.words).unwrap_or_default()
+    /// The holders of the runs from number `from` up to `to`, one run's after the other's.
+    pub(super) fn holders_of(&mut self, from: usize, to: usize) -> &mut [u64] {
+        self.holders.get_mut(from * self.words..to * self.words).unwrap_or_default()
     }
 
     pub(super) fn stamp(&self, run: u32) -> u32 {

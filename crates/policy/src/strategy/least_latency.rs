@@ -23,10 +23,7 @@ const UTILISATION_MAX: f64 = 0.97;
 
 /// Share by which a replica may cost more than the cheapest and be chosen by the request's key, where
 /// others place requests too: as far as loads differ that nobody sees at once.
-const TIE_SHARED: f64 = 0.5;
-
-/// Blocks after which the beginning of a prompt is its own, as a rule: a thousand tokens.
-const KEY_DEPTH: usize = 15;
+const TIE_SHARED: f64 = 1.0;
 
 /// What a request costs on a replica, by term, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -59,10 +56,11 @@ impl Cost {
     }
 }
 
-/// Chooses the cheapest; of those that are as cheap but for chance, and as little work, by lot. Where
-/// other routers place requests as well they decide by the request's key, more freely: what this one
-/// knows nothing of may be the next turn of what another has placed, and the same key leads both to the
-/// same replica.
+/// Chooses the cheapest; of those that are as cheap but for chance, and as little work, by lot.
+///
+/// Where other routers place requests as well, a conversation that this one has never met may be one that
+/// another has placed: its key decides, more freely, among replicas that hold as much of the prompt, and
+/// the same key leads all routers to the same replica.
 pub(super) fn choose(
     weights: &CostWeights,
     ask: &Ask<'_>,
@@ -75,18 +73,18 @@ pub(super) fn choose(
     let cost = |it: &Candidate| Cost::of(it, weights).total_s();
     let costs = eligible().map(|it| (cost(it), it));
     let (least, best) = costs.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    let key = ask.is_shared.then(|| common_key(ask)).flatten();
-    let tie = if key.is_some() { TIE_SHARED.max(weights.tie) } else { weights.tie };
-    let work_s = best.forecast.work_s;
-    let is_equal = |it: &&Candidate| {
-        cost(it) <= least * (1.0 + tie) && it.forecast.work_s <= work_s * (1.0 + weights.tie)
-            || it.id == best.id
-    };
-    if let Some(key) = key {
+    if let Some(key) = ask.key.filter(|_| ask.is_shared && ask.bound.is_none()) {
+        let holds_as_much = |it: &&Candidate| best.cached <= it.cached + ask.block;
+        let near = |it: &&Candidate| cost(it) <= least * (1.0 + TIE_SHARED) || it.id == best.id;
         let rank = |it: &&Candidate| hash_block(BlockHash(key), &it.id.0.to_le_bytes()).0;
-        let first = eligible().filter(is_equal).max_by_key(rank)?;
+        let first = eligible().filter(holds_as_much).filter(near).max_by_key(rank)?;
         return Some((*first, Reason::Cost));
     }
+    let within = |value: f64, best: f64| value <= best * (1.0 + weights.tie);
+    let work_s = best.forecast.work_s;
+    let is_equal = |it: &&Candidate| {
+        within(cost(it), least) && within(it.forecast.work_s, work_s) || it.id == best.id
+    };
     let mut chosen = None;
     let mut equals = 0_u32;
     for candidate in eligible().filter(is_equal) {
@@ -97,16 +95,6 @@ pub(super) fn choose(
         }
     }
     chosen.map(|it| (*it, Reason::Cost))
-}
-
-/// What the request has in common with those that other routers place where it should go: its
-/// conversation, or enough of its prompt to tell it from others that begin alike.
-fn common_key(ask: &Ask<'_>) -> Option<u64> {
-    let first = ask.blocks.first().map(|it| it.0);
-    if ask.key.is_some() && ask.key != first {
-        return ask.key;
-    }
-    ask.blocks.get(KEY_DEPTH).or(ask.blocks.last()).map(|it| it.0)
 }
 
 #[cfg(test)]
@@ -180,6 +168,7 @@ mod tests {
         seen[homes[7]].forecast.ttft_s = 1.3;
         assert_eq!(home(7, &seen), homes[7]);
         let holder = (homes[7] + 1) % 4;
+        seen[holder].cached = types::quantity::Tokens(1_000);
         seen[holder].forecast.work_s = 0.01;
         assert_eq!(home(7, &seen), holder);
     }

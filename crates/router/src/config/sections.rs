@@ -205,6 +205,9 @@ pub struct Limits {
     pub body_bytes_in_flight_max: ByteSize,
     /// Most connections at once; more wait to be accepted.
     pub connections_max: usize,
+    /// Most connections at once from one address (of IPv6, from one network of 64 bits); more are closed.
+    /// Absent: no bound, for behind a balancer all clients have its address.
+    pub connections_per_address_max: Option<NonZeroUsize>,
 }
 
 /// How long things may take.
@@ -341,6 +344,7 @@ impl Default for Limits {
             body_bytes_max: ByteSize(32 << 20),
             body_bytes_in_flight_max: ByteSize(512 << 20),
             connections_max: 10_000,
+            connections_per_address_max: None,
         }
     }
 }

@@ -26,6 +26,12 @@ use tokio::{net::TcpListener, time::Interval};
 /// Time between two tokens.
 const TOKEN_EVERY: Duration = Duration::from_millis(5);
 
+/// Tokens from which an answer is endless, and comes slowly, for many of them at once are to cost little.
+const ENDLESS_MIN: u64 = 10_000;
+
+/// Time between two tokens of an endless answer.
+const ENDLESS_EVERY: Duration = Duration::from_secs(1);
+
 /// Tokens from which an answer comes as fast as it is taken.
 pub const FLOOD_MIN: u64 = 1_000_000;
 
@@ -73,7 +79,8 @@ async fn serve(
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     let left = body["max_tokens"].as_u64().unwrap();
     seen.open.fetch_add(1, Ordering::Relaxed);
-    let every = tokio::time::interval(TOKEN_EVERY);
+    let every = if ENDLESS_MIN <= left { ENDLESS_EVERY } else { TOKEN_EVERY };
+    let every = tokio::time::interval(every);
     let tokens = Tokens { every, left, floods: FLOOD_MIN <= left, over: false, seen };
     let response = Response::builder().header("content-type", "text/event-stream");
     Ok(response.body(Either::Right(tokens)).unwrap())

@@ -240,7 +240,7 @@ mod tests {
                     ..RequestRecord::default()
                 })
                 .unwrap()
-                    + if number % 5 == 0 { "\n\n" } else { "\n" }
+                    + if number.is_multiple_of(5) { "\n\n" } else { "\n" }
             })
             .collect();
         let text = lines.concat();

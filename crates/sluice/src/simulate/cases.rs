@@ -322,7 +322,6 @@ impl Cases {
                 terms: self.scenario.terms(),
                 classes: self.scenario.classes(),
                 disruptions: disruptions(&self.scenario, &done.recording.records),
-                ..Judged::default()
             },
         };
         let summary = Summary::new(vec![done.run.clone()]);
