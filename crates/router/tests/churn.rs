@@ -1,0 +1,102 @@
+//! B7: clients that come and go. In a file of its own, and so alone in its process, whose descriptors and tasks it
+//! counts.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
+
+mod common;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::{CHAT, Stage, chat, raw, stage, until};
+use policy::config::StrategyName::RoundRobin;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpSocket, TcpStream},
+};
+
+/// Connections made, used and closed.
+const CHURN: usize = 4_000;
+
+/// How many of them at once.
+const AT_ONCE: usize = 8;
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+/// Connections of the kernel that wait at `port` for stray packets.
+fn waiting_at(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{port:04X}");
+    let waits = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.len() > 3 && fields[1].ends_with(&local) && fields[3] == "06"
+    };
+    table.lines().filter(waits).count()
+}
+
+async fn churn(stage: &Stage, count: usize) {
+    for at in 0..count {
+        let body = chat("hi", 1, false).to_string();
+        let mut socket = match at % 4 {
+            // One that is reset, and one that says nothing.
+            0 => {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.set_zero_linger().unwrap();
+                drop(socket.connect(stage.data).await.unwrap());
+                continue;
+            }
+            1 => {
+                drop(TcpStream::connect(stage.data).await.unwrap());
+                continue;
+            }
+            _ => raw::post(stage.data, CHAT, &body).await,
+        };
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}") {
+            assert_ne!(socket.read_buf(&mut seen).await.unwrap(), 0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b7_connections_that_come_and_go_leave_nothing() {
+    let stage = Arc::new(stage(RoundRobin, 1).await);
+    churn(&stage, 200).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = (descriptors(), tasks());
+    let began = Instant::now();
+    let mut churning = tokio::task::JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let stage = Arc::clone(&stage);
+        churning.spawn(async move { churn(&stage, CHURN / AT_ONCE).await });
+    }
+    churning.join_all().await;
+    let took = began.elapsed();
+    until("all of it is given back", async || {
+        descriptors() <= before.0 + 2
+            && tasks() <= before.1 + 2
+            && waiting_at(stage.data.port()) == 0
+    })
+    .await;
+    let after = (descriptors(), tasks());
+    let waiting = waiting_at(stage.data.port());
+    println!(
+        "B7: {CHURN} connections in {:.1} s: descriptors {} → {}, tasks {} → {}, {waiting} connections wait at the router's \
+         port",
+        took.as_secs_f64(),
+        before.0,
+        after.0,
+        before.1,
+        after.1
+    );
+    stage.until_idle().await;
+}
