@@ -64,7 +64,7 @@ fn burst(case: &Case, seeds: u64) {
             let (good, all) = between(ran, *from, from + WINDOW_S);
             good < 0.95 * all
         });
-        bad.last().map_or(0.0, |from| f64::from(from + WINDOW_S - ends))
+        bad.max().map_or(0.0, |from| f64::from(from + WINDOW_S - ends))
     };
     let worst = runs.iter().map(back_s).fold(0.0, f64::max);
     line("s after it until every 5 s have 95 % good, worst seed", worst, Bar::Most(15.0));

@@ -47,6 +47,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Times that a connection is moved on at once before the others of its thread get their turn.
 const TURNS_MAX: u32 = 4;
 
+/// What reads and writes for a connection.
+type Moving = http1::Connection<Stream, Full<Bytes>>;
 type Message = Request<Full<Bytes>>;
 
 /// No answer came.
@@ -168,7 +170,7 @@ impl Pool {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Absent once it is closed.
-    io: Option<Pin<Box<http1::Connection<Stream, Full<Bytes>>>>>,
+    io: Option<Pin<Box<Moving>>>,
     bell: Arc<Bell>,
     /// What rings the bell.
     waker: Waker,

@@ -87,7 +87,7 @@ struct Clients {
 }
 
 impl Clients {
-    fn start(count: usize, routers: Vec<SocketAddr>, ready: &Arc<Vec<AtomicBool>>) -> Self {
+    fn start(count: usize, routers: &[SocketAddr], ready: &Arc<Vec<AtomicBool>>) -> Self {
         let mut clients = Self {
             stop: Arc::default(),
             served: Arc::default(),
@@ -97,7 +97,7 @@ impl Clients {
         for at in 0..count {
             let (stop, served) = (Arc::clone(&clients.stop), Arc::clone(&clients.served));
             let (failed, ready) = (Arc::clone(&clients.failed), Arc::clone(ready));
-            let routers = routers.clone();
+            let routers = routers.to_vec();
             clients.threads.push(thread::spawn(move || {
                 let mut kept: Vec<Option<Connection>> = routers.iter().map(|_| None).collect();
                 for turn in at.. {
@@ -169,7 +169,7 @@ fn d1_two_routers_restarted_one_after_the_other_lose_no_request() {
             }
         })
     };
-    let clients = Clients::start(6, ports.clone(), &ready);
+    let clients = Clients::start(6, &ports, &ready);
     clients.some_more();
     for round in 0..4 {
         let at = round % 2;

@@ -164,7 +164,7 @@ mod tests {
         let homes: Vec<usize> = (0..40).map(|key| home(key, &all)).collect();
         assert!((0..4).all(|it| homes.contains(&it)), "{homes:?}");
         // Each sees loads of its own; who knows where the prompt is follows it.
-        let mut seen = all.clone();
+        let mut seen = all;
         seen[homes[7]].forecast.ttft_s = 1.3;
         assert_eq!(home(7, &seen), homes[7]);
         let holder = (homes[7] + 1) % 4;

@@ -115,7 +115,7 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, RawQuery(query): RawQ
     let numbers: Vec<RequestId> = explanations.iter().map(|it| it.request).collect();
     let known = Known { names: app.request_names.names(&numbers), ..Known::of(&app.fleet) };
     let decisions: Vec<DecisionView> =
-        explanations.into_iter().map(|it| known.view(now, it)).collect();
+        explanations.into_iter().map(|it| known.view(now, &it)).collect();
     Json(serde_json::json!({ "decisions": decisions })).into_response()
 }
 
@@ -196,7 +196,7 @@ impl Known {
         self.replicas.get(&id).cloned().unwrap_or_else(|| id.to_string())
     }
 
-    fn view(&self, now: Timestamp, it: Explanation) -> DecisionView {
+    fn view(&self, now: Timestamp, it: &Explanation) -> DecisionView {
         let placement = it.verdict.ok();
         let chosen = placement.map(|it| it.replica);
         let Observed { ttft_s, cached, output, outcome } = it.observed;

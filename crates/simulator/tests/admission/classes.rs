@@ -50,7 +50,9 @@ const RANKS: &str = "ranks:
 
 #[test]
 fn work_for_later_fills_what_the_urgent_leave_and_is_not_felt_by_them() {
-    let scenario = read(SINGLE_PROMPTS, RANKS);
+    // Long enough for a 99th percentile of some thousand requests.
+    let longer = SINGLE_PROMPTS.replace("duration: 30s", "duration: 110s");
+    let scenario = read(&longer, RANKS);
     let of = |batch| {
         let arrivals = of_tenants(&scenario, &[batch, 15.0]);
         run_with(&scenario, AdmissionMode::Knee, arrivals)
@@ -64,8 +66,8 @@ fn work_for_later_fills_what_the_urgent_leave_and_is_not_felt_by_them() {
     // free for the urgent is lost.
     let seconds = |it: &RequestRecord| it.ended.elapsed().as_secs();
     let batch = beside.early.iter().chain(&beside.records).filter(|it| it.tenant == Some(0));
-    let done = batch.filter(|it| it.slo.good && (10..30).contains(&seconds(it))).count() as f64;
-    assert!(0.5 * 15.0 * 20.0 <= done, "{done} of the batch's requests");
+    let done = batch.filter(|it| it.slo.good && (10..110).contains(&seconds(it))).count() as f64;
+    assert!(0.5 * 15.0 * 100.0 <= done, "{done} of the batch's requests");
 }
 
 #[test]
