@@ -73,6 +73,13 @@ impl Dispatch {
         })
     }
 
+    /// Ends the recording, if there is one, and returns when all of it is written. Blocks.
+    pub fn end_recording(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.finish();
+        }
+    }
+
     /// The time since the start, as the dispatcher counts it.
     #[must_use]
     pub fn now(&self) -> Timestamp {

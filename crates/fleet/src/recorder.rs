@@ -31,7 +31,7 @@ const FLUSH_AFTER: Duration = Duration::from_millis(500);
 pub struct Recorder {
     /// Gone once the recording has ended.
     sender: Mutex<Option<SyncSender<Entry>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Recorder {
@@ -50,7 +50,7 @@ impl Recorder {
         let tape = Tape { out, file: file.to_owned(), bytes, bytes_max };
         let thread = thread::Builder::new().name("recorder".to_owned());
         let thread = thread.spawn(move || tape.write(&receiver))?;
-        Ok(Self { sender: Mutex::new(Some(sender)), thread: Some(thread) })
+        Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Appends an entry, or ends the recording where there is no room for it.
@@ -69,15 +69,21 @@ impl Recorder {
         }
         *sender = None;
     }
+
+    /// Ends the recording and returns when all that waited is written. Blocks.
+    pub(crate) fn finish(&self) {
+        *self.sender.lock() = None;
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // A panic in the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        *self.sender.lock() = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic in the thread was reported when it happened.
-            let _ = thread.join();
-        }
+        self.finish();
     }
 }
 

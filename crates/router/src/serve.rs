@@ -197,6 +197,12 @@ impl Router {
             () = &mut open => {}
             () = shutdown => end(&app, config.drain, close, open).await,
         }
+        // Connections that end later keep the fleet, and with it what was not written yet.
+        let dispatch = Arc::clone(app.fleet.dispatch());
+        let written = tokio::task::spawn_blocking(move || dispatch.end_recording());
+        if let Err(error) = written.await {
+            tracing::error!(%error, "the recording may lack its end");
+        }
     }
 }
 
