@@ -11,16 +11,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{Request, Response, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::{connect::Connector, health::Failure, http1::Pool, tls::Trust};
+use crate::{connect::Connector, health::Failure, http1::Pool, replica::Origin, tls::Trust};
 
-pub use crate::http1::{Body, SendError};
+pub use crate::http1::Body;
 
 /// Most of one stream that is read ahead of a slow client over HTTP/2, and the longest head.
 const H2_STREAM_BYTES_MAX: u32 = 64 << 10;
@@ -36,10 +36,13 @@ const H2_PING: Duration = Duration::from_secs(10);
 /// The system's numbers for "too many open files", of this process and of all.
 const OUT_OF_FILES: [i32; 2] = [24, 23];
 
+/// What is asked for where nothing is said.
+const ROOT: PathAndQuery = PathAndQuery::from_static("/");
+
 /// Sends requests to one replica over kept connections.
 #[derive(Clone, Debug)]
 pub struct ReplicaClient {
-    origin: Uri,
+    origin: Origin,
     connections: Connections,
 }
 
@@ -113,7 +116,7 @@ impl Default for ClientConfig {
 
 impl ReplicaClient {
     /// A client with connections of its own to `origin`.
-    pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: Uri) -> Self {
+    pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: Origin) -> Self {
         let connector = Connector::new(config.connect_timeout, reach.trust.clone());
         let connections = if reach.http2 {
             Connections::Http2(Arc::new(Turns::new(|| {
@@ -132,7 +135,7 @@ impl ReplicaClient {
             })))
         } else {
             let (timeout, max) = (config.idle_timeout, config.idle_max);
-            Connections::Http1(Pool::new(connector, origin.clone(), timeout, max))
+            Connections::Http1(Pool::new(connector, origin.uri(ROOT), timeout, max))
         };
         Self { origin, connections }
     }
@@ -149,12 +152,37 @@ impl ReplicaClient {
         match &self.connections {
             Connections::Http1(pool) => pool.send(request).await,
             Connections::Http2(turns) => {
-                let mut parts = self.origin.clone().into_parts();
-                parts.path_and_query = request.uri().path_and_query().cloned();
-                *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from)?;
+                let path = request.uri().path_and_query().cloned().unwrap_or(ROOT);
+                *request.uri_mut() = self.origin.uri(path);
                 // Rarer, and boxed so that what is not does not carry its size.
                 Ok(Box::pin(turns.next().request(request)).await?.map(Body::shared))
             }
+        }
+    }
+}
+
+/// No answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection.
+    #[error("cannot connect")]
+    Connect(#[source] Box<dyn Error + Send + Sync>),
+    /// The connection failed before an answer began.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// The same, or none came about, where connections are shared.
+    #[error(transparent)]
+    Http2(#[from] legacy::Error),
+}
+
+impl SendError {
+    /// Whether no connection came about.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Http2(error) => error.is_connect(),
+            Self::Http1(_) => false,
         }
     }
 }

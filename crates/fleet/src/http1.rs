@@ -8,7 +8,6 @@
 
 use std::{
     collections::VecDeque,
-    error::Error,
     fmt,
     future::{Future as _, poll_fn},
     pin::{Pin, pin},
@@ -31,12 +30,14 @@ use hyper::{
         http1::{self, SendRequest},
     },
 };
-use hyper_util::client::legacy;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_service::Service as _;
 
-use crate::connect::{Connector, Stream};
+use crate::{
+    client::SendError,
+    connect::{Connector, Stream},
+};
 
 #[cfg(test)]
 mod tests;
@@ -50,35 +51,6 @@ const TURNS_MAX: u32 = 4;
 /// What reads and writes for a connection.
 type Moving = http1::Connection<Stream, Full<Bytes>>;
 type Message = Request<Full<Bytes>>;
-
-/// No answer came.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// There is no connection.
-    #[error("cannot connect")]
-    Connect(#[source] Box<dyn Error + Send + Sync>),
-    /// The connection failed before an answer began.
-    #[error(transparent)]
-    Http1(#[from] hyper::Error),
-    /// The same, or none came about, where connections are shared.
-    #[error(transparent)]
-    Http2(#[from] legacy::Error),
-    /// The request has no URI.
-    #[error(transparent)]
-    Request(#[from] http::Error),
-}
-
-impl SendError {
-    /// Whether no connection came about.
-    #[must_use]
-    pub fn is_connect(&self) -> bool {
-        match self {
-            Self::Connect(_) => true,
-            Self::Http2(error) => error.is_connect(),
-            Self::Http1(_) | Self::Request(_) => false,
-        }
-    }
-}
 
 /// Connections to one replica.
 #[derive(Debug)]

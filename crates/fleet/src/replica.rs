@@ -221,7 +221,7 @@ impl Replica {
         Arc::new(Self {
             id,
             feed: spec.kv.as_ref().map(|_| Arc::default()),
-            client: ReplicaClient::new(client, &spec.reach, spec.origin.0.clone()),
+            client: ReplicaClient::new(client, &spec.reach, spec.origin.clone()),
             dispatch: Arc::clone(dispatch),
             spec,
             state: Mutex::new(State { tracker, load: None, models: Arc::default() }),

@@ -34,7 +34,7 @@ impl Tokenizers {
         false
     }
 
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "as above")]
+    #[expect(clippy::unused_async, reason = "as above")]
     pub(crate) async fn hash_prompt(
         &self,
         _model: &str,

@@ -9,7 +9,7 @@ use std::{path::Path, sync::atomic::Ordering, time::Duration};
 use bytes::Bytes;
 use common::{
     CHAT, Stage, chat, config, emulate, h2, raw, received, stage_with,
-    tls::{Authority, Certified, Front, ask, connect},
+    tls::{Authority, Certified, Front, ask, connect, question},
     until,
 };
 use emulator::Fault;
@@ -30,14 +30,6 @@ const HTTP_1: &[&[u8]] = &[b"http/1.1"];
 fn port(own: &Certified, client_ca: Option<&Path>) -> Option<Tls> {
     let (cert, key) = (own.cert.clone(), own.key.clone());
     Some(Tls { cert, key, client_ca: client_ca.map(Path::to_owned) })
-}
-
-fn question() -> Request<Full<Bytes>> {
-    let body = Full::new(Bytes::from(chat("hi", 3, true).to_string()));
-    Request::post(format!("https://localhost{CHAT}"))
-        .header("host", "localhost")
-        .body(body)
-        .unwrap()
 }
 
 fn seen(path: &str) -> Request<Full<Bytes>> {

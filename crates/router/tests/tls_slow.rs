@@ -8,24 +8,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use common::{
-    CHAT, chat, config, received, stage_with,
-    tls::{Authority, ask, connect},
+    config, received, stage_with,
+    tls::{Authority, ask, connect, question},
 };
-use http::Request;
-use http_body_util::Full;
 use policy::config::StrategyName::RoundRobin;
 use router::config::Tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-fn question() -> Request<Full<Bytes>> {
-    let body = Full::new(Bytes::from(chat("hi", 3, true).to_string()));
-    Request::post(format!("https://localhost{CHAT}"))
-        .header("host", "localhost")
-        .body(body)
-        .unwrap()
-}
 
 /// Clients that say nothing, or half of a greeting, when TLS is to be agreed on.
 const SLOW: usize = 2_000;

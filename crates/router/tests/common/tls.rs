@@ -23,6 +23,17 @@ use rustls::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
+use super::{CHAT, chat};
+
+/// A chat that is to be streamed.
+pub fn question() -> Request<Full<Bytes>> {
+    let body = Full::new(Bytes::from(chat("hi", 3, true).to_string()));
+    Request::post(format!("https://localhost{CHAT}"))
+        .header("host", "localhost")
+        .body(body)
+        .unwrap()
+}
+
 /// An authority that vouches for whoever a test needs.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
