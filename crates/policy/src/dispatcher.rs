@@ -7,6 +7,7 @@
 mod admit;
 mod caches;
 mod explain;
+mod later;
 mod learn;
 #[cfg(test)]
 mod tests;
@@ -146,6 +147,7 @@ impl Dispatcher {
         self.apply(now, event, decisions);
         if may_open {
             self.let_in(now, decisions);
+            self.look_for_room(now);
         }
     }
 
@@ -363,7 +365,7 @@ impl Dispatcher {
             ttft: explain::duration(forecast.ttft_s),
         };
         self.decide(now, &request, Ok(placement), decisions);
-        self.admission.placed(now, &request, found.work_s());
+        self.admission.placed(now, &request, arrived, found.work_s());
         self.reserve(now, request, arrived, chosen, forecast, tried);
     }
 
