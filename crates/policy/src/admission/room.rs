@@ -11,7 +11,7 @@ use types::{request::Request, time::Timestamp};
 
 /// One of so many who are turned away is watched, those who come together being alike, and so many at once at most.
 const WATCHED_OF: u32 = 5;
-const WATCHED_MAX: usize = 16;
+const WATCHED_MAX: usize = 32;
 
 /// Part of the work of one request that counts as no less.
 const NO_LESS: f64 = 0.9;
