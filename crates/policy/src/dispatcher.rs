@@ -10,6 +10,7 @@ mod explain;
 mod learn;
 mod reserve;
 mod seek;
+mod shortlist;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -26,10 +27,13 @@ use types::{
     time::Timestamp,
 };
 
-use self::caches::{Caches, Reserved};
 pub use self::{
     admit::{AdmissionView, Outlook},
     caches::CacheMode,
+};
+use self::{
+    caches::{Caches, Reserved},
+    shortlist::Prospect,
 };
 use crate::{
     admission::Admission,
@@ -66,6 +70,7 @@ pub struct Dispatcher {
     rng: Xoshiro256PlusPlus,
     hits: Hits,
     candidates: Vec<Candidate>,
+    prospects: Vec<Prospect>,
     book: Book,
 }
 
@@ -116,6 +121,7 @@ impl Dispatcher {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             hits: Hits::default(),
             candidates: Vec::new(),
+            prospects: Vec::new(),
             book: Book::new(explain),
         }
     }
@@ -196,10 +202,19 @@ impl Dispatcher {
                 self.routing = routing;
                 self.strategy = Strategy::new(&routing);
                 self.fallback = fallback_of(&routing);
+                self.forget_candidates();
             }
-            Event::AdmissionChanged(config) => self.admission.config = config,
+            Event::AdmissionChanged(config) => {
+                self.admission.config = config;
+                self.forget_candidates();
+            }
             Event::TimePassed => {}
         }
+    }
+
+    /// Has the next candidates be new ones: who forecast for the last ones may not for the next.
+    fn forget_candidates(&mut self) {
+        self.candidates.clear();
     }
 
     fn arrive(&mut self, now: Timestamp, request: Request, decisions: &mut Vec<Decision>) {
