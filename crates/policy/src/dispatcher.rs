@@ -27,13 +27,10 @@ use types::{
     time::Timestamp,
 };
 
+use self::caches::{Caches, Reserved};
 pub use self::{
     admit::{AdmissionView, Outlook},
     caches::CacheMode,
-};
-use self::{
-    caches::{Caches, Reserved},
-    shortlist::Prospect,
 };
 use crate::{
     admission::Admission,
@@ -70,7 +67,6 @@ pub struct Dispatcher {
     rng: Xoshiro256PlusPlus,
     hits: Hits,
     candidates: Vec<Candidate>,
-    prospects: Vec<Prospect>,
     book: Book,
 }
 
@@ -121,7 +117,6 @@ impl Dispatcher {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             hits: Hits::default(),
             candidates: Vec::new(),
-            prospects: Vec::new(),
             book: Book::new(explain),
         }
     }

@@ -64,7 +64,7 @@ impl FleetView {
         (mean(&mut scales().filter_map(|it| it.0)), mean(&mut scales().filter_map(|it| it.1)))
     }
 
-    fn position(&self, id: ReplicaId) -> Result<usize, usize> {
+    pub(crate) fn position(&self, id: ReplicaId) -> Result<usize, usize> {
         // Nearly always replicas are numbered as they came, and none has left.
         let likely = usize::try_from(id.0).unwrap_or(usize::MAX);
         if self.replicas.get(likely).is_some_and(|it| it.id == id) {
@@ -156,6 +156,28 @@ impl FleetView {
     /// What decisions read of every replica, by number, as of the last refresh.
     pub(crate) fn glances(&self) -> &[Glance] {
         self.replicas.glances()
+    }
+
+    /// Requests on all replicas, as of the last refresh.
+    pub(crate) const fn requests(&self) -> usize {
+        self.replicas.requests()
+    }
+
+    /// The place of the replica that the prefix index files under the slot of that index.
+    pub(crate) fn place_of(&self, slot: usize) -> Option<usize> {
+        let is_it = |it: &Glance| it.slot.index() == slot;
+        // Nearly always replicas came in the order of their numbers.
+        if self.glances().get(slot).is_some_and(is_it) {
+            return Some(slot);
+        }
+        self.glances().iter().position(is_it)
+    }
+
+    /// Whether the replica at a place is one of [those](Self::pool_for) that take a request for `model`, where
+    /// that can be said without a look at the others.
+    pub(crate) fn takes(&self, at: usize, model: ModelId, tried: &[ReplicaId]) -> bool {
+        let takes = |it: &Replica| it.is_ready() && it.serves(model) && !tried.contains(&it.id);
+        !self.is_pooled && self.replicas.get(at).is_some_and(takes)
     }
 
     /// Whether a replica serves `model`, ready or not; a fleet of nobody might serve any.

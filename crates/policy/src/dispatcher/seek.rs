@@ -39,8 +39,8 @@ pub(super) struct Found {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held<'a> {
     pub(super) request: &'a Request,
-    home: Option<(ReplicaId, Turn)>,
-    hits: &'a Hits,
+    pub(super) home: Option<(ReplicaId, Turn)>,
+    pub(super) hits: &'a Hits,
     /// What engines say, where any does.
     told: Option<&'a Caches>,
     block: Tokens,
@@ -115,27 +115,27 @@ impl Dispatcher {
         let alone = self.weighs_alone(now, request);
         self.look_up(now, request);
         let mut candidates = std::mem::take(&mut self.candidates);
-        let mut prospects = std::mem::take(&mut self.prospects);
         let there = self.what_is_held(request, home);
-        let survey = match &alone {
-            Some(weights) => self.find_prospects(&there, &asked, tried, weights, &mut prospects),
-            None => self.find_candidates(now, &asked, &there, tried, &mut candidates),
-        };
-        let lost = home
-            .zip(survey.at_home)
-            .map(|((id, turn), cached)| (id, turn.lost(cached, self.block, request.prompt)));
-        // Whether others send at least a quarter of what the replicas have.
-        let is_shared = self.in_flight.len() < survey.requests / 4 * 3;
-        let ask = Ask {
+        let mut ask = Ask {
             prompt: request.prompt,
             blocks: &request.blocks,
             block: self.block,
             bound,
             key: key_of(request),
-            is_shared: is_shared && request.session.is_some(),
+            is_shared: request.session.is_some() && self.is_shared(self.fleet.requests()),
         };
-        let found = if let Some(weights) = &alone {
-            self.shortlist(now, &asked, &ask, weights, &prospects, &mut candidates);
+        let survey = match &alone {
+            Some(weights) => {
+                let asks = (&asked, &ask);
+                self.shortlist(now, asks, &there, tried, weights, &mut candidates)
+            }
+            None => self.find_candidates(now, &asked, &there, tried, &mut candidates),
+        };
+        ask.is_shared &= self.is_shared(survey.requests);
+        let lost = home
+            .zip(survey.at_home)
+            .map(|((id, turn), cached)| (id, turn.lost(cached, self.block, request.prompt)));
+        let found = if alone.is_some() {
             let before = cfg!(debug_assertions).then(|| self.rng.clone());
             let chosen = self.choose(request.id, &ask, &candidates);
             debug_assert!(
@@ -151,7 +151,7 @@ impl Dispatcher {
             self.draft(now, request.id, &ask, &candidates);
             self.choose_admitted(now, request, arrived, tried, (&asked, &ask), &mut candidates)
         };
-        (self.candidates, self.prospects) = (candidates, prospects);
+        self.candidates = candidates;
         let (chosen, home_takes_requests, held) = found?;
         Ok(chosen.map(|(chosen, reason)| Found {
             chosen,
@@ -189,6 +189,11 @@ impl Dispatcher {
         admitted?;
         let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
         Ok((self.choose(request.id, ask, candidates), is_home_there, held))
+    }
+
+    /// Whether others send at least a quarter of the `requests` that replicas have.
+    fn is_shared(&self, requests: usize) -> bool {
+        self.in_flight.len() < requests / 4 * 3
     }
 
     /// What replicas are asked about `request`, which has waited since `arrived`.

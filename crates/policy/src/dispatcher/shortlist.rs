@@ -13,24 +13,10 @@ use super::{
 };
 use crate::{
     config::CostWeights,
-    estimate::{
-        Asked,
-        replica::floor::{Added, Least},
-    },
+    estimate::{Asked, replica::floor::Added},
+    fleet_view::Glance,
     strategy::{Ask, Candidate, Cost, cost_slack},
 };
-
-/// A replica that might be chosen.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Prospect {
-    /// Its place in the fleet.
-    at: usize,
-    cached: Tokens,
-    indexed: Tokens,
-    least: Least,
-    /// What the request costs there at the least, were the replica of no use to anybody else.
-    least_s: f64,
-}
 
 impl Dispatcher {
     /// The weights, where costs weighed by them alone decide where `request` goes: nothing else leaves
@@ -49,20 +35,32 @@ impl Dispatcher {
         is_alone.then_some(weights)
     }
 
-    /// Notes of every replica that takes the request what it costs there at the least.
-    pub(super) fn find_prospects(
+    /// Leaves those replicas that take the request and may be chosen. `ask` may take it for shared though
+    /// it is not.
+    pub(super) fn shortlist(
         &self,
+        now: Timestamp,
+        (asked, ask): (&Asked, &Ask<'_>),
         held: &Held<'_>,
-        asked: &Asked,
         tried: &Tried,
         weights: &CostWeights,
-        prospects: &mut Vec<Prospect>,
+        candidates: &mut Vec<Candidate>,
     ) -> Survey {
         let form = self.fleet.form();
         let added = Added::new(form, asked);
         let whole_s = form.prefill_s(Tokens::ZERO, asked.prompt);
+        let slack = 1.0 + cost_slack(weights, ask);
+        // Those that would be late are the choice only where all would, and bound nobody's cost.
+        let most_s = |it: &Candidate| {
+            let bounds = !weights.promise || !it.forecast.is_late;
+            if bounds { Cost::of(it, weights).total_s() * slack } else { f64::INFINITY }
+        };
+        let likely = self.likely(held, tried);
+        let mut bound_s = likely.map_or(f64::INFINITY, |(at, it)| {
+            most_s(&self.in_full(now, asked, at, it, held.on(it)))
+        });
         let mut survey = Survey::default();
-        prospects.clear();
+        candidates.clear();
         for (at, it) in self.fleet.pool_for(held.request.model, asked.prompt, tried) {
             let (cached, indexed) = held.on(it);
             survey.count(it, cached, held);
@@ -71,60 +69,45 @@ impl Dispatcher {
             } else {
                 form.prefill_s(cached, asked.prompt.saturating_sub(cached))
             };
-            let least = it.floor.under(&added, prefill_s);
-            let least_s = Cost::at_least(it.sharing.all, &least, 0.0, weights);
-            prospects.push(Prospect { at, cached, indexed, least, least_s });
+            let (requests, least) = (it.sharing.all, it.floor.under(&added, prefill_s));
+            // How full a replica is takes divisions, and so is looked at only where it matters.
+            if bound_s < Cost::at_least(requests, &least, 0.0, weights) {
+                continue;
+            }
+            let utilisation = it.floor.utilisation(now, &added);
+            if bound_s < Cost::at_least(requests, &least, utilisation, weights) {
+                continue;
+            }
+            let candidate = self.in_full(now, asked, at, it, (cached, indexed));
+            bound_s = bound_s.min(most_s(&candidate));
+            candidates.push(candidate);
         }
         survey
     }
 
-    /// Leaves those of `prospects` that may be chosen, in full.
-    pub(super) fn shortlist(
+    /// A replica that takes the request and may well be chosen: its conversation's, or one that holds the
+    /// most of its prompt by the index.
+    fn likely(&self, held: &Held<'_>, tried: &Tried) -> Option<(usize, &Glance)> {
+        let at = match held.home {
+            Some((home, _)) => self.fleet.position(home).ok()?,
+            None => self.fleet.place_of(held.hits.deepest()?)?,
+        };
+        let glance = self.fleet.glances().get(at)?;
+        let is_taking = self.fleet.takes(at, held.request.model, tried);
+        is_taking.then_some((at, glance))
+    }
+
+    fn in_full(
         &self,
         now: Timestamp,
         asked: &Asked,
-        ask: &Ask<'_>,
-        weights: &CostWeights,
-        prospects: &[Prospect],
-        candidates: &mut Vec<Candidate>,
-    ) {
-        let slack = 1.0 + cost_slack(weights, ask);
-        let added = Added::new(self.fleet.form(), asked);
-        // How full a replica is takes divisions, and so is looked at only where it matters.
-        let least_s = |it: &Prospect| {
-            let glance = self.fleet.glances().get(it.at);
-            glance.map_or(it.least_s, |glance| {
-                let utilisation = glance.floor.utilisation(now, &added);
-                Cost::at_least(glance.sharing.all, &it.least, utilisation, weights)
-            })
-        };
-        // Those that would be late are the choice only where all would, and bound nobody's cost.
-        let most_s = |it: &Candidate| {
-            let bounds = !weights.promise || !it.forecast.is_late;
-            if bounds { Cost::of(it, weights).total_s() * slack } else { f64::INFINITY }
-        };
-        candidates.clear();
-        let by_least = |a: &&Prospect, b: &&Prospect| a.least_s.total_cmp(&b.least_s);
-        let Some(first) = prospects.iter().min_by(by_least) else { return };
-        let Some(likely) = self.in_full(now, asked, first) else { return };
-        let mut bound_s = most_s(&likely);
-        for it in prospects {
-            if it.at == first.at {
-                candidates.push(likely);
-            } else if bound_s < it.least_s || bound_s < least_s(it) {
-                continue;
-            } else if let Some(candidate) = self.in_full(now, asked, it) {
-                bound_s = bound_s.min(most_s(&candidate));
-                candidates.push(candidate);
-            }
-        }
-    }
-
-    fn in_full(&self, now: Timestamp, asked: &Asked, it: &Prospect) -> Option<Candidate> {
-        let glance = self.fleet.glances().get(it.at)?;
+        at: usize,
+        it: &Glance,
+        of_prompt: (Tokens, Tokens),
+    ) -> Candidate {
         let mut candidate = nobody();
-        self.fill(&mut candidate, now, asked, it.at, glance, (it.cached, it.indexed));
-        Some(candidate)
+        self.fill(&mut candidate, now, asked, at, it, of_prompt);
+        candidate
     }
 
     /// Whether `chosen` is what would have been chosen among all who take the request, with as many lots

@@ -94,6 +94,8 @@ pub(super) struct Replicas {
     glances: Vec<Glance>,
     /// Places of those that were touched since their glance.
     stale: Vec<usize>,
+    /// Requests on all of them, by their glances.
+    requests: usize,
     /// While the other glances hold; nothing holds before the first.
     span: Option<Span>,
 }
@@ -135,15 +137,24 @@ impl Replicas {
             self.stale.clear();
             self.glances.clear();
             self.glances.extend(self.all.iter().map(|it| it.glance(now, &mut span)));
+            self.requests = self.glances.iter().map(|it| it.sharing.all as usize).sum();
             self.span = Some(span);
             return;
         };
         for at in self.stale.drain(..) {
             if let Some((glance, replica)) = self.glances.get_mut(at).zip(self.all.get(at)) {
+                let before = glance.sharing.all as usize;
                 *glance = replica.glance(now, span);
+                let after = glance.sharing.all as usize;
+                self.requests = self.requests.saturating_sub(before).saturating_add(after);
             }
         }
         debug_assert!(self.is_fresh(now), "a glance is not what its replica is");
+    }
+
+    /// Requests on all of them, as of the last refresh.
+    pub(super) const fn requests(&self) -> usize {
+        self.requests
     }
 
     /// What decisions read of each, as of the last refresh.
@@ -153,7 +164,8 @@ impl Replicas {
 
     fn is_fresh(&self, now: Timestamp) -> bool {
         let fresh = self.all.iter().map(|it| it.glance(now, &mut Span::always()));
-        fresh.eq(self.glances.iter().copied())
+        let requests: usize = self.all.iter().map(|it| it.requests(now) as usize).sum();
+        requests == self.requests && fresh.eq(self.glances.iter().copied())
     }
 }
 

@@ -5,8 +5,6 @@
 //! adds to it. Each figure is no more than the one that [`ReplicaEstimate::forecast`] predicts but for
 //! rounding: whoever changes the one looks after the other.
 
-use std::time::Duration;
-
 use types::time::Timestamp;
 
 use super::{DUTY_MAX, DUTY_TIME, GAP_AGE_MAX, ReplicaEstimate, Sharing};
@@ -107,7 +105,7 @@ impl Floor {
 
     /// How full it is at `now` for a request that adds `added`, at the least.
     pub(crate) fn utilisation(&self, now: Timestamp, added: &Added) -> f64 {
-        let duty = (self.duty * least_left(now.since(self.placed))).min(DUTY_MAX);
+        let duty = (self.duty * least_left(now.seconds_since(self.placed))).min(DUTY_MAX);
         let follows_s = self.step_s / (1.0 - duty);
         let measured_s = self.gap_s.unwrap_or(follows_s);
         let gap_s = measured_s + added.foresight * (follows_s - measured_s);
@@ -115,14 +113,16 @@ impl Floor {
     }
 }
 
-/// The least that is left, `age` later, of what fades as prefill does: `(1 − x/4)⁴ ≤ e⁻ˣ`.
-fn least_left(age: Duration) -> f64 {
-    let left = (1.0 - age.as_secs_f64() * QUARTER_PER_S).max(0.0);
+/// The least that is left, `age_s` later, of what fades as prefill does: `(1 − x/4)⁴ ≤ e⁻ˣ`.
+fn least_left(age_s: f64) -> f64 {
+    let left = (1.0 - age_s * QUARTER_PER_S).max(0.0);
     (left * left) * (left * left)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use types::{quantity::Tokens, request::RequestId};
 
     use super::*;
