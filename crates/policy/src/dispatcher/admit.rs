@@ -11,7 +11,7 @@ use types::{
     time::Timestamp,
 };
 
-use super::{Dispatcher, Found, InFlight, Tried};
+use super::{Dispatcher, InFlight, Tried};
 use crate::{
     admission::{
         AdmissionMode, Gate, Standing,
@@ -384,11 +384,5 @@ impl Full {
         self.alone_s = self.alone_s.min(forecast.alone_s);
         self.answer_s = self.answer_s.min(output * forecast.tpot_s);
         self.work_s = self.work_s.min(forecast.work_s);
-    }
-}
-
-impl Found {
-    pub(super) const fn work_s(&self) -> f64 {
-        self.chosen.forecast.work_s
     }
 }
