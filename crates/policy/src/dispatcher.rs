@@ -33,7 +33,7 @@ pub use self::{
     caches::CacheMode,
 };
 use crate::{
-    admission::Admission,
+    admission::{Admission, AdmissionConfig},
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Forecast, OutputLengths},
     event::{Decision, Event, Reject},
@@ -193,22 +193,22 @@ impl Dispatcher {
                 self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
-            Event::RoutingChanged(routing) => {
-                self.routing = routing;
-                self.strategy = Strategy::new(&routing);
-                self.fallback = fallback_of(&routing);
-                self.forget_candidates();
-            }
-            Event::AdmissionChanged(config) => {
-                self.admission.config = config;
-                self.forget_candidates();
-            }
+            Event::RoutingChanged(routing) => self.route_by(routing),
+            Event::AdmissionChanged(config) => self.admit_by(config),
             Event::TimePassed => {}
         }
     }
 
-    /// Has the next candidates be new ones: who forecast for the last ones may not for the next.
-    fn forget_candidates(&mut self) {
+    fn route_by(&mut self, routing: Routing) {
+        self.routing = routing;
+        self.strategy = Strategy::new(&routing);
+        self.fallback = fallback_of(&routing);
+        // What was forecast for the last candidates may not be for the next.
+        self.candidates.clear();
+    }
+
+    fn admit_by(&mut self, config: AdmissionConfig) {
+        self.admission.config = config;
         self.candidates.clear();
     }
 
