@@ -10,6 +10,7 @@ mod explain;
 mod learn;
 mod reserve;
 mod seek;
+mod shortlist;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -196,10 +197,19 @@ impl Dispatcher {
                 self.routing = routing;
                 self.strategy = Strategy::new(&routing);
                 self.fallback = fallback_of(&routing);
+                self.forget_candidates();
             }
-            Event::AdmissionChanged(config) => self.admission.config = config,
+            Event::AdmissionChanged(config) => {
+                self.admission.config = config;
+                self.forget_candidates();
+            }
             Event::TimePassed => {}
         }
+    }
+
+    /// Has the next candidates be new ones: who forecast for the last ones may not for the next.
+    fn forget_candidates(&mut self) {
+        self.candidates.clear();
     }
 
     fn arrive(&mut self, now: Timestamp, request: Request, decisions: &mut Vec<Decision>) {

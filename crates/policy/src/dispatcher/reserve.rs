@@ -69,7 +69,8 @@ impl Dispatcher {
         tried: Tried,
     ) {
         let uncached = request.prompt.saturating_sub(chosen.cached);
-        let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
+        let (tenant, blocks) = (request.tenant, &request.blocks);
+        let last_used = self.prefixes.insert_found(chosen.slot, tenant, blocks, &self.hits);
         let reserved = self.caches.placed(chosen.id, &request);
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
             replica.estimate.place(now, request.id, &forecast);

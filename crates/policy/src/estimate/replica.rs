@@ -1,5 +1,6 @@
 //! One replica: what it has to do, how fast it does it, and what a request would meet there.
 
+pub(crate) mod floor;
 #[cfg(test)]
 mod tests;
 
@@ -113,7 +114,7 @@ pub struct Forecast {
 }
 
 /// The load of a replica as the fleet's books have it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
     /// Requests placed here.
     pub own: u32,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Age at which a load report no longer counts; several scrapes must have failed by then.
-const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
+pub(super) const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Share of a KV cache in use from which one more request would have to wait, or make others compute
 /// anew.
@@ -98,9 +98,9 @@ pub struct Replica {
     /// Tokens that its KV cache holds, as far as its reports tell.
     kv_tokens: Option<f64>,
     /// Requests that others placed here, when that was seen.
-    foreign: Option<(Timestamp, u32)>,
+    pub(super) foreign: Option<(Timestamp, u32)>,
     /// What its engine last said of its load, and when.
-    report: Option<(Timestamp, LoadReport)>,
+    pub(super) report: Option<(Timestamp, LoadReport)>,
     /// Whether its cache is empty, or was lost since it last took requests.
     pub(super) is_cold: bool,
     /// Since when it takes requests, having come cold.

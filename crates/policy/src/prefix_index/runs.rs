@@ -168,10 +168,26 @@ impl Runs {
 
     /// Makes a run the newest of its part; returns when it was last used before.
     pub(super) fn touch(&mut self, run: u32, stamp: u32) -> u32 {
-        self.unlink(run);
-        self.link(run, NIL);
-        let meta = self.metas.get_mut(run as usize);
-        meta.map_or(0, |it| std::mem::replace(&mut it.stamp, stamp))
+        let Some(meta) = self.metas.get_mut(run as usize) else { return 0 };
+        let (newer, older) = (meta.newer, meta.older);
+        let used = std::mem::replace(&mut meta.stamp, stamp);
+        let part = self.parts.get_mut(usize::from(meta.part)).filter(|_| newer != NIL);
+        let Some(part) = part else { return used };
+        let newest = std::mem::replace(&mut part.newest, run);
+        if older == NIL {
+            part.oldest = newer;
+        }
+        (meta.newer, meta.older) = (NIL, newest);
+        if let Some(meta) = self.metas.get_mut(newer as usize) {
+            meta.older = older;
+        }
+        if let Some(meta) = self.metas.get_mut(older as usize) {
+            meta.newer = newer;
+        }
+        if let Some(meta) = self.metas.get_mut(newest as usize) {
+            meta.newer = run;
+        }
+        used
     }
 
     /// Adds blocks to the end of a run as far as it has room; returns how many.
@@ -306,6 +322,13 @@ impl Runs {
 /// How many leading blocks of a run are those of a chain. A block's hash names all blocks before it,
 /// so that where one agrees the earlier ones do.
 fn shared(run: &[BlockHash], chain: &[BlockHash]) -> usize {
+    // Most runs are full and all the chain's. Where that is foretold, the next one is looked for before
+    // this one has come from memory.
+    if let (Some(last), Some(same)) = (run.get(RUN - 1), chain.get(RUN - 1))
+        && last == same
+    {
+        return RUN;
+    }
     let most = run.len().min(chain.len());
     let last = most.saturating_sub(1);
     if run.get(last) == chain.get(last) {
