@@ -8,6 +8,7 @@ mod admit;
 mod caches;
 mod explain;
 mod learn;
+mod peers;
 mod reserve;
 mod seek;
 #[cfg(test)]
@@ -26,7 +27,10 @@ use types::{
     time::Timestamp,
 };
 
-use self::caches::{Caches, Reserved};
+use self::{
+    caches::{Caches, Reserved},
+    peers::Elsewhere,
+};
 pub use self::{
     admit::{AdmissionView, Outlook},
     caches::CacheMode,
@@ -59,6 +63,7 @@ pub struct Dispatcher {
     caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
+    elsewhere: Elsewhere,
     outputs: OutputLengths,
     admission: Admission,
     /// When requests whose first token can't be seen are taken to have it.
@@ -110,6 +115,7 @@ impl Dispatcher {
             caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
+            elsewhere: Elsewhere::default(),
             outputs: OutputLengths::default(),
             admission: Admission::new(admission),
             unseen: BTreeSet::new(),
@@ -192,6 +198,7 @@ impl Dispatcher {
                 self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
+            Event::PeerTold { peer, news } => self.hear(now, peer, news),
             Event::RoutingChanged(routing) => {
                 self.routing = routing;
                 self.strategy = Strategy::new(&routing);
@@ -242,6 +249,12 @@ impl Dispatcher {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// A request that has been placed and has not left.
+    #[must_use]
+    pub fn request(&self, id: RequestId) -> Option<&Request> {
+        self.in_flight.get(&id).map(|it| &it.request)
     }
 
     /// What is believed of the replicas.

@@ -61,9 +61,9 @@ impl Dispatcher {
             let there = candidates.iter().find(|it| it.id == id)?;
             Some((id, turn.lost(there.cached, self.block, request.prompt)))
         });
-        // Whether others send at least a quarter of what the replicas have.
+        // Whether others who do not tell send at least a quarter of what the replicas have.
         let requests = candidates.iter().map(|it| it.requests as usize).sum::<usize>();
-        let is_shared = self.in_flight.len() < requests / 4 * 3;
+        let is_shared = self.in_flight.len() + self.elsewhere.len() < requests / 4 * 3;
         let most_cached = candidates.iter().map(|it| it.cached).max();
         let ask = Ask {
             prompt: request.prompt,
@@ -143,7 +143,7 @@ impl Dispatcher {
                 id: replica.id,
                 slot: replica.slot,
                 requests: sharing.all,
-                queued_prefill: replica.load.queued_prefill,
+                queued_prefill: replica.load.queued_prefill + replica.told.queued_prefill,
                 cached,
                 indexed: hits.min(cached_max),
                 forecast: if forecasts {
