@@ -6,12 +6,14 @@
 //! On the way back [`sse`] finds the events of a stream and [`usage`] reads what they say of its
 //! cost and its end; [`error_body`] writes the errors that clients understand. [`prometheus`]
 //! reads what an engine says of its load, and [`kv_events`] what it publishes of its cache.
+//! [`placements`] is what routers of one fleet tell each other.
 
 pub mod error_body;
 pub mod headers;
 mod json;
 pub mod kv_events;
 pub mod openai;
+pub mod placements;
 pub mod prometheus;
 pub mod prompt;
 pub mod sse;
