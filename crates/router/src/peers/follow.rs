@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use fleet::client::{Body, ClientConfig, ReplicaClient};
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use policy::event::{Event, News, PeerId};
 use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use tokio::time::{Instant, timeout};
@@ -125,8 +125,7 @@ async fn open(app: &App, configured: &Configured, target: &Target) -> Result<Bod
     if let Some(key) = app.settings.load().peer_key.clone() {
         request = request.header(header::AUTHORIZATION, key);
     }
-    let request =
-        request.body(Full::new(Bytes::new())).map_err(|it| unreachable(it.to_string()))?;
+    let request = request.body(Bytes::new()).map_err(|it| unreachable(it.to_string()))?;
     let response = match timeout(SILENCE_MAX, client.request(request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(unreachable(error.to_string())),
