@@ -97,7 +97,9 @@ mod tests {
             tokio::spawn(turn.until_answered(pending::<()>()));
         }
         all(&pace).await;
-        assert_eq!(began.elapsed().as_millis(), UNANSWERED_MAX.as_millis() + 1);
+        // Timers count in milliseconds and round up.
+        let over = began.elapsed().checked_sub(UNANSWERED_MAX).unwrap();
+        assert!(over <= Duration::from_millis(2), "{over:?}");
     }
 
     #[tokio::test(start_paused = true)]
