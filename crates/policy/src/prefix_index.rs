@@ -85,7 +85,7 @@ pub struct Hits {
     /// The index of a slot that holds no fewer than any other.
     deepest: Option<usize>,
     /// The runs along the prompt, whoever holds them, each with how many of its blocks are the prompt's.
-    path: Vec<(u32, usize)>,
+    path: Vec<Step>,
     /// Which prompt that was, and in which state of the index.
     of: Option<(u64, BlockHash, usize)>,
 }
@@ -104,7 +104,7 @@ impl Hits {
 
     /// The runs along a chain, where it was looked up last and the index has not changed since. The last
     /// block's hash names all before it.
-    fn path_of(&self, changes: u64, blocks: &[BlockHash]) -> Option<&[(u32, usize)]> {
+    fn path_of(&self, changes: u64, blocks: &[BlockHash]) -> Option<&[Step]> {
         let of = (changes, *blocks.last()?, blocks.len());
         (self.of == Some(of)).then_some(&self.path)
     }
@@ -252,14 +252,16 @@ impl PrefixIndex {
         hits.of = blocks.last().map(|last| (self.changes, *last, blocks.len()));
         let mut depth = 0_u32;
         let mut is_held = true;
-        for (run, shared) in self.runs.along(blocks) {
-            hits.path.push((run, shared));
-            is_held = is_held && hits.narrow(depth, self.holders(run));
-            depth = depth.saturating_add(u32::try_from(shared).unwrap_or(u32::MAX));
+        let mut path = std::mem::take(&mut hits.path);
+        self.runs.along(blocks, |run, shared| path.push(Step { run, shared, used: 0 }));
+        for step in &path {
+            is_held = is_held && hits.narrow(depth, self.holders(step.run));
+            depth = depth.saturating_add(u32::try_from(step.shared).unwrap_or(u32::MAX));
         }
         if is_held {
             hits.narrow(depth, std::iter::repeat(0));
         }
+        hits.path = path;
     }
 
     /// The replicas that still hold a run, as words of a set; some may have left the fleet.
@@ -297,10 +299,9 @@ impl PrefixIndex {
         let blocks = blocks.get(..DEPTH_MAX).unwrap_or(blocks);
         let mut path = std::mem::take(&mut self.path);
         path.clear();
-        let step = |(run, shared)| Step { run, shared, used: 0 };
         match hits.path_of(self.changes, blocks) {
-            Some(found) => path.extend(found.iter().copied().map(step)),
-            None => path.extend(self.runs.along(blocks).map(step)),
+            Some(found) => path.extend(found),
+            None => self.runs.along(blocks, |run, shared| path.push(Step { run, shared, used: 0 })),
         }
         self.changes = self.changes.wrapping_add(1);
         if self.clock.is_multiple_of(FULLEST_EVERY) {

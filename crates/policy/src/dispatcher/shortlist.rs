@@ -70,10 +70,11 @@ impl Dispatcher {
                 form.prefill_s(cached, asked.prompt.saturating_sub(cached))
             };
             let (requests, least) = (it.sharing.all, it.floor.under(&added, prefill_s));
-            // How full a replica is takes divisions, and so is looked at only where it matters.
-            if bound_s < Cost::at_least(requests, &least, 0.0, weights) {
+            let fullness = it.floor.fullness(now, &added);
+            if bound_s < Cost::at_least(requests, &least, fullness, weights) {
                 continue;
             }
+            // A nearer one takes divisions.
             let utilisation = it.floor.utilisation(now, &added);
             if bound_s < Cost::at_least(requests, &least, utilisation, weights) {
                 continue;

@@ -5,6 +5,8 @@
 //! adds to it. Each figure is no more than the one that [`ReplicaEstimate::forecast`] predicts but for
 //! rounding: whoever changes the one looks after the other.
 
+use std::time::Duration;
+
 use types::time::Timestamp;
 
 use super::{DUTY_MAX, DUTY_TIME, GAP_AGE_MAX, ReplicaEstimate, Sharing};
@@ -14,6 +16,9 @@ use crate::estimate::{Asked, Coefficients};
 const QUARTER_PER_S: f64 = 0.25 / 4.0;
 
 const _: () = assert!(DUTY_TIME.as_secs() == 4, "the constant above is of another time");
+
+/// How long after it was placed prefill counts for what it is at the end of that time.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What predictions for one replica can't go below, whatever is asked, until something happens there or
 /// what was observed is too old.
@@ -31,6 +36,9 @@ pub(crate) struct Floor {
     /// Share of its time that went to prefill when some was last placed.
     duty: f64,
     placed: Timestamp,
+    /// Time between tokens at the least until [`SOON`] after that, and later.
+    soon_s: f64,
+    later_s: f64,
     /// One over the time of a chunk.
     chunks_per_s: f64,
     /// One over the time per token at which it counts as full, where nothing was promised.
@@ -71,15 +79,21 @@ impl ReplicaEstimate {
         let context = self.context * sharing.share();
         let step_s = decode * self.form.decode_step_s(f64::from(sharing.all), context);
         let head_s = self.waiting.front().map_or(0.0, |it| it.prefill_s * prefill);
+        let (gap_s, placed) = (self.gap_s(now), self.placed.at());
+        let duty = self.placed.rate(placed) * prefill * sharing.share();
+        let soon = (duty * least_left(SOON.as_secs_f64())).min(DUTY_MAX);
+        let at_least = |follows_s: f64| gap_s.map_or(follows_s, |it| it.min(follows_s));
         Floor {
             prefill,
             decode,
             request_s: self.request_s,
             ahead_s: self.queued_s() - head_s,
             step_s,
-            gap_s: self.gap_s(now),
-            duty: self.placed.rate(self.placed.at()) * prefill * sharing.share(),
-            placed: self.placed.at(),
+            gap_s,
+            duty,
+            placed,
+            soon_s: at_least(step_s / (1.0 - soon)),
+            later_s: at_least(step_s),
             chunks_per_s: 1.0 / (self.form.chunk_s() * prefill),
             per_full: 1.0 / self.full_s(),
         }
@@ -103,7 +117,13 @@ impl Floor {
         }
     }
 
-    /// How full it is at `now` for a request that adds `added`, at the least.
+    /// How full it is at `now` for a request that adds `added`, at the least; told without a division.
+    pub(crate) fn fullness(&self, now: Timestamp, added: &Added) -> f64 {
+        let gap_s = if now <= self.placed + SOON { self.soon_s } else { self.later_s };
+        gap_s * added.per_promised.unwrap_or(self.per_full)
+    }
+
+    /// The same, nearer to what is predicted.
     pub(crate) fn utilisation(&self, now: Timestamp, added: &Added) -> f64 {
         let duty = (self.duty * least_left(now.seconds_since(self.placed))).min(DUTY_MAX);
         let follows_s = self.step_s / (1.0 - duty);
@@ -121,8 +141,6 @@ fn least_left(age_s: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use types::{quantity::Tokens, request::RequestId};
 
     use super::*;
@@ -182,6 +200,8 @@ mod tests {
                 let added = Added::new(&form, &asked);
                 let (least, utilisation) =
                     (floor.under(&added, prefill_s), floor.utilisation(now, &added));
+                let fullness = floor.fullness(now, &added);
+                assert!(fullness * (1.0 - 1e-9) <= utilisation, "{fullness} {utilisation}");
                 let holds = |least: f64, value: f64| least * (1.0 - 1e-9) <= value;
                 assert!(holds(least.ttft_s, forecast.ttft_s), "{least:?} {forecast:?}");
                 assert!(holds(least.work_s, forecast.work_s), "{least:?} {forecast:?}");
