@@ -191,9 +191,9 @@ impl Dispatcher {
         Ok((self.choose(request.id, ask, candidates), is_home_there, held))
     }
 
-    /// Whether others send at least a quarter of the `requests` that replicas have.
+    /// Whether others who do not tell send at least a quarter of the `requests` that replicas have.
     fn is_shared(&self, requests: usize) -> bool {
-        self.in_flight.len() < requests / 4 * 3
+        self.in_flight.len().saturating_add(self.elsewhere.len()) < requests / 4 * 3
     }
 
     /// What replicas are asked about `request`, which has waited since `arrived`.

@@ -116,7 +116,7 @@ pub struct Forecast {
 /// The load of a replica as the fleet's books have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
-    /// Requests placed here.
+    /// Requests of which it is known what they are: those placed here, and those that other routers told of.
     pub own: u32,
     /// Requests on the replica, others' included.
     pub all: u32,

@@ -80,7 +80,7 @@ impl Replica {
             is_stale: false,
             longest: self.longest(),
             sharing,
-            queued_prefill: self.load.queued_prefill,
+            queued_prefill: self.load.queued_prefill + self.told.queued_prefill,
             reported: self.reported(),
             floor: self.estimate.floor(now, sharing),
         }
