@@ -7,6 +7,7 @@
 mod admit;
 mod caches;
 mod explain;
+mod later;
 mod learn;
 mod peers;
 mod reserve;
@@ -134,6 +135,7 @@ impl Dispatcher {
         self.apply(now, event, decisions);
         if may_open {
             self.let_in(now, decisions);
+            self.look_for_room(now);
         }
     }
 

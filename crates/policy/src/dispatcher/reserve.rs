@@ -54,7 +54,7 @@ impl Dispatcher {
             ttft: explain::duration(forecast.ttft_s),
         };
         self.decide(now, &request, Ok(placement), decisions);
-        self.admission.placed(now, &request, found.work_s());
+        self.admission.placed(now, &request, arrived, found.work_s());
         self.reserve(now, request, arrived, chosen, forecast, tried);
     }
 

@@ -177,6 +177,12 @@ impl ReplicaEstimate {
         self.form.sequences_max
     }
 
+    /// Seconds in which its engine computes a full chunk of a prompt.
+    #[must_use]
+    pub fn chunk_s(&self) -> f64 {
+        self.form.chunk_s() * self.prefill.value()
+    }
+
     /// Predicts what the request would meet here with `cached` tokens of its prompt found; prefill costs
     /// `recomputing` times its own time in the end.
     #[must_use]
