@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn those_who_are_watched_are_few_and_not_for_ever() {
         let mut room = Room::default();
-        (0..100).for_each(|_| room.turned_away(at(0), &request(), 0.1));
+        (0..1_000).for_each(|_| room.turned_away(at(0), &request(), 0.1));
         assert_eq!(room.due(at(10)).len(), 0);
         let watched = room.due(at(30));
         assert_eq!(watched.len(), WATCHED_MAX);
