@@ -16,7 +16,10 @@ use types::{
 use self::replica::ANY_LENGTH;
 pub use self::replica::{Accuracy, Load, Replica};
 use crate::{
-    estimate::{EstimateConfig, ReplicaEstimate},
+    estimate::{
+        EstimateConfig, ReplicaEstimate,
+        fleet_speed::{FleetSpeed, Observed},
+    },
     prefix_index::Slot,
     slow_start::{KNOWS_NOBODY, SlowStart},
 };
@@ -26,6 +29,8 @@ use crate::{
 pub struct FleetView {
     replicas: Vec<Replica>,
     estimate: EstimateConfig,
+    /// How fast its replicas are, all together.
+    speed: FleetSpeed,
     /// When a replica last came that was colder than others.
     warmed: Option<Timestamp>,
     /// Whether some replica is meant for short prompts.
@@ -37,8 +42,8 @@ pub struct FleetView {
 impl FleetView {
     /// A fleet of nobody, whose replicas are estimated from `estimate`.
     #[must_use]
-    pub const fn new(estimate: EstimateConfig) -> Self {
-        Self { replicas: Vec::new(), estimate, warmed: None, is_pooled: false, has_adapters: false }
+    pub fn new(estimate: EstimateConfig) -> Self {
+        Self { estimate, ..Self::default() }
     }
 
     /// Adds a replica that is not ready yet; one that is already known stays as it is.
@@ -46,20 +51,24 @@ impl FleetView {
         let Err(at) = self.position(id) else { return };
         let mut estimate = ReplicaEstimate::new(&self.estimate);
         if !self.estimate.frozen {
-            let (prefill, decode) = self.mean_scales();
-            estimate.start_like(prefill, decode);
+            let (prefill, decode) = (self.speed.prefill.value(), self.speed.decode.value());
+            estimate.start_like(prefill.unwrap_or(1.0), decode.unwrap_or(1.0));
         }
         self.replicas.insert(at, Replica::new(id, slot, estimate));
     }
 
-    /// Mean scales of the replicas whose own were observed; those of the form where none was.
-    fn mean_scales(&self) -> (f64, f64) {
-        let mean = |scales: &mut dyn Iterator<Item = f64>| {
-            let (sum, count) = scales.fold((0.0, 0.0), |(sum, count), it| (sum + it, count + 1.0));
-            if count > 0.0 { sum / count } else { 1.0 }
-        };
-        let scales = || self.replicas.iter().map(|it| it.estimate.scales());
-        (mean(&mut scales().filter_map(|it| it.0)), mean(&mut scales().filter_map(|it| it.1)))
+    /// Lets the estimate of replica `id` learn, which from then on takes for its own only what differs
+    /// from the fleet's by more than chance.
+    pub(crate) fn learn(&mut self, id: ReplicaId, learn: impl FnOnce(&mut Replica)) {
+        let Ok(at) = self.position(id) else { return };
+        let Some(replica) = self.replicas.get_mut(at) else { return };
+        let before = replica.estimate.observed();
+        learn(replica);
+        let after = replica.estimate.observed();
+        if before != after {
+            self.speed.changed(before, after);
+            replica.estimate.settle(&self.speed);
+        }
     }
 
     fn position(&self, id: ReplicaId) -> Result<usize, usize> {
@@ -69,7 +78,9 @@ impl FleetView {
     /// Removes a replica and returns what was known of it.
     pub fn leave(&mut self, id: ReplicaId) -> Option<Replica> {
         let position = self.position(id).ok()?;
-        Some(self.replicas.remove(position))
+        let replica = self.replicas.remove(position);
+        self.speed.changed(replica.estimate.observed(), Observed::default());
+        Some(replica)
     }
 
     /// What is known of replica `id`.

@@ -80,6 +80,10 @@ impl Dispatcher {
         if !request.streamed {
             self.unseen.insert((due(now, &forecast), request.id));
         }
+        let is_counted = self.routing.cost.copies && self.strategy.weighs_cost();
+        if is_counted {
+            self.sharers.come(&request.blocks);
+        }
         let in_flight = InFlight {
             replica: chosen.id,
             arrived,
@@ -90,6 +94,7 @@ impl Dispatcher {
             answering: false,
             reserved,
             believed: (chosen.cached, last_used),
+            is_counted,
             first_token: None,
             tried,
             request,
@@ -105,7 +110,13 @@ impl Dispatcher {
         self.fleet.release_request(it.replica);
         self.caches.gone(it.replica, &it.request, it.reserved);
         self.strategy.left(it.replica, &it.request.blocks);
+        if it.is_counted {
+            self.sharers.leave(&it.request.blocks);
+        }
         if let Some(replica) = self.fleet.get_mut(it.replica) {
+            if let Some(begun) = it.first_token {
+                replica.estimate.ends(begun);
+            }
             replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
             replica.promises.remove(it.request.slo.tpot);
         }

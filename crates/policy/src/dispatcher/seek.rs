@@ -57,6 +57,9 @@ impl Dispatcher {
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
         self.find_candidates(now, request, &asked, tried, home, &mut candidates);
+        if self.routing.cost.copies && self.strategy.weighs_cost() {
+            self.sharers.weigh(request, self.block, &mut candidates);
+        }
         let lost = home.and_then(|(id, turn)| {
             let there = candidates.iter().find(|it| it.id == id)?;
             Some((id, turn.lost(there.cached, self.block, request.prompt)))
@@ -146,6 +149,7 @@ impl Dispatcher {
                 queued_prefill: replica.load.queued_prefill,
                 cached,
                 indexed: hits.min(cached_max),
+                own: 1.0,
                 forecast: if forecasts {
                     replica.forecast(now, asked, cached, sharing)
                 } else {

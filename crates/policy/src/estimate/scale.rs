@@ -3,6 +3,13 @@
 /// Observations that count fully; later ones move the scale by a fixed small part.
 const SETTLED: u32 = 30;
 
+/// Share by which replicas of one kind seem to differ though they don't: by what happened to come while
+/// each was quiet. A difference of this size is taken for half of itself, a smaller one for less.
+const CHANCE: f64 = 0.2;
+
+/// Observations with which chance is twice as large.
+const FEW: f64 = 5.0;
+
 /// The scale stays within this factor of the form; beyond it the form is of another machine.
 const SCALE_MAX: f64 = 30.0;
 
@@ -30,6 +37,18 @@ impl Scale {
     #[must_use]
     pub const fn value(&self) -> f64 {
         self.value
+    }
+
+    /// The factor as far as it differs from `fleet`, the mean of all replicas, by more than chance.
+    ///
+    /// Most fleets are of one kind, and a replica that seems a little slower than its like is left
+    /// alone for nothing, while the others are crowded.
+    #[must_use]
+    pub fn among(&self, fleet: f64) -> f64 {
+        let ratio = self.value / fleet;
+        let apart = (ratio.max(1.0 / ratio) - 1.0).powi(2);
+        let chance = CHANCE * (1.0 + FEW / f64::from(self.observations.max(1)));
+        fleet * (1.0 + (ratio - 1.0) * apart / (apart + chance.powi(2)))
     }
 
     /// Whether anything was observed.

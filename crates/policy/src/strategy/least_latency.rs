@@ -16,7 +16,7 @@ use rand::{Rng, RngExt as _};
 use types::block::{BlockHash, hash_block};
 
 use super::{Ask, Candidate};
-use crate::{config::CostWeights, event::Reason};
+use crate::{config::CostWeights, estimate::Forecast, event::Reason};
 
 /// Utilisation beyond which the price of work no longer rises.
 const UTILISATION_MAX: f64 = 0.97;
@@ -42,10 +42,15 @@ impl Cost {
         let forecast = &candidate.forecast;
         let utilisation = forecast.utilisation.clamp(0.0, UTILISATION_MAX);
         let congestion = utilisation / (1.0 - utilisation);
+        let Forecast { ttft_s, own_prefill_s, work_s, exposed, .. } = *forecast;
+        // What others on their way will use as well is not this request's alone; what it pushes out is.
+        let (own_s, shared_s) = (candidate.own * own_prefill_s, (1.0 - candidate.own) * own_prefill_s);
+        let work_s = work_s - shared_s;
+        let delay_s = f64::from(candidate.requests) * work_s + weights.young * exposed * own_s;
         Self {
-            wait_s: weights.wait * forecast.ttft_s,
-            harm_s: weights.harm * f64::from(candidate.requests) * forecast.work_s,
-            price_s: weights.price * congestion * forecast.work_s,
+            wait_s: weights.wait * (ttft_s - shared_s),
+            harm_s: weights.harm * delay_s,
+            price_s: weights.price * congestion * work_s,
         }
     }
 
@@ -100,10 +105,7 @@ pub(super) fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        estimate::Forecast,
-        strategy::testing::{ask, candidate, tally},
-    };
+    use crate::strategy::testing::{ask, candidate, tally};
 
     fn with(id: u32, requests: u32, ttft_s: f64, work_s: f64, utilisation: f64) -> Candidate {
         let forecast = Forecast { ttft_s, work_s, utilisation, ..Forecast::default() };

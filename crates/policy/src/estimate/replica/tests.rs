@@ -86,7 +86,7 @@ fn serve(estimate: &mut ReplicaEstimate, requests: u64, slowness: f64) {
 fn a_slow_replica_is_known_for_it_without_configuration() {
     let mut estimate = estimate();
     serve(&mut estimate, 30, 3.0);
-    let (prefill, decode) = estimate.scales();
+    let Observed { prefill, decode, .. } = estimate.observed();
     assert!((2.7..3.3).contains(&prefill.unwrap()), "{prefill:?}");
     assert!((2.7..3.3).contains(&decode.unwrap()), "{decode:?}");
 }
@@ -95,7 +95,7 @@ fn a_slow_replica_is_known_for_it_without_configuration() {
 fn under_load_a_settled_estimate_learns_nothing_but_margins() {
     let mut estimate = estimate();
     serve(&mut estimate, 40, 1.0);
-    let before = estimate.scales();
+    let before = estimate.observed();
     let margin = estimate.margins().0.value();
     for id in 100..200 {
         let now = at(200_000 + id * 10);
@@ -105,7 +105,7 @@ fn under_load_a_settled_estimate_learns_nothing_but_margins() {
     let forecast = estimate.forecast(at(202_000), &asked(6_000), Tokens(0), 1.0, own(50));
     assert!(1.0 < forecast.utilisation);
     (0..100).for_each(|_| estimate.learn_ttft(&forecast, 3.0 * forecast.ttft_s));
-    assert_eq!(estimate.scales(), before);
+    assert_eq!(estimate.observed(), before);
     assert!(margin < estimate.margins().0.value());
 }
 
