@@ -13,7 +13,10 @@ use wire::{openai::Endpoint, prompt::PromptHash};
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The program lacks what it takes.
-    #[error("this program was built without the feature `tokenizer`; leave `tokenizers` out")]
+    #[error(
+        "this program was built without tokenizers; build it with `--features tokenizer`, or leave `tokenizers` \
+         out"
+    )]
     Absent,
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::{
     fs,
     path::Path,
@@ -134,4 +136,55 @@ slo: { e2e: 500ms }
     let missed = sluice(&[&["frontier", "-s", scenario, "--seeds", "1"][..], &gate].concat());
     assert_eq!(missed.status.code(), Some(1), "{}", told(&missed));
     assert!(told(&missed).contains("least-request: knee_goodput_rps>=1000 does not hold"));
+}
+
+#[test]
+fn a_sweep_sends_each_rate_by_itself_and_can_be_read_again() {
+    let fleet = common::Fleet::of(1);
+    let folder = tempfile::tempdir().unwrap();
+    let workload = folder.path().join("w.yaml");
+    fs::write(
+        &workload,
+        "independent: { prompt_tokens: { min: 9, max: 90 }, answer_tokens: { min: 1, max: 5 } }",
+    )
+    .unwrap();
+    let out = folder.path().join("out");
+    let target = fleet.replicas[0].url();
+    let paths = [workload.to_str().unwrap(), out.to_str().unwrap()];
+    let output = sluice(&[
+        "replay",
+        "--target",
+        &target,
+        "--workload",
+        paths[0],
+        "--sweep",
+        "20,5",
+        "--duration",
+        "1s",
+        "--arrivals",
+        "constant",
+        "--allow-lag",
+        "--out",
+        paths[1],
+        "--fail-under",
+        "completed>=6",
+    ]);
+    // Rates in order, each with what belongs to it: four requests within 1 s at 5/s are too few.
+    let text = told(&output);
+    let rows: Vec<&str> = text.lines().filter(|it| it.contains("/s ")).collect();
+    assert!(rows[0].starts_with(" 5/s") && rows[1].starts_with(" 20/s"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("5/s: completed>=6 does not hold"), "{text}");
+    assert!(!text.contains("20/s: completed>=6"), "{text}");
+    let runs = json(&out.join("summary.json"))["runs"].as_array().unwrap().len();
+    assert_eq!(runs, 2);
+    let completed =
+        |rate: &str| json(&out.join(rate).join("summary.json"))["runs"][0]["completed"].clone();
+    assert_eq!((completed("5"), completed("20")), (4.into(), 19.into()));
+    // Both runs are found below the folder, and its page is made anew from them.
+    fs::remove_file(out.join("report.html")).unwrap();
+    let again = sluice(&["report", paths[1], "--json"]);
+    let read: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!(read["runs"].as_array().unwrap().len(), 2, "{}", told(&again));
+    assert!(out.join("report.html").is_file());
 }
