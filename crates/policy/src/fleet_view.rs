@@ -240,6 +240,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::estimate::{Asked, replica::Sharing};
 
     #[test]
     fn what_others_placed_counts_until_the_report_is_old() {
@@ -264,5 +265,38 @@ mod tests {
         }
         fleet.report(Timestamp::ZERO, id, LoadReport::default());
         assert_eq!(fleet.get(id).unwrap().requests(Timestamp::ZERO), 5);
+    }
+
+    #[test]
+    fn one_of_many_that_are_alike_is_taken_to_be_like_them() {
+        let mut fleet = FleetView::default();
+        let ids = [0, 1, 2, 3].map(ReplicaId);
+        ids.iter().for_each(|id| fleet.join(*id, Slot::default()));
+        let learn = |fleet: &mut FleetView, id, times: f64| {
+            for round in 0..200_u64 {
+                // Gaps between tokens, while nobody computes a prompt.
+                let now = Timestamp::from_elapsed(Duration::from_millis(100 * round));
+                let waited = Duration::from_secs_f64(times * 0.008);
+                let sharing = Sharing { own: 0, all: 0 };
+                fleet.learn(id, |it| it.estimate.learn_gaps(now, 1, waited, sharing));
+            }
+        };
+        for (id, times) in ids.into_iter().zip([0.95, 1.05, 1.0, 3.0]) {
+            learn(&mut fleet, id, times);
+        }
+        // Once more, now that the fleet is known.
+        for (id, times) in ids.into_iter().zip([0.95, 1.05, 1.0, 3.0]) {
+            learn(&mut fleet, id, times);
+        }
+        let now = Timestamp::from_elapsed(Duration::from_secs(60));
+        let tpot_s = ids.map(|id| {
+            let replica = fleet.get(id).unwrap();
+            let asked = Asked { prompt: Tokens(10), output: 1.0, ..Asked::default() };
+            replica.forecast(now, &asked, Tokens(0), replica.sharing(now)).step_s
+        });
+        assert!((tpot_s[0] / tpot_s[1] - 1.0).abs() < 0.1, "{tpot_s:?}");
+        assert!(tpot_s[0] * 2.2 < tpot_s[3], "{tpot_s:?}");
+        assert!(fleet.leave(ids[3]).is_some());
+        assert!(fleet.speed.decode.value().is_some_and(|it| it < 1.2));
     }
 }

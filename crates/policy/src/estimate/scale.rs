@@ -92,6 +92,24 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_is_as_fast_as_its_fleet_unless_it_clearly_is_not() {
+        let settled = |value: f64| {
+            let mut scale = Scale::default();
+            (0..400).for_each(|_| scale.observe(value / scale.value()));
+            scale
+        };
+        let nearly = settled(1.1).among(1.0);
+        assert!((1.0..1.03).contains(&nearly), "{nearly}");
+        let slower = settled(3.0).among(2.0);
+        assert!((2.7..3.0).contains(&slower), "{slower}");
+        let faster = settled(1.0).among(2.0);
+        assert!((1.0..1.15).contains(&faster), "{faster}");
+        let mut new = Scale::default();
+        new.observe(1.5);
+        assert!(new.among(1.0) < 1.1, "one observation proves little: {}", new.among(1.0));
+    }
+
+    #[test]
     fn a_wild_observation_moves_a_settled_scale_little() {
         let mut scale = Scale::default();
         (0..100).for_each(|_| scale.observe(1.0));

@@ -145,6 +145,30 @@ mod tests {
     }
 
     #[test]
+    fn a_long_prompt_goes_where_no_answer_has_just_begun() {
+        let exposed = |id, exposed| {
+            let it = with(id, 4, 0.5, 0.4, 0.1);
+            let forecast = Forecast { exposed, own_prefill_s: 0.4, ..it.forecast };
+            Candidate { forecast, ..it }
+        };
+        let all = [exposed(0, 3.0), exposed(1, 0.0)];
+        assert_eq!(tallied(&all, &CostWeights::default()), [0, 1_000]);
+        let alike = tallied(&all, &CostWeights { young: 0.0, ..CostWeights::default() });
+        assert!(alike.iter().all(|it| (430..570).contains(it)), "{alike:?}");
+    }
+
+    #[test]
+    fn what_others_will_use_as_well_is_cheap_to_copy() {
+        let holder = with(0, 12, 0.06, 0.02, 0.1);
+        let mut cold = with(1, 2, 0.25, 0.2, 0.1);
+        cold.forecast.own_prefill_s = 0.18;
+        let weights = CostWeights::default();
+        assert_eq!(tallied(&[holder, cold], &weights), [1_000, 0]);
+        cold.own = 0.1;
+        assert_eq!(tallied(&[holder, cold], &weights), [0, 1_000]);
+    }
+
+    #[test]
     fn near_equals_share() {
         let all = [with(0, 0, 1.0, 0.0, 0.0), with(1, 0, 1.015, 0.0, 0.0)];
         let tally = tallied(&all, &CostWeights::default());

@@ -122,3 +122,21 @@ fn what_others_place_counts_as_far_as_it_is_seen() {
         estimate.forecast(at(200), &asked(100), Tokens(0), 1.0, Sharing { own: 4, all: 8 });
     assert!(alone.tpot_s < shared.tpot_s && alone.utilisation < shared.utilisation);
 }
+
+#[test]
+fn an_answer_is_exposed_to_a_pause_until_it_has_run_ahead_for_as_long() {
+    let mut estimate = estimate();
+    let forecast = |estimate: &ReplicaEstimate, now, prompt| {
+        estimate.forecast(at(now), &asked(prompt), Tokens(0), 1.0, own(2)).exposed
+    };
+    let first = estimate.forecast(at(0), &asked(100), Tokens(0), 1.0, ALONE);
+    estimate.place(at(0), RequestId(1), &first);
+    assert!((forecast(&estimate, 10, 100) - 1.0).abs() < 1e-9, "it has yet to begin");
+    estimate.computed(at(20), RequestId(1));
+    estimate.begins(at(20));
+    assert!((forecast(&estimate, 30, 10_000) - 1.0).abs() < 1e-9);
+    assert!(forecast(&estimate, 5_000, 10_000).abs() < 1e-9, "by now it may wait");
+    assert!((forecast(&estimate, 40, 10_000) - 1.0).abs() < 1e-9);
+    estimate.ends(at(20));
+    assert!(forecast(&estimate, 40, 10_000).abs() < 1e-9);
+}
