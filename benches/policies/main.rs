@@ -174,7 +174,8 @@ fn capacities(common: &Common, variants: &[Variant]) -> anyhow::Result<Vec<Found
         let mut hint = None;
         for variant in variants {
             let case = Case::new(workload, variant)?;
-            let one = search::capacity(&case, hint, common.attainment, common.seeds(), common.jobs)?;
+            let one =
+                search::capacity(&case, hint, common.attainment, common.seeds(), common.jobs)?;
             hint = one.mean().or(hint);
             eprintln!("{}", table::line(&one));
             if let Some(log) = &log {

@@ -67,7 +67,9 @@ pub(crate) fn capacity(
     // Seeds differ little: where one broke, the next one is near to it.
     let near = first.0.max(1e-6);
     let mut found = vec![first];
-    found.extend(each_seed(Seeds { first: seeds.first + 1, ..seeds }, jobs, |seed| bisect(case, near, STEP, attainment, seed))?);
+    found.extend(each_seed(Seeds { first: seeds.first + 1, ..seeds }, jobs, |seed| {
+        bisect(case, near, STEP, attainment, seed)
+    })?);
     let (rates, runs): (Vec<f64>, Vec<Run>) = found.into_iter().unzip();
     let (workload, label) = (case.workload.clone(), case.variant.label.clone());
     Ok(Found { workload, label, rates, runs })

@@ -300,9 +300,7 @@ impl ReplicaEstimate {
         let saving = ahead - 1.0;
         let age = Duration::try_from_secs_f64(pause_s / saving).ok().filter(|_| saving > 0.0);
         let since = age.and_then(|age| now.elapsed().checked_sub(age));
-        let old = since.map_or(0, |since| {
-            self.begun.partition_point(|it| it.elapsed() < since)
-        });
+        let old = since.map_or(0, |since| self.begun.partition_point(|it| it.elapsed() < since));
         f64::from(u32::try_from(requests.saturating_sub(old)).unwrap_or(u32::MAX))
     }
 
@@ -402,7 +400,8 @@ impl ReplicaEstimate {
             self.prefill.observe((took_s - fixed_s).max(0.0) / forecast.prefilling_s * believed);
         } else if share < 0.25 {
             let believed_s = self.speed.request_s - self.request_s;
-            let late_s = (took_s - forecast.ttft_s + believed_s).clamp(-self.request_s, REQUEST_S_MAX);
+            let late_s =
+                (took_s - forecast.ttft_s + believed_s).clamp(-self.request_s, REQUEST_S_MAX);
             self.request_s = (self.request_s + REQUEST_WEIGHT * late_s).clamp(0.0, REQUEST_S_MAX);
             self.knows_request = true;
         }

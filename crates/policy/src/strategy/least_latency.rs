@@ -44,7 +44,8 @@ impl Cost {
         let congestion = utilisation / (1.0 - utilisation);
         let Forecast { ttft_s, own_prefill_s, work_s, exposed, .. } = *forecast;
         // What others on their way will use as well is not this request's alone; what it pushes out is.
-        let (own_s, shared_s) = (candidate.own * own_prefill_s, (1.0 - candidate.own) * own_prefill_s);
+        let (own_s, shared_s) =
+            (candidate.own * own_prefill_s, (1.0 - candidate.own) * own_prefill_s);
         let work_s = work_s - shared_s;
         let delay_s = f64::from(candidate.requests) * work_s + weights.young * exposed * own_s;
         Self {
