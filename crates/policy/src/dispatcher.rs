@@ -47,6 +47,7 @@ use crate::{
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     session::Sessions,
+    sharers::Sharers,
     strategy::{Candidate, Strategy},
 };
 
@@ -62,6 +63,7 @@ pub struct Dispatcher {
     fallback: Option<(Saturation, Strategy)>,
     fleet: FleetView,
     prefixes: PrefixIndex,
+    sharers: Sharers,
     caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
@@ -95,6 +97,8 @@ struct InFlight {
     first_token: Option<Timestamp>,
     /// What of its prompt was believed to be there, and when the last of that was used.
     believed: (Tokens, Option<u32>),
+    /// Whether it is counted among those that share a beginning.
+    is_counted: bool,
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -113,6 +117,7 @@ impl Dispatcher {
             strategy: Strategy::new(&routing),
             fallback: fallback_of(&routing),
             fleet: FleetView::new(estimate),
+            sharers: Sharers::default(),
             prefixes: PrefixIndex::new(prefix.index_bytes_max, prefix.replicas.get()),
             caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
@@ -145,10 +150,10 @@ impl Dispatcher {
             Event::AttemptFailed(request) => self.retry(now, request, decisions),
             Event::FirstToken(request) => self.first_token(now, request),
             Event::TokensCame { replica, tokens, waited } => {
-                if let Some(it) = self.fleet.get_mut(replica) {
+                self.fleet.learn(replica, |it| {
                     let sharing = it.sharing(now);
                     it.estimate.learn_gaps(now, tokens, waited, sharing);
-                }
+                });
             }
             Event::Ended { request, outcome, output, cached } => {
                 self.end(now, request, outcome, output, cached);
