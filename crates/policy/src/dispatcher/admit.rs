@@ -12,7 +12,7 @@ use types::{
 };
 
 use super::{
-    Dispatcher, Found, InFlight, Tried,
+    Dispatcher, InFlight, Tried,
     later::{Later, NOT_YET},
 };
 use crate::{
@@ -220,7 +220,9 @@ impl Dispatcher {
         let asked = self.asked(now, request, now);
         let mut candidates = std::mem::take(&mut self.candidates);
         // Looking up its conversation would count as use of it.
-        self.find_candidates(now, request, &asked, &Tried::new(), None, &mut candidates);
+        self.look_up(now, request);
+        let there = self.what_is_held(request, None);
+        self.find_candidates(now, &asked, &there, &Tried::new(), &mut candidates);
         let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
         let first = self.admission.first.take();
         let is_open = !candidates.is_empty()
@@ -364,11 +366,5 @@ impl Full {
         self.alone_s = self.alone_s.min(forecast.alone_s);
         self.answer_s = self.answer_s.min(output * forecast.tpot_s);
         self.work_s = self.work_s.min(forecast.work_s);
-    }
-}
-
-impl Found {
-    pub(super) const fn work_s(&self) -> f64 {
-        self.chosen.forecast.work_s
     }
 }
