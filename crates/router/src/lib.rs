@@ -3,11 +3,13 @@
 //! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
 //! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
 //! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
-//! `routes`, `models`, `feedback` and `admin` what is served on them; `goodput` what became of requests.
+//! `routes`, `models`, `feedback` and `admin` what is served on them; `body` bounds the memory that bodies
+//! take; `goodput` says what became of requests.
 
 mod addresses;
 mod admin;
 mod app;
+mod body;
 mod client_io;
 mod completion;
 pub mod config;
@@ -38,3 +40,4 @@ mod tokenize;
 #[path = "tokenize_absent.rs"]
 mod tokenize;
 mod upstream;
+mod visit;

@@ -70,6 +70,10 @@ pub(crate) fn join(app: &App, spec: ReplicaSpec, source: Source) -> Result<(), C
         return Err(CannotJoin::Full);
     }
     let id = app.fleet.join(spec.clone());
+    if let Some(replica) = app.fleet.replica(id) {
+        // Its counters begin at zero, not with its first request.
+        app.telemetry.replica(&replica);
+    }
     members.insert(spec.name.clone(), Member { id, spec, source });
     Ok(())
 }
