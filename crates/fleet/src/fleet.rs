@@ -17,6 +17,7 @@ use types::replica::{Health, ReplicaId};
 use crate::{
     client::ClientConfig,
     dispatch::Dispatch,
+    ejections::Ejections,
     health::HealthConfig,
     kv::follow::{BlockNaming, follow},
     probe,
@@ -58,6 +59,7 @@ pub struct Fleet {
     dispatch: Arc<Dispatch>,
     members: DashMap<ReplicaId, Member, FxBuildHasher>,
     next_id: AtomicU32,
+    ejections: Arc<Ejections>,
 }
 
 #[derive(Debug)]
@@ -77,14 +79,20 @@ impl Fleet {
     /// A fleet of nobody, among whom `dispatch` chooses.
     #[must_use]
     pub fn new(config: FleetConfig, dispatch: Arc<Dispatch>) -> Self {
-        Self { config, dispatch, members: DashMap::default(), next_id: AtomicU32::new(0) }
+        Self {
+            config,
+            dispatch,
+            members: DashMap::default(),
+            next_id: AtomicU32::new(0),
+            ejections: Arc::default(),
+        }
     }
 
     /// Adds a replica and starts to watch over it; must be called within a tokio runtime.
     pub fn join(&self, spec: ReplicaSpec) -> ReplicaId {
         let id = ReplicaId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let FleetConfig { health, client, .. } = self.config;
-        let replica = Replica::join(&self.dispatch, id, spec, health, &client);
+        let replica = Replica::join(&self.dispatch, id, spec, health, &client, &self.ejections);
         let probe = probe::watch(
             Arc::clone(&replica),
             self.config.health_path.clone(),
@@ -110,6 +118,7 @@ impl Fleet {
     pub fn leave(&self, id: ReplicaId) {
         if self.members.remove(&id).is_some() {
             self.dispatch.observe(Event::ReplicaLeft(id));
+            self.ejections.over(id);
         }
     }
 

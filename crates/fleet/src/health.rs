@@ -3,7 +3,9 @@
 //! Two witnesses are heard: probes of the health path, and the requests themselves. A refused
 //! connection ejects at once, for nothing listens there; anything else must happen several times in
 //! a row. A refusal by the engine (4xx, or 429 and 503 when it is full) is an answer and never
-//! counts. Nor does a probe that times out while the replica's answers flow: busy is not dead.
+//! counts. Nor does a server error that another replica gives to the same request (the router compares),
+//! nor a probe that times out while the replica's answers flow: busy is not dead. What requests meet
+//! ejects no more than half of the replicas whose probes are answered.
 //!
 //! A replica that has requests and gives no sign of life, be it a byte or an answered probe, is
 //! suspect: it is probed at once, and ejected after [`HealthConfig::silence`]. One whose server
@@ -211,14 +213,26 @@ impl HealthTracker {
         }
     }
 
-    /// Learns that a request failed on the replica; `Some` when the state changed.
-    pub fn request_failed(&mut self, now: Timestamp, failure: Failure) -> Option<Health> {
+    /// Learns that a request failed on the replica; `Some` when the state changed. Unless it `may_eject`,
+    /// failures in a row eject a replica only whose probes fail too: there are too few others.
+    pub fn request_failed(
+        &mut self,
+        now: Timestamp,
+        failure: Failure,
+        may_eject: bool,
+    ) -> Option<Health> {
         if failure == Failure::OutOfFiles {
             return None;
         }
         self.request_failures = self.request_failures.saturating_add(1);
-        let enough = self.config.request_failures <= self.request_failures;
+        let enough = self.has_failed_enough() && (may_eject || 0 < self.probe_failures);
         (failure == Failure::Refused || enough).then(|| self.eject(now)).flatten()
+    }
+
+    /// Whether as many requests failed in a row as eject.
+    #[must_use]
+    pub const fn has_failed_enough(&self) -> bool {
+        self.config.request_failures <= self.request_failures
     }
 
     /// Learns that the replica answered a request, be it with a refusal.

@@ -10,6 +10,7 @@
 pub mod client;
 pub mod connect;
 pub mod dispatch;
+mod ejections;
 pub mod fleet;
 pub mod health;
 mod http1;

@@ -22,6 +22,7 @@ use types::{
 use crate::{
     client::{ClientConfig, Reach, ReplicaClient},
     dispatch::Dispatch,
+    ejections::Ejections,
     health::{Failure, HealthConfig, HealthTracker, Work},
     kv::{
         follow::KvSource,
@@ -141,6 +142,7 @@ pub struct Replica {
     state: Mutex<State>,
     stream: Stream,
     feed: Option<Arc<Feed>>,
+    ejections: Arc<Ejections>,
     /// Told when the replica is found hung.
     hung: Notify,
 }
@@ -163,6 +165,7 @@ const TOKENS_TOLD_EVERY: Duration = Duration::from_millis(100);
 struct State {
     tracker: HealthTracker,
     load: Option<LoadReport>,
+    implausible: u64,
     models: Arc<[Model]>,
 }
 
@@ -199,6 +202,8 @@ pub struct ReplicaStatus {
     pub models: Vec<String>,
     /// What it last said of its load.
     pub load: Option<LoadReport>,
+    /// Samples of its metrics that can't be true.
+    pub implausible: u64,
 }
 
 impl Replica {
@@ -209,6 +214,7 @@ impl Replica {
         spec: ReplicaSpec,
         health: HealthConfig,
         client: &ClientConfig,
+        ejections: &Arc<Ejections>,
     ) -> Arc<Self> {
         dispatch.observe(Event::ReplicaJoined(id));
         if let Some(tokens) = spec.cache {
@@ -224,8 +230,14 @@ impl Replica {
             client: ReplicaClient::new(client, &spec.reach, spec.origin.clone()),
             dispatch: Arc::clone(dispatch),
             spec,
-            state: Mutex::new(State { tracker, load: None, models: Arc::default() }),
+            state: Mutex::new(State {
+                tracker,
+                load: None,
+                implausible: 0,
+                models: Arc::default(),
+            }),
             stream: Stream::default(),
+            ejections: Arc::clone(ejections),
             hung: Notify::new(),
         })
     }
@@ -278,6 +290,7 @@ impl Replica {
             health: state.tracker.health(),
             models: state.models.iter().map(|it| it.name.clone()).collect(),
             load: state.load,
+            implausible: state.implausible,
         }
     }
 
@@ -358,7 +371,24 @@ impl Replica {
     /// Learns that a request failed on the replica.
     pub fn request_failed(&self, failure: Failure) {
         let now = self.dispatch.now();
-        let change = self.state.lock().tracker.request_failed(now, failure);
+        let may_eject = self.dispatch.inspect(|_, it| self.ejections.may_eject(self.id, it));
+        let (change, is_spared) = {
+            let tracker = &mut self.state.lock().tracker;
+            let had_enough = tracker.has_failed_enough();
+            let change = tracker.request_failed(now, failure, may_eject);
+            (change, change.is_none() && !had_enough && tracker.has_failed_enough())
+        };
+        if change.is_some() && failure != Failure::Refused {
+            self.ejections.ejected(self.id);
+        }
+        if is_spared && !may_eject {
+            let replica = self.name();
+            tracing::warn!(
+                replica,
+                ?failure,
+                "requests fail, and too few others are left to eject it"
+            );
+        }
         self.health_changed(change, failure);
     }
 
@@ -450,6 +480,27 @@ impl Replica {
         }
     }
 
+    /// Learns that so many samples of its metrics can't be true, which is told once.
+    pub(crate) fn told_nonsense(&self, samples: u32) {
+        if samples == 0 {
+            return;
+        }
+        let before = {
+            let state = &mut *self.state.lock();
+            let before = state.implausible;
+            state.implausible = before.saturating_add(u64::from(samples));
+            before
+        };
+        if before == 0 {
+            let replica = self.name();
+            tracing::warn!(
+                replica,
+                samples,
+                "samples of its metrics can't be true and are left out"
+            );
+        }
+    }
+
     /// Learns which models the replica serves.
     pub(crate) fn lists(&self, models: Vec<Model>) {
         let ids = models.iter().map(|it| ModelId::from_name(&it.name)).collect();
@@ -479,8 +530,11 @@ impl Replica {
                 }
                 tracing::warn!(replica = name, ?failure, "replica ejected");
             }
-            Health::Ready => tracing::info!(replica = name, "replica ready"),
-            Health::Starting | Health::Draining => {}
+            Health::Ready => {
+                self.ejections.over(self.id);
+                tracing::info!(replica = name, "replica ready");
+            }
+            Health::Starting | Health::Draining => self.ejections.over(self.id),
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) async fn watch(replica: Arc<Replica>, interval: Duration, timeout: Du
         let text = probe::get(&replica, PathAndQuery::from_static("/metrics"), timeout).await;
         let scrape = text.ok().and_then(|it| wire::prometheus::read(&it));
         if let Some(scrape) = &scrape {
+            replica.told_nonsense(scrape.implausible);
             let News { has_restarted, cache, adapters } = history.learn(scrape);
             if has_restarted {
                 tracing::info!(

@@ -7,13 +7,13 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     middleware,
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
     routing::{delete, get, post},
 };
 use bytes::Bytes;
 use policy::{
     admission::AdmissionConfig,
-    config::{CostWeights, Routing, Saturation, StrategyName},
+    config::{CostWeights, Routing, StrategyName},
     event::Event,
     fleet_view::Load,
     slow_start::SlowStart,
@@ -25,15 +25,20 @@ use types::{
     request::Priority,
 };
 
-use crate::{app::App, goodput, peers::told};
+use crate::{app::App, config::Saturating, goodput, peers};
 
 mod access;
 pub(crate) mod decisions;
 mod members;
+mod told;
+
+/// The live page: one file that asks the routes below for what it shows.
+const LIVE_PAGE: &str = include_str!("admin/live.html");
 
 /// The admin port.
 pub(crate) fn routes(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(live_page))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -46,9 +51,19 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/admin/decisions", get(decisions::decisions))
         .route("/admin/goodput", get(goodput))
         .route("/admin/events", post(event))
-        .route("/admin/placements", get(told::placements))
+        .route("/admin/placements", get(peers::told::placements))
+        .fallback(told::no_path)
+        .method_not_allowed_fallback(told::no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
+}
+
+async fn live_page() -> Response {
+    let nothing_from_elsewhere = (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
+    );
+    ([nothing_from_elsewhere], Html(LIVE_PAGE)).into_response()
 }
 
 async fn readyz(State(app): State<Arc<App>>) -> Response {
@@ -103,7 +118,7 @@ async fn replicas(State(app): State<Arc<App>>) -> Response {
 struct PolicyView {
     strategy: StrategyName,
     #[serde(default)]
-    saturation: Option<Saturation>,
+    saturation: Saturating,
     #[serde(default = "match_min")]
     match_min: f64,
     #[serde(default)]
@@ -118,6 +133,7 @@ const fn match_min() -> f64 {
 
 impl From<Routing> for PolicyView {
     fn from(Routing { strategy, saturation, match_min, cost, slow_start }: Routing) -> Self {
+        let saturation = Saturating::shown(strategy, saturation);
         Self { strategy, saturation, match_min, cost, slow_start }
     }
 }
@@ -132,7 +148,7 @@ async fn goodput(State(app): State<Arc<App>>) -> Response {
 
 /// Opens a disruption window, or closes it.
 async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    let wrong = |problem: String| told::told(StatusCode::BAD_REQUEST, problem);
     match serde_json::from_slice::<goodput::Event>(&body) {
         Ok(event) => match app.goodput.event(&event) {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
@@ -147,7 +163,7 @@ async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
 
 /// Switches the strategy. Requests in flight, what is known of caches and conversations stay.
 async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    let wrong = |problem: String| told::told(StatusCode::BAD_REQUEST, problem);
     let view: PolicyView = match serde_json::from_slice(&body) {
         Ok(view) => view,
         Err(error) => {
@@ -155,7 +171,7 @@ async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
             return wrong(format!("the policy is not understood: {error}; {example}"));
         }
     };
-    let mut problems: Vec<String> = view.saturation.iter().flat_map(Saturation::problems).collect();
+    let mut problems = view.saturation.problems();
     if !(0.0..=1.0).contains(&view.match_min) {
         problems.push(format!("match_min: must be a share from 0 to 1, not {}", view.match_min));
     }
@@ -197,7 +213,7 @@ async fn admission(State(app): State<Arc<App>>) -> Response {
 /// Changes how requests are let in. What is left out takes its default; those who wait are looked at
 /// under the new rule at once, and what is in flight stays.
 async fn put_admission(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let wrong = |problem: String| (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response();
+    let wrong = |problem: String| told::told(StatusCode::BAD_REQUEST, problem);
     let config: AdmissionConfig = match serde_json::from_slice(&body) {
         Ok(config) => config,
         Err(error) => {

@@ -13,12 +13,12 @@ use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
 use report::{cost::Prices, rolling::View};
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
 
 use crate::{
     admin::decisions::RequestNames,
+    body::Budget,
     config::{
         Config, Limits, Pools, Priorities, Promises, Secret, Timeouts, Upstream, secret::KeyHash,
         tls,
@@ -37,9 +37,6 @@ use crate::{
     tokenize::Tokenizers,
 };
 
-/// Bytes of body that one permit of the budget stands for.
-const BUDGET_UNIT_BYTES: usize = 1_024;
-
 /// What all requests share.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -51,7 +48,8 @@ pub(crate) struct App {
     pub(crate) registry: Registry,
     /// Set where the router was started with a file.
     pub(crate) reloader: OnceLock<Arc<Reloader>>,
-    pub(crate) body_budget: Arc<Semaphore>,
+    /// Memory for the bodies of all requests.
+    pub(crate) bodies: Budget,
     pub(crate) quarantine: Quarantine,
     pub(crate) retries: Retries,
     /// What clients call the requests of late, for those who ask after decisions.
@@ -195,10 +193,11 @@ struct RequestIds {
 impl App {
     /// Puts together what requests share; `run` tells this run's request ids from another's.
     pub(crate) fn new(fleet: Fleet, config: &Config, settings: Settings, run: u64) -> Self {
-        let permits = config.limits.body_bytes_in_flight_max.0.div_ceil(BUDGET_UNIT_BYTES);
+        let telemetry = Telemetry::new();
+        telemetry.begin_classes(config.slo.classes.keys().map(String::as_str));
         Self {
             fleet,
-            telemetry: Arc::new(Telemetry::new()),
+            telemetry: Arc::new(telemetry),
             goodput: Arc::new(Goodput::new()),
             quarantine: Quarantine::new(settings.reader.hash_key),
             retries: Retries::default(),
@@ -206,7 +205,7 @@ impl App {
             settings: ArcSwap::from_pointee(settings),
             registry: Registry::default(),
             reloader: OnceLock::new(),
-            body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            bodies: Budget::new(config.limits.body_bytes_in_flight_max.0),
             ending: AtomicBool::new(false),
             cut: Cut::default(),
             peers: Peers::new(run),
@@ -224,11 +223,6 @@ impl App {
         let number = next.fetch_add(1, Ordering::Relaxed);
         HeaderValue::try_from(format!("req-{run:08x}-{number:x}"))
             .unwrap_or(HeaderValue::from_static("req"))
-    }
-
-    /// Permits of the body budget that `bytes` of body take.
-    pub(crate) fn permits(bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX)
     }
 
     /// Goodput since the router started, with what is paid for up to now.

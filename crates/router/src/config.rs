@@ -27,6 +27,7 @@ pub use self::{
     pools::{Pool, Pools},
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
+    saturating::Saturating,
     secret::Secret,
     sections::{
         Admin, Discovery, Drain, Health, Limits, Policy, Prefix, Recording, Session, Tenant,
@@ -41,6 +42,7 @@ mod peers;
 mod pools;
 mod promises;
 mod replica;
+mod saturating;
 pub(crate) mod secret;
 mod sections;
 pub(crate) mod tls;

@@ -6,13 +6,15 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use report::judged::Label;
 use serde_json::json;
 
 use crate::{
     app::App,
+    body,
+    reject::Refusal,
     reply::{self, Reply},
 };
 
@@ -26,14 +28,29 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_ID_BYTES_MAX: usize = 256;
 
 /// Joins a label to its request: 200 where the request is remembered, 202 where the label is logged only.
-pub(crate) async fn take(app: &App, request: Request<Incoming>) -> Response<Reply> {
+///
+/// # Errors
+///
+/// When its body does not come.
+pub(crate) async fn take(
+    app: &App,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-    let Ok(Ok(body)) = tokio::time::timeout(BODY_TIMEOUT, body).await else {
-        return wrong(&format!(
-            "the label is longer than {BODY_BYTES_MAX} bytes or did not arrive"
-        ));
-    };
-    let label: Label = match serde_json::from_slice(&body.to_bytes()) {
+    let body = tokio::time::timeout(BODY_TIMEOUT, body).await;
+    let body = body.map_err(|_| Refusal::BodyTimedOut { after: BODY_TIMEOUT })?;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Refusal::TooLarge { bytes_max: BODY_BYTES_MAX }
+        } else {
+            body::broken(&*error)
+        }
+    })?;
+    Ok(joined(app, &body.to_bytes()))
+}
+
+fn joined(app: &App, body: &[u8]) -> Response<Reply> {
+    let label: Label = match serde_json::from_slice(body) {
         Ok(label) => label,
         Err(error) => {
             let example = r#"send JSON such as {"request_id": "req-1", "accepted": true}"#;

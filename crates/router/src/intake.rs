@@ -3,14 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, header, uri::PathAndQuery};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
 use types::{
     block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
-    request::{ModelId, Request as Routed, SessionKey, TenantId},
+    request::{ModelId, Priority, Request as Routed, SessionKey, TenantId},
 };
 use wire::{
     headers::{self, session::Sources},
@@ -20,6 +18,7 @@ use wire::{
 
 use crate::{
     app::{App, Settings},
+    body::{Bounds, Share},
     config::{Asked, read_promise},
     passage::Passage,
     reject::Refusal,
@@ -48,7 +47,7 @@ pub(crate) struct Outbound {
     /// Whether it was the client who wanted it sooner than the router allows.
     pub(crate) is_impatient: bool,
     /// The body's share of the memory for bodies.
-    _budget: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 /// What routing reads of a body.
@@ -81,12 +80,20 @@ pub(crate) async fn read(
         Some(tenant) => Some(tenant.name.clone()),
         None => named_tenant(&settings, &headers)?,
     };
+    if let Some(problem) = misunderstood(&headers) {
+        return Err(problem);
+    }
     let Asked { class, slo, priority } =
         read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
     passage.ranked(class, priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
-    let (body, budget) = receive(app, &settings, &headers, body).await?;
+    let bounds = Bounds {
+        bytes_max: settings.limits.body_bytes_max.0,
+        announced: headers.get(header::CONTENT_LENGTH).and_then(length),
+        within: settings.timeouts.client_body,
+    };
+    let (body, share) = app.bodies.receive(bounds, body).await?;
     let endpoint = passage.endpoint();
     let mut read = interpret(&settings.reader, endpoint, &headers, tenant, &body).await?;
     if let Some(seed) = read.tokenised_from {
@@ -128,50 +135,33 @@ pub(crate) async fn read(
             is_impatient: answer_within < settings.timeouts.answer,
             headers,
             body,
-            _budget: budget,
+            _share: share,
         },
     })
 }
 
-/// Receives the body within the limits of length, memory and time.
-async fn receive(
-    app: &App,
-    settings: &Settings,
-    headers: &HeaderMap,
-    body: Incoming,
-) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
-    let bytes_max = settings.limits.body_bytes_max.0;
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
-    if announced.is_some_and(|it| bytes_max < it) {
-        return Err(Refusal::TooLarge { bytes_max });
+/// What a header of ours asks for that nobody understands. Ignored, it would be found out by who waits
+/// for longer than it said.
+fn misunderstood(headers: &HeaderMap) -> Option<Refusal> {
+    let text = |value: &HeaderValue| value.to_str().unwrap_or_default().trim().to_owned();
+    let says = |name: HeaderName, is_good: fn(&str) -> bool| {
+        headers.get(name).is_some_and(|it| !is_good(&text(it)))
+    };
+    if says(headers::TIMEOUT_MS, |it| it.parse::<u64>().is_ok()) {
+        let cure = "send a whole number of milliseconds, such as 30000";
+        return Some(Refusal::Header { name: "x-sluice-timeout-ms", cure });
     }
-    // A body of unknown length may become the longest one.
-    let permits = App::permits(announced.unwrap_or(bytes_max));
-    let budget = Arc::clone(&app.body_budget).try_acquire_many_owned(permits);
-    let budget = budget.map_err(|_| Refusal::OutOfMemory)?;
-    let collected = Limited::new(body, bytes_max).collect();
-    match tokio::time::timeout(settings.timeouts.client_body, collected).await {
-        Ok(Ok(body)) => {
-            let body = body.to_bytes();
-            let budget = keep(budget, body.len());
-            Ok((body, budget))
-        }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge { bytes_max }),
-        Ok(Err(_)) => Err(Refusal::BodyBroken),
-        Err(_) => Err(Refusal::BodyTimedOut { after: settings.timeouts.client_body }),
+    if says(headers::PRIORITY, |it| Priority::named(it).is_some()) {
+        let cure = "send `system`, `interactive`, `default` or `batch`";
+        return Some(Refusal::Header { name: "x-sluice-priority", cure });
     }
+    None
 }
 
 fn answer_within(settings: &Settings, headers: &HeaderMap) -> Duration {
     let most = settings.timeouts.answer;
     let asked = headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis);
     asked.map_or(most, |it| it.min(most))
-}
-
-/// Gives back what of `budget` a body of `bytes` does not take after all.
-fn keep(mut budget: OwnedSemaphorePermit, bytes: usize) -> OwnedSemaphorePermit {
-    let needed = usize::try_from(App::permits(bytes)).unwrap_or(usize::MAX);
-    budget.split(needed).unwrap_or(budget)
 }
 
 fn length(value: &HeaderValue) -> Option<usize> {

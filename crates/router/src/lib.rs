@@ -3,12 +3,13 @@
 //! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
 //! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
 //! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
-//! `peers` is what the routers of one fleet tell each other;
-//! `routes`, `models`, `feedback` and `admin` what is served on the ports; `goodput` what became of requests.
+//! `peers` is what the routers of one fleet tell each other; `routes`, `models`, `feedback` and `admin` what
+//! is served on the ports; `body` bounds the memory that bodies take; `goodput` says what became of requests.
 
 mod addresses;
 mod admin;
 mod app;
+mod body;
 mod client_io;
 mod completion;
 pub mod config;
@@ -44,3 +45,4 @@ mod tokenize;
 #[allow(dead_code, unreachable_pub, reason = "tested here too, where it stands for nothing")]
 mod tokenize_absent;
 mod upstream;
+mod visit;

@@ -7,10 +7,9 @@ use http::{Response, StatusCode};
 use policy::event::Reject;
 use serde_json::{Value, json};
 use types::replica::Health;
-use wire::openai::Dialect;
 
 use crate::{
-    reject::{self, Refusal},
+    reject::Refusal,
     reply::{self, Reply},
 };
 
@@ -28,18 +27,24 @@ fn merged(fleet: &Fleet) -> BTreeMap<String, Value> {
 }
 
 /// Lists the models.
-pub(crate) fn list(fleet: &Fleet) -> Response<Reply> {
+///
+/// # Errors
+///
+/// When no replica is ready.
+pub(crate) fn list(fleet: &Fleet) -> Result<Response<Reply>, Refusal> {
     if !fleet.is_ready() {
-        return reject::error(&Refusal::Dispatcher(Reject::NoReplicas), Dialect::OpenAi);
+        return Err(Refusal::Dispatcher(Reject::NoReplicas));
     }
     let data: Vec<Value> = merged(fleet).into_values().collect();
-    reply::json(StatusCode::OK, json!({ "object": "list", "data": data }).to_string())
+    Ok(reply::json(StatusCode::OK, json!({ "object": "list", "data": data }).to_string()))
 }
 
 /// Shows one model.
-pub(crate) fn show(fleet: &Fleet, name: &str) -> Response<Reply> {
-    match merged(fleet).remove(name) {
-        Some(entry) => reply::json(StatusCode::OK, entry.to_string()),
-        None => reject::error(&Refusal::Dispatcher(Reject::UnknownModel), Dialect::OpenAi),
-    }
+///
+/// # Errors
+///
+/// When no replica that is ready serves it.
+pub(crate) fn show(fleet: &Fleet, name: &str) -> Result<Response<Reply>, Refusal> {
+    let entry = merged(fleet).remove(name).ok_or_else(|| Refusal::unknown_model(name))?;
+    Ok(reply::json(StatusCode::OK, entry.to_string()))
 }

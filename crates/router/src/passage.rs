@@ -45,11 +45,19 @@ pub(crate) enum End {
     Cut,
     /// The request was turned away, by the router or by every replica that was asked.
     Refused,
+    /// The request was wrong, as the router or a replica found: nobody's promise is broken by it.
+    BadRequest,
 }
 
 impl End {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Complete, Self::ClientGone, Self::ReplicaFailed, Self::Cut, Self::Refused];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Complete,
+        Self::ClientGone,
+        Self::ReplicaFailed,
+        Self::Cut,
+        Self::Refused,
+        Self::BadRequest,
+    ];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -58,6 +66,7 @@ impl End {
             Self::ReplicaFailed => "replica-failed",
             Self::Cut => "cut",
             Self::Refused => "refused",
+            Self::BadRequest => "bad-request",
         }
     }
 
@@ -65,18 +74,19 @@ impl End {
         match self {
             Self::Complete => Outcome::Finished,
             Self::ReplicaFailed => Outcome::Failed,
-            Self::ClientGone | Self::Cut | Self::Refused => Outcome::Cancelled,
+            Self::ClientGone | Self::Cut | Self::Refused | Self::BadRequest => Outcome::Cancelled,
         }
     }
 }
 
 impl End {
-    /// How the request ended for whoever asked, told the status of an answer that came whole.
-    const fn ending(self, status: StatusCode) -> Ending {
+    /// How the request ended for whoever asked; none where that is left out of the judgement.
+    const fn ending(self) -> Option<Ending> {
         match self {
-            Self::Complete if status.as_u16() < 400 => Ending::Completed,
-            Self::Refused => Ending::Rejected,
-            Self::Complete | Self::ClientGone | Self::ReplicaFailed | Self::Cut => Ending::Failed,
+            Self::Complete => Some(Ending::Completed),
+            Self::Refused => Some(Ending::Rejected),
+            Self::ClientGone | Self::ReplicaFailed | Self::Cut => Some(Ending::Failed),
+            Self::BadRequest => None,
         }
     }
 }
@@ -118,8 +128,12 @@ pub(crate) struct Passage {
     endpoint: Endpoint,
     request_id: HeaderValue,
     received: Instant,
+    /// When it was read, and a replica was asked for.
+    read: Option<Instant>,
     /// When it was placed last.
     placed: Instant,
+    /// When the head of its answer came.
+    answered: Option<Instant>,
     model: String,
     prompt: Tokens,
     priority: Priority,
@@ -132,7 +146,8 @@ pub(crate) struct Passage {
     promise: Promise,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
-    status: StatusCode,
+    /// The status that the client was told; none where it was told nothing.
+    status: Option<StatusCode>,
     dropped: Option<&'static str>,
     error: Option<&'static str>,
     ttft: Option<Duration>,
@@ -157,7 +172,9 @@ impl Passage {
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
             received,
+            read: None,
             placed: received,
+            answered: None,
             model: String::new(),
             prompt: Tokens::ZERO,
             priority: Priority::default(),
@@ -167,7 +184,7 @@ impl Passage {
             promise: Promise::begin(),
             ticket: None,
             sent: None,
-            status: StatusCode::OK,
+            status: None,
             dropped: None,
             error: None,
             ttft: None,
@@ -214,6 +231,7 @@ impl Passage {
         self.promise.made(&request);
         app.request_names.add(request.id, self.request_id.to_str().unwrap_or_default());
         let started = Instant::now();
+        self.read = Some(started);
         let placed = tokio::select! {
             biased;
             placed = app.fleet.dispatch().place(request) => placed,
@@ -225,7 +243,18 @@ impl Passage {
         if let Err(reject) = &placed {
             self.gate = reject.gate();
         }
-        self.ticket = Some(placed?);
+        self.ticket = Some(placed.map_err(|reject| match reject {
+            Reject::UnknownModel => Refusal::unknown_model(&self.model),
+            Reject::NoReplicas
+            | Reject::TooLong { .. }
+            | Reject::AllTried
+            | Reject::RetriesUsedUp { .. }
+            | Reject::Saturated { .. }
+            | Reject::Infeasible { .. }
+            | Reject::OverShare { .. }
+            | Reject::Expired { .. }
+            | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
+        })?);
         Ok(())
     }
 
@@ -251,14 +280,15 @@ impl Passage {
 
     /// Learns the status of the answer that is relayed.
     pub(crate) fn answered(&mut self, status: StatusCode) {
-        self.status = status;
+        self.status = Some(status);
+        self.answered = Some(Instant::now());
     }
 
     /// Learns that the request is turned away.
     pub(crate) fn refused(
         &mut self,
         end: End,
-        status: StatusCode,
+        status: Option<StatusCode>,
         code: &'static str,
         dropped: Option<&'static str>,
     ) {
@@ -312,6 +342,9 @@ impl Passage {
     /// Adds what is known of the decision to the answer's head.
     pub(crate) fn write_headers(&self, head: &mut HeaderMap) {
         head.insert(headers::REQUEST_ID, self.request_id.clone());
+        if let Ok(timing) = HeaderValue::try_from(self.timing()) {
+            head.insert(headers::SERVER_TIMING, timing);
+        }
         if let Some(grant) = &self.grant {
             grant.tenant().write_headers(head);
         }
@@ -333,7 +366,25 @@ impl Passage {
         }
     }
 
+    /// Where the time went until now, in milliseconds, as `server-timing` has it: `read` for the request
+    /// to come and be understood, `queue` until a replica had room, `replica` until the head of its
+    /// answer, failed attempts included, and `total`.
+    fn timing(&self) -> String {
+        let now = self.answered.unwrap_or_else(Instant::now);
+        let ms = |it: Duration| it.as_secs_f64() * 1e3;
+        let read = self.read.unwrap_or(now).duration_since(self.received);
+        let (queue, total) = (self.waited, now.duration_since(self.received));
+        let mut text = format!("read;dur={:.3}, queue;dur={:.3}", ms(read), ms(queue));
+        if self.answered.is_some() {
+            let replica = total.saturating_sub(read).saturating_sub(queue);
+            text.push_str(&format!(", replica;dur={:.3}", ms(replica)));
+        }
+        text.push_str(&format!(", total;dur={:.3}", ms(total)));
+        text
+    }
+
     fn count(&self) {
+        let Some(ending) = self.end.ending() else { return };
         let class = self.promise.class.as_deref();
         let left = Left {
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -344,7 +395,7 @@ impl Passage {
             received: self.received,
             ttft: self.ttft,
             gaps: self.gaps,
-            ending: self.end.ending(self.status),
+            ending,
             attempts: self.ticket.as_ref().map_or(1, |it| it.placement().attempt),
             prompt: self.usage.prompt.unwrap_or(self.prompt),
             output: self.usage.completion.or(self.pieces),
@@ -362,7 +413,7 @@ impl Passage {
             endpoint = self.endpoint.path(),
             tenant = self.grant.as_ref().map(|it| it.tenant().name.as_str()),
             model = self.model,
-            status = self.status.as_u16(),
+            status = self.status.map(|it| it.as_u16()),
             end = self.end.as_str(),
             error = self.error,
             replica = self.sent.as_ref().map(|it| it.0.name()),

@@ -3,7 +3,8 @@
 //! SGLang 0.5 dies of one prompt with a token id out of its vocabulary. A router that sends such a
 //! request on takes the fleet down with it, and so does a client that tries again. A request whose
 //! replicas broke before they answered, two of them and with no success in between, is turned away
-//! for a while.
+//! for a while. So is one that two replicas answered with a server error, for a shorter while: nothing
+//! died of it, and the fault may have been theirs.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -19,8 +20,24 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 /// Different replicas that a request must have broken.
 const REPLICAS_BROKEN: usize = 2;
 
-/// How long it is turned away, and how long a first strike is remembered.
-const LASTS: Duration = Duration::from_secs(600);
+/// What a replica did when it had a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strike {
+    /// Its connection broke.
+    Broke,
+    /// It answered with a server error.
+    Erred,
+}
+
+impl Strike {
+    /// How long the request is turned away, and how long a first strike is remembered.
+    const fn lasts(self) -> Duration {
+        match self {
+            Self::Broke => Duration::from_secs(600),
+            Self::Erred => Duration::from_secs(60),
+        }
+    }
+}
 
 /// Requests that are remembered; of more, those longest remembered give way.
 const REQUESTS_MAX: usize = 1_024;
@@ -38,6 +55,7 @@ pub(crate) struct Quarantine {
 struct Strikes {
     replicas: Vec<ReplicaId>,
     last: Instant,
+    lasts: Duration,
 }
 
 impl Quarantine {
@@ -54,8 +72,8 @@ impl Quarantine {
         }
     }
 
-    /// Learns that `replica` broke when it had `body`; returns whether that is kept away from now on.
-    pub(crate) fn strike(&self, body: &[u8], replica: ReplicaId) -> bool {
+    /// Learns what `replica` did when it had `body`; returns whether that is kept away from now on.
+    pub(crate) fn strike(&self, body: &[u8], replica: ReplicaId, strike: Strike) -> bool {
         let name = self.name(body);
         let mut strikes = self.strikes.lock();
         if REQUESTS_MAX <= strikes.len() {
@@ -67,7 +85,8 @@ impl Quarantine {
                 strikes.remove(&oldest);
             }
         }
-        let fresh = || Strikes { replicas: Vec::new(), last: Instant::now() };
+        let lasts = strike.lasts();
+        let fresh = || Strikes { replicas: Vec::new(), last: Instant::now(), lasts };
         let entry = strikes.entry(name).or_insert_with(fresh);
         if entry.is_over() {
             *entry = fresh();
@@ -76,6 +95,7 @@ impl Quarantine {
             entry.replicas.push(replica);
         }
         entry.last = Instant::now();
+        entry.lasts = entry.lasts.max(lasts);
         let enough = entry.is_enough();
         self.len.store(strikes.len(), Ordering::Release);
         enough
@@ -105,7 +125,7 @@ impl Strikes {
     }
 
     fn is_over(&self) -> bool {
-        LASTS <= self.last.elapsed()
+        self.lasts <= self.last.elapsed()
     }
 }
 
@@ -119,22 +139,34 @@ mod tests {
     async fn what_broke_two_replicas_is_kept_away_for_a_while() {
         let quarantine = Quarantine::new(HashKey(1));
         assert!(!quarantine.holds(BODY));
-        assert!(!quarantine.strike(BODY, ReplicaId(0)));
-        assert!(!quarantine.strike(BODY, ReplicaId(0)), "one replica may be broken by itself");
+        assert!(!quarantine.strike(BODY, ReplicaId(0), Strike::Broke));
+        assert!(
+            !quarantine.strike(BODY, ReplicaId(0), Strike::Broke),
+            "one replica may be broken by itself"
+        );
         assert!(!quarantine.holds(BODY));
-        assert!(quarantine.strike(BODY, ReplicaId(1)) && quarantine.holds(BODY));
+        assert!(quarantine.strike(BODY, ReplicaId(1), Strike::Broke) && quarantine.holds(BODY));
         assert!(!quarantine.holds(b"another"));
-        tokio::time::advance(LASTS).await;
+        tokio::time::advance(Strike::Broke.lasts()).await;
         assert!(!quarantine.holds(BODY));
-        assert!(!quarantine.strike(BODY, ReplicaId(2)), "it begins anew");
+        assert!(!quarantine.strike(BODY, ReplicaId(2), Strike::Broke), "it begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_two_replicas_answered_with_an_error_is_kept_away_for_less_long() {
+        let quarantine = Quarantine::new(HashKey(1));
+        assert!(!quarantine.strike(BODY, ReplicaId(0), Strike::Erred));
+        assert!(quarantine.strike(BODY, ReplicaId(1), Strike::Erred) && quarantine.holds(BODY));
+        tokio::time::advance(Strike::Erred.lasts()).await;
+        assert!(!quarantine.holds(BODY) && Strike::Erred.lasts() < Strike::Broke.lasts());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_absolves() {
         let quarantine = Quarantine::new(HashKey(1));
-        quarantine.strike(BODY, ReplicaId(0));
+        quarantine.strike(BODY, ReplicaId(0), Strike::Broke);
         quarantine.absolve(BODY);
-        assert!(!quarantine.strike(BODY, ReplicaId(1)));
+        assert!(!quarantine.strike(BODY, ReplicaId(1), Strike::Broke));
         assert_eq!(quarantine.len.load(Ordering::Relaxed), 1);
     }
 
@@ -142,10 +174,13 @@ mod tests {
     async fn it_remembers_no_more_than_it_may() {
         let quarantine = Quarantine::new(HashKey(1));
         for at in 0..3_000_u32 {
-            quarantine.strike(&at.to_le_bytes(), ReplicaId(0));
+            quarantine.strike(&at.to_le_bytes(), ReplicaId(0), Strike::Broke);
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert_eq!(quarantine.strikes.lock().len(), REQUESTS_MAX);
-        assert!(quarantine.strike(&2_999_u32.to_le_bytes(), ReplicaId(1)), "the latest are kept");
+        assert!(
+            quarantine.strike(&2_999_u32.to_le_bytes(), ReplicaId(1), Strike::Broke),
+            "the latest are kept"
+        );
     }
 }

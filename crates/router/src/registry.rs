@@ -81,6 +81,10 @@ pub(crate) fn join(app: &App, spec: ReplicaSpec, source: Source) -> Result<(), C
     }
     let id = app.fleet.join(spec.clone());
     app.registry.urls.lock().insert(spec.origin.to_string(), id);
+    if let Some(replica) = app.fleet.replica(id) {
+        // Its counters begin at zero, not with its first request.
+        app.telemetry.replica(&replica);
+    }
     members.insert(spec.name.clone(), Member { id, spec, source });
     Ok(())
 }

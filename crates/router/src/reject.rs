@@ -19,6 +19,21 @@ use crate::{
 /// The time in which a probe can find a replica well again, or a body in memory can leave.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Characters of a model's name that are told to whoever asked for it.
+const MODEL_CHARS_TOLD: usize = 64;
+
+/// Every value of `x-sluice-dropped-reason`.
+pub(crate) const DROPPED_REASONS: [&str; 8] = [
+    "rejected-saturated",
+    "rejected-infeasible",
+    "rejected-ttl-expired",
+    "rejected-quota",
+    "rejected-retries",
+    "rejected-no-replicas",
+    "rejected-shutting-down",
+    "evicted-priority",
+];
+
 /// Why a request gets no answer of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -43,9 +58,21 @@ pub(crate) enum Refusal {
     /// The body is compressed.
     #[error("compressed bodies are not accepted: send it without content-encoding")]
     Encoded,
-    /// The body broke off.
-    #[error("the body broke off before its end")]
+    /// What frames the body is garbage.
+    #[error("the body is framed wrongly: its chunks can't be told apart")]
     BodyBroken,
+    /// The client hung up before the end of its body.
+    #[error("the client hung up before the end of its body")]
+    ClientGone,
+    /// It came slowly while another body needed its memory.
+    #[error("too many bytes of requests are being read, and this body came too slowly; come again")]
+    BodySlow,
+    /// A header that asks for something says what nobody understands.
+    #[error("{name}: {cure}")]
+    Header { name: &'static str, cure: &'static str },
+    /// Replicas are ready, and each says that it serves other models.
+    #[error("no replica serves the model `{model}`; GET /v1/models lists those that are served")]
+    UnknownModel { model: String },
     /// The body took too long.
     #[error("the body did not arrive within {after:?}")]
     BodyTimedOut { after: Duration },
@@ -65,7 +92,7 @@ pub(crate) enum Refusal {
     #[error("the body could not be read")]
     Unreadable,
     /// The dispatcher turned it away.
-    #[error(transparent)]
+    #[error("{}", rounded(*.0))]
     Dispatcher(#[from] Reject),
     /// The router ends before a replica has answered.
     #[error("the router is shutting down")]
@@ -91,11 +118,22 @@ struct Told {
 }
 
 impl Refusal {
+    /// That no replica serves `model`, in so much of its name as can be shown.
+    pub(crate) fn unknown_model(model: &str) -> Self {
+        let shown = model.chars().take(MODEL_CHARS_TOLD).flat_map(char::escape_debug);
+        let mut shown: String = shown.collect();
+        if MODEL_CHARS_TOLD < model.chars().count() {
+            shown.push('…');
+        }
+        Self::UnknownModel { model: shown }
+    }
+
     /// How the request ends.
-    const fn end(&self) -> End {
+    pub(crate) const fn end(&self) -> End {
         match self {
             Self::Upstream { .. } | Self::Poison => End::ReplicaFailed,
             Self::ShuttingDown => End::Cut,
+            Self::ClientGone => End::ClientGone,
             Self::Bad(_)
             | Self::NoPath
             | Self::Framing(_)
@@ -105,13 +143,26 @@ impl Refusal {
             | Self::Encoded
             | Self::BodyBroken
             | Self::BodyTimedOut { .. }
+            | Self::Header { .. }
             | Self::NoTenant
             | Self::NoKey
-            | Self::Quota { .. }
+            | Self::UnknownModel { .. }
+            | Self::Dispatcher(Reject::UnknownModel | Reject::TooLong { .. }) => End::BadRequest,
+            Self::Quota { .. }
+            | Self::BodySlow
             | Self::OutOfMemory
             | Self::OutOfFiles
             | Self::Unreadable
-            | Self::Dispatcher(_) => End::Refused,
+            | Self::Dispatcher(
+                Reject::NoReplicas
+                | Reject::AllTried
+                | Reject::RetriesUsedUp { .. }
+                | Reject::Saturated { .. }
+                | Reject::Infeasible { .. }
+                | Reject::OverShare { .. }
+                | Reject::Expired { .. }
+                | Reject::Evicted { .. },
+            ) => End::Refused,
         }
     }
 
@@ -129,15 +180,25 @@ impl Refusal {
             | Self::Encoded
             | Self::BodyBroken
             | Self::BodyTimedOut { .. }
+            | Self::BodySlow
+            | Self::ClientGone
+            | Self::Header { .. }
             | Self::NoTenant
             | Self::NoKey
             | Self::OutOfMemory
             | Self::OutOfFiles
             | Self::Unreadable
+            | Self::UnknownModel { .. }
             | Self::ShuttingDown
             | Self::Poison
             | Self::Upstream { .. } => RETRY_AFTER,
         }
+    }
+
+    /// Words for programs: that of its error, and why it was refused where that is no fault of the request.
+    pub(crate) fn words(&self) -> (Option<&'static str>, Option<&'static str>) {
+        let Told { code, dropped, .. } = self.told();
+        (Some(code), dropped)
     }
 
     /// The field at fault, where it is one field's fault.
@@ -145,7 +206,8 @@ impl Refusal {
         if let Self::Bad(bad) = self {
             return bad.param();
         }
-        (*self == Self::Dispatcher(Reject::UnknownModel)).then_some("model")
+        matches!(self, Self::UnknownModel { .. } | Self::Dispatcher(Reject::UnknownModel))
+            .then_some("model")
     }
 
     fn told(&self) -> Told {
@@ -159,7 +221,11 @@ impl Refusal {
                 ErrorKind::InvalidRequest,
                 "expectation_failed",
             ),
-            Self::Bad(_) | Self::BodyBroken | Self::Framing(_) => {
+            Self::Bad(_)
+            | Self::BodyBroken
+            | Self::Framing(_)
+            | Self::Header { .. }
+            | Self::ClientGone => {
                 told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "invalid_request")
             }
             Self::NoPath => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "path_not_found"),
@@ -190,7 +256,10 @@ impl Refusal {
                 told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "rate_limit_exceeded"),
             ),
             Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
-            Self::OutOfMemory | Self::OutOfFiles => dropped("rejected-saturated", unavailable),
+            Self::UnknownModel { .. } => told_of(&Reject::UnknownModel),
+            Self::OutOfMemory | Self::OutOfFiles | Self::BodySlow => {
+                dropped("rejected-saturated", unavailable)
+            }
             Self::ShuttingDown => dropped(
                 "rejected-shutting-down",
                 Told { code: "router_shutting_down", ..unavailable },
@@ -208,6 +277,26 @@ impl Refusal {
             }
         }
     }
+}
+
+/// A refusal whose time to come again is one that people read: of tenths of a second, and of whole
+/// seconds from ten on; never sooner than it was.
+fn rounded(mut reject: Reject) -> Reject {
+    match &mut reject {
+        Reject::NoReplicas | Reject::UnknownModel | Reject::TooLong { .. } | Reject::AllTried => {}
+        Reject::RetriesUsedUp { retry_after }
+        | Reject::Saturated { retry_after, .. }
+        | Reject::Infeasible { retry_after, .. }
+        | Reject::OverShare { retry_after, .. }
+        | Reject::Expired { retry_after, .. }
+        | Reject::Evicted { retry_after } => {
+            let millis = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            let step = if millis < 10_000 { 100 } else { 1_000 };
+            let millis = millis.div_ceil(step).saturating_mul(step);
+            *retry_after = Duration::from_millis(millis);
+        }
+    }
+    reject
 }
 
 /// What a client is told of the dispatcher's refusal.
@@ -251,7 +340,9 @@ fn told_of(reject: &Reject) -> Told {
 /// Answers in the client's dialect, and lets the passage end.
 pub(crate) fn respond(refusal: &Refusal, mut passage: Passage) -> Response<Reply> {
     let told = refusal.told();
-    passage.refused(refusal.end(), told.status, told.code, told.dropped);
+    // Whoever has gone is told nothing.
+    let status = (refusal.end() != End::ClientGone).then_some(told.status);
+    passage.refused(refusal.end(), status, told.code, told.dropped);
     let mut response = error(refusal, passage.endpoint().dialect());
     passage.write_headers(response.headers_mut());
     response

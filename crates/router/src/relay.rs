@@ -47,9 +47,10 @@ const BYTES_TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Sends `answer` on its way to the client.
 pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Response<Reply> {
-    let Answer { begun: Begun { response, first }, replica } = answer;
+    let Answer { begun: Begun { response, first, is_weighed }, replica } = answer;
     let (mut head, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_own(&mut head.headers);
     passage.answered(head.status);
     passage.write_headers(&mut head.headers);
     let form = Form::of(&head.headers);
@@ -71,6 +72,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
             account: Account::new(passage.endpoint()),
             form,
             replica,
+            is_weighed,
             last_byte: now,
             last_told: now,
             has_token: false,
@@ -109,6 +111,8 @@ struct Watch {
     status: StatusCode,
     account: Account,
     replica: Arc<Replica>,
+    /// Whether it was decided what the answer says of the replica.
+    is_weighed: bool,
     last_byte: Instant,
     last_told: Instant,
     has_token: bool,
@@ -331,9 +335,12 @@ impl Watch {
             self.account.body(kept);
         }
         let end = self.end();
-        if end == End::Complete {
+        if matches!(end, End::Complete | End::BadRequest) {
             self.replica.answered();
-        } else if self.status.is_success() && self.account.end() == Some(usage::End::Failed) {
+        } else if self.status.is_success()
+            && self.account.end() == Some(usage::End::Failed)
+            && !self.is_weighed
+        {
             // Behind a server that still answers, the engine is dead.
             self.replica.request_failed(Failure::Broken);
         }
@@ -346,6 +353,7 @@ impl Watch {
         match (self.status, self.account.end()) {
             (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, _) => End::Refused,
             (status, _) if status.is_server_error() => End::ReplicaFailed,
+            (status, _) if status.is_client_error() => End::BadRequest,
             (status, Some(usage::End::Aborted | usage::End::Failed)) if status.is_success() => {
                 End::ReplicaFailed
             }

@@ -129,6 +129,7 @@ impl Reloader {
             app.fleet.dispatch().observe(Event::RoutingChanged(config.policy.routing()));
         }
         app.settings.store(Arc::new(settings));
+        app.telemetry.begin_classes(config.slo.classes.keys().map(String::as_str));
         let Change { joined, left } =
             registry::sync(app, registry::Source::Configuration, &replicas(&config));
         registry::renew(app);

@@ -12,12 +12,7 @@ use wire::{
     openai::{Dialect, Endpoint},
 };
 
-use crate::{
-    app::App,
-    completion, feedback, models,
-    reject::{self, Refusal},
-    reply::Reply,
-};
+use crate::{app::App, completion, feedback, models, reject::Refusal, reply::Reply, visit::Visit};
 
 /// Serves one request of the data port.
 pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Reply> {
@@ -29,24 +24,16 @@ pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response
     {
         return completion::complete(app, endpoint, request).await;
     }
-    let id = headers::request_id(request.headers()).cloned();
-    if request.uri().path() == "/v1/feedback" && problem.is_none() {
-        return if request.method() == Method::POST {
-            // Rare, and boxed so that what is not does not carry its size.
-            Box::pin(feedback::take(&app, request)).await
-        } else {
-            reject::error(&Refusal::Method { allowed: "POST" }, Dialect::OpenAi)
+    // Rare, and boxed so that what is not does not carry its size.
+    Box::pin(async {
+        let visit = Visit::begin(&app, &request);
+        let answer = match problem {
+            Some(refusal) => Err(refusal),
+            None => answer(&app, endpoint, request).await,
         };
-    }
-    let mut response = match problem {
-        Some(refusal) => {
-            let dialect = endpoint.map_or(Dialect::OpenAi, Endpoint::dialect);
-            reject::error(&refusal, dialect)
-        }
-        None => answer(&app, endpoint, &request),
-    };
-    response.headers_mut().insert(headers::REQUEST_ID, id.unwrap_or_else(|| app.request_id()));
-    response
+        visit.answer(answer, endpoint.map_or(Dialect::OpenAi, Endpoint::dialect))
+    })
+    .await
 }
 
 /// What is wrong with a request whatever it asks for.
@@ -60,17 +47,26 @@ fn problem(request: &Request<Incoming>) -> Option<Refusal> {
 }
 
 /// Answers what goes to no replica.
-fn answer(app: &App, endpoint: Option<Endpoint>, request: &Request<Incoming>) -> Response<Reply> {
-    if let Some(endpoint) = endpoint {
-        return reject::error(&Refusal::Method { allowed: "POST" }, endpoint.dialect());
-    }
+async fn answer(
+    app: &App,
+    endpoint: Option<Endpoint>,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
     let path = request.uri().path();
+    if endpoint.is_some() || path == "/v1/feedback" {
+        let is_label = endpoint.is_none() && request.method() == Method::POST;
+        return if is_label {
+            feedback::take(app, request).await
+        } else {
+            Err(Refusal::Method { allowed: "POST" })
+        };
+    }
     let is_models = path == "/v1/models";
     let Some(model) = path.strip_prefix("/v1/models/").or(is_models.then_some("")) else {
-        return reject::error(&Refusal::NoPath, Dialect::OpenAi);
+        return Err(Refusal::NoPath);
     };
-    if request.method() != Method::GET {
-        return reject::error(&Refusal::Method { allowed: "GET" }, Dialect::OpenAi);
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(Refusal::Method { allowed: "GET, HEAD" });
     }
     if is_models { models::list(&app.fleet) } else { models::show(&app.fleet, model) }
 }

@@ -24,7 +24,7 @@ use types::{
 };
 use wire::usage::Usage;
 
-use crate::{app::App, passage::End};
+use crate::{app::App, passage::End, reject::DROPPED_REASONS};
 
 mod caches;
 mod goodput;
@@ -76,6 +76,7 @@ const READY: &str = "sluice_replica_ready";
 const SLOW_START: &str = "sluice_replica_slow_start_share";
 const REPORTED_RUNNING: &str = "sluice_replica_reported_running";
 const REPORTED_WAITING: &str = "sluice_replica_reported_waiting";
+const IMPLAUSIBLE: &str = "sluice_replica_implausible_samples_total";
 const INDEX_BYTES: &str = "sluice_prefix_index_bytes";
 const INDEX_BLOCKS: &str = "sluice_prefix_index_blocks";
 const HELD_BYTES: &str = "sluice_held_index_bytes";
@@ -116,7 +117,7 @@ const TASKS: &str = "sluice_tasks";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 58] = [
+pub const METRICS: [Metric; 59] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -149,6 +150,11 @@ pub const METRICS: [Metric; 58] = [
     ),
     metric(REPORTED_RUNNING, Kind::Gauge, "Requests that a replica says it is running"),
     metric(REPORTED_WAITING, Kind::Gauge, "Requests that a replica says are waiting"),
+    metric(
+        IMPLAUSIBLE,
+        Kind::Counter,
+        "Samples of a replica's metrics that can't be true and were left out",
+    ),
     metric(INDEX_BYTES, Kind::Gauge, "Memory claimed by the prefix index, in bytes"),
     metric(INDEX_BLOCKS, Kind::Gauge, "Blocks in the prefix index"),
     metric(HELD_BYTES, Kind::Gauge, "Memory claimed for what engines say they hold, in bytes"),
@@ -261,6 +267,9 @@ struct Declared {
     prediction_error: [Histogram; 2],
 }
 
+/// What came of reloads.
+const RELOAD_RESULTS: [&str; 2] = ["taken", "refused"];
+
 const REASONS: [Reason; 6] =
     [Reason::Session, Reason::Prefix, Reason::Load, Reason::Cost, Reason::Fallback, Reason::Retry];
 
@@ -306,6 +315,7 @@ impl Telemetry {
         let declared = metrics::with_local_recorder(&recorder, || {
             METRICS.iter().for_each(describe);
             gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+            start_at_zero();
             Declared {
                 ended: End::ALL.map(|it| counter!(REQUESTS, "outcome" => it.as_str())),
                 retries: counter!(RETRIES),
@@ -383,7 +393,8 @@ impl Telemetry {
 
     /// Counts a reload.
     pub(crate) fn reloaded(&self, taken: bool) {
-        let result = if taken { "taken" } else { "refused" };
+        let [is_taken, is_refused] = RELOAD_RESULTS;
+        let result = if taken { is_taken } else { is_refused };
         metrics::with_local_recorder(&self.recorder, || {
             counter!(RELOADS, "result" => result).increment(1);
         });
@@ -439,6 +450,22 @@ impl std::fmt::Debug for Telemetry {
     }
 }
 
+/// Begins the counters whose labels are known, so that the first event of each is a rise and not a
+/// series that comes out of nothing.
+fn start_at_zero() {
+    for reason in DROPPED_REASONS {
+        for priority in Priority::ALL {
+            counter!(REJECTED, "reason" => reason, "priority" => priority.as_str()).absolute(0);
+        }
+    }
+    for gate in Gate::ALL {
+        counter!(SHED, "gate" => gate.as_str()).absolute(0);
+    }
+    for result in RELOAD_RESULTS {
+        counter!(RELOADS, "result" => result).absolute(0);
+    }
+}
+
 fn describe(metric: &Metric) {
     let (name, help) = (metric.name, metric.help);
     match metric.kind {
@@ -490,6 +517,7 @@ fn read_gauges(fleet: &Fleet) {
         let load = status.load.unwrap_or_default();
         gauge!(REPORTED_RUNNING, "replica" => status.name.clone()).set(load.running);
         gauge!(REPORTED_WAITING, "replica" => status.name.clone()).set(load.waiting);
+        counter!(IMPLAUSIBLE, "replica" => status.name.clone()).absolute(status.implausible);
         let placed = fleet.dispatch().inspect(|_, it| it.fleet().get(status.id).map(|it| it.load));
         let placed = placed.unwrap_or_default();
         gauge!(IN_FLIGHT, "replica" => status.name.clone()).set(placed.in_flight);

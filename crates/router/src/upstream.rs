@@ -3,9 +3,12 @@
 //! A request is sent again when the replica said no (429, 503, a server error, or an error in place
 //! of a stream's first token), when the connection failed before the answer began, or when the
 //! replica was found hung. It is never sent to more replicas than `attempts_max`, and one that broke
-//! two of them is not sent again at all: were it the request that kills them, it would go through
-//! the whole fleet. A replica that is merely slow is not given up for another, for its work would be
+//! two of them, or that two of them answered with a server error, is not sent again at all: were it the
+//! request that does it, it would go through the whole fleet. A replica that is merely slow is not given up for another, for its work would be
 //! done twice.
+//!
+//! A server error says as much of the request as of the replica. It counts against the replica once
+//! another one has served the same request; an error that a second one gives too counts against neither.
 
 use std::sync::Arc;
 
@@ -20,7 +23,9 @@ use http_body_util::BodyExt as _;
 use policy::event::Reject;
 use wire::{headers, openai::Endpoint, sse::Scanner, usage::Answer as Account};
 
-use crate::{app::App, intake::Outbound, passage::Passage, reject::Refusal, relay};
+use crate::{
+    app::App, intake::Outbound, passage::Passage, quarantine::Strike, reject::Refusal, relay,
+};
 
 /// The answer of a replica, its head received, and of a stream the first piece.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub(crate) struct Begun {
     pub(crate) response: Response<Body>,
     /// The first piece of a stream, which was looked at before the client is told anything.
     pub(crate) first: Option<Bytes>,
+    /// Whether it is an error of which it was decided what it says of the replica.
+    pub(crate) is_weighed: bool,
 }
 
 /// What came of one attempt.
@@ -43,6 +50,8 @@ enum Attempt {
     Answered(Begun),
     /// The replica said no, in an answer that is relayed if nobody else takes the request.
     Declined(Begun),
+    /// The same, but with an error that may be the replica's fault or the request's.
+    Erred(Begun),
     /// No answer came.
     Failed(Failure),
     /// The replica has the request and stayed silent for as long as an answer may take.
@@ -61,6 +70,7 @@ pub(crate) async fn send(
         return Err(Refusal::Poison);
     }
     app.retries.earn();
+    let mut erred: Vec<Arc<Replica>> = Vec::new();
     loop {
         let placement = passage.placement()?;
         // A replica can leave between the decision and here; the request then goes elsewhere.
@@ -74,6 +84,9 @@ pub(crate) async fn send(
         match attempt {
             Attempt::Answered(begun) => {
                 app.quarantine.absolve(&outbound.body);
+                if begun.response.status().is_success() {
+                    erred.iter().for_each(|it| it.request_failed(Failure::Broken));
+                }
                 return Ok(Answer { begun, replica });
             }
             Attempt::Declined(begun) => {
@@ -81,8 +94,25 @@ pub(crate) async fn send(
                     return Ok(Answer { begun, replica });
                 }
             }
+            Attempt::Erred(begun) => {
+                let begun = Begun { is_weighed: true, ..begun };
+                if passage.settings().attempts_max <= 1 {
+                    // No other replica is ever heard.
+                    replica.request_failed(Failure::Broken);
+                    return Ok(Answer { begun, replica });
+                }
+                if app.quarantine.strike(&outbound.body, replica.id(), Strike::Erred)
+                    || !may_retry
+                    || !app.retries.spend()
+                    || passage.retry().is_err()
+                {
+                    return Ok(Answer { begun, replica });
+                }
+                erred.push(replica);
+            }
             Attempt::Failed(failure) => {
-                if failure == Failure::Broken && app.quarantine.strike(&outbound.body, replica.id())
+                if failure == Failure::Broken
+                    && app.quarantine.strike(&outbound.body, replica.id(), Strike::Broke)
                 {
                     return Err(Refusal::Poison);
                 }
@@ -93,18 +123,7 @@ pub(crate) async fn send(
                 if !may_retry {
                     return Err(refusal);
                 }
-                // Where nobody is left to try, what went wrong says more than that.
-                passage.retry().map_err(|reject| match reject {
-                    Reject::AllTried | Reject::NoReplicas => refusal,
-                    Reject::UnknownModel
-                    | Reject::TooLong { .. }
-                    | Reject::RetriesUsedUp { .. }
-                    | Reject::Saturated { .. }
-                    | Reject::Infeasible { .. }
-                    | Reject::OverShare { .. }
-                    | Reject::Expired { .. }
-                    | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
-                })?;
+                passage.retry().map_err(|reject| given_up(reject, refusal))?;
             }
             Attempt::Cut => return Err(Refusal::ShuttingDown),
             Attempt::Silent => {
@@ -112,6 +131,21 @@ pub(crate) async fn send(
                 return Err(Refusal::Upstream { failure, attempts });
             }
         }
+    }
+}
+
+/// Why a request is not sent again. Where nobody is left to try, what went wrong says more than that.
+fn given_up(reject: Reject, failed: Refusal) -> Refusal {
+    match reject {
+        Reject::AllTried | Reject::NoReplicas => failed,
+        Reject::UnknownModel
+        | Reject::TooLong { .. }
+        | Reject::RetriesUsedUp { .. }
+        | Reject::Saturated { .. }
+        | Reject::Infeasible { .. }
+        | Reject::OverShare { .. }
+        | Reject::Expired { .. }
+        | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
     }
 }
 
@@ -154,7 +188,7 @@ async fn attempt(
 /// Says whether an answer is one, and what its beginning says of the replica's health: a refusal is
 /// no illness, a server error may be one, and an answer that has only begun may yet break off.
 async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Body>) -> Attempt {
-    let begun = |response| Begun { response, first: None };
+    let begun = |response| Begun { response, first: None, is_weighed: false };
     match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             replica.declined(headers::retry_after(response.headers()));
@@ -166,8 +200,7 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
             Attempt::Failed(Failure::Broken)
         }
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
-            replica.request_failed(Failure::Broken);
-            Attempt::Declined(begun(response))
+            Attempt::Erred(begun(response))
         }
         status if status.is_success() && relay::is_stream(response.headers()) => {
             replica.byte();
@@ -195,11 +228,6 @@ async fn begin_stream(
     let mut account = Account::new(endpoint);
     Scanner::new().push(&first, |event| account.event(&event));
     let has_failed = account.has_failed();
-    let begun = Begun { response, first: Some(first) };
-    if has_failed {
-        replica.request_failed(Failure::Broken);
-        Attempt::Declined(begun)
-    } else {
-        Attempt::Answered(begun)
-    }
+    let begun = Begun { response, first: Some(first), is_weighed: false };
+    if has_failed { Attempt::Erred(begun) } else { Attempt::Answered(begun) }
 }

@@ -260,23 +260,90 @@ async fn e5_a_body_that_says_it_is_huge_is_refused_before_it_comes() {
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
-#[tokio::test]
-async fn e5_bodies_together_take_no_more_memory_than_they_may() {
+/// A router with room for four bodies of the longest kind, 1 MiB, before a replica that answers who says
+/// hi, and nobody else.
+async fn little_room() -> Stage {
+    let url = raw::replica(|mut socket, request| async move {
+        if request.contains("hi") {
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+        } else {
+            let _ = socket.read_u8().await;
+        }
+    })
+    .await;
     let mut config = config(RoundRobin);
     config.limits.body_bytes_max = ByteSize(1 << 20);
     config.limits.body_bytes_in_flight_max = ByteSize(4 << 20);
-    let stage = stage_with(config, 1).await;
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ncontent-length: 1048576\r\n\r\n");
+    common::stage_before(url, config).await
+}
+
+const MIB: usize = 1 << 20;
+
+fn announced(length: usize) -> String {
+    format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ncontent-length: {length}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn e5_heads_that_announce_much_and_send_nothing_keep_nobody_out() {
+    let stage = stage(RoundRobin, 1).await;
+    let chunked = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n");
     let mut open = Vec::new();
-    for _ in 0..4 {
+    for at in 0..64 {
+        let head = if at % 2 == 0 { announced(32 * MIB) } else { chunked.clone() };
         open.push(raw::send(stage.data, &head).await);
     }
-    until("the budget is used up", async || stage.chat(&chat("hi", 1, false)).await.status == 503)
+    // As many again with a first byte: 64 announce 2 GiB, where 512 MiB are allowed.
+    for _ in 0..32 {
+        open.push(raw::send(stage.data, &(announced(32 * MIB) + "{")).await);
+    }
+    let mut served = 0;
+    for _ in 0..20 {
+        served += u32::from(stage.chat(&chat("hi", 1, false)).await.status == 200);
+    }
+    println!("E5: {served} of 20 served beside {} bodies that do not come", open.len());
+    assert_eq!(served, 20);
+}
+
+#[tokio::test]
+async fn e5_bodies_together_take_no_more_memory_than_they_may() {
+    let stage = little_room().await;
+    let before = r#"{"model":"m","prompt":""#;
+    let body = format!("{before}{}\"}}", "x".repeat(MIB - before.len() - 2));
+    assert_eq!(body.len(), MIB);
+    let mut open = Vec::new();
+    for count in 1..=4 {
+        open.push(raw::post(stage.data, "/v1/completions", &body).await);
+        until("it is placed", async || {
+            let status = stage.admin(http::Method::GET, "/admin/replicas", "").await.json();
+            status["replicas"][0]["in_flight"] == count
+        })
         .await;
+    }
     let refused = stage.chat(&chat("hi", 1, false)).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
     assert_eq!(refused.header("x-sluice-dropped-reason"), "rejected-saturated");
-    drop(open);
+    open.pop();
     until("it is given back", async || stage.chat(&chat("hi", 1, false)).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn e5_bodies_that_stand_still_make_room_for_those_that_come() {
+    let stage = little_room().await;
+    let part = announced(MIB) + &"x".repeat(MIB - 1);
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(raw::send(stage.data, &part).await);
+    }
+    let began = std::time::Instant::now();
+    // Until the bodies are here there is room; then the one that needs some has one of them ended.
+    until("a body is ended", async || {
+        let _ = stage.chat(&chat("hi", 1, false)).await;
+        let mut seen = [0; 12];
+        open.iter().any(|it| it.try_read(&mut seen).is_ok() && &seen == b"HTTP/1.1 503")
+    })
+    .await;
+    until("there is room", async || stage.chat(&chat("hi", 1, false)).await.status == 200).await;
+    println!("E5: room again {} ms after four bodies stood still", began.elapsed().as_millis());
 }
 
 #[tokio::test]

@@ -393,6 +393,31 @@ async fn a_replica_that_nobody_knows_is_neither_drained_nor_removed() {
         let answer = stage.admin(method, path, "").await;
         assert!(answer.status == 404 && !answer.body.contains('\r'), "{path}: {answer:?}");
     }
+    for (method, path, status) in [
+        (Method::GET, "/admin/nothing", 404),
+        (Method::POST, "/metrics", 405),
+        (Method::PUT, "/admin/policy", 400),
+        (Method::GET, "/admin/decisions?limit=x", 400),
+    ] {
+        let answer = stage.admin(method, path, "").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("content-type")),
+            (status, "application/json")
+        );
+        assert!(!answer.json()["error"]["message"].as_str().unwrap().is_empty(), "{path}");
+    }
+    let page = stage.admin(Method::GET, "/", "").await;
+    assert_eq!(
+        (page.status.as_u16(), page.header("content-type")),
+        (200, "text/html; charset=utf-8")
+    );
+    for needed in ["color-scheme: light dark", "/admin/replicas", "/admin/goodput"] {
+        assert!(page.body.contains(needed), "{needed}");
+    }
+    assert!(
+        !page.body.contains("http://") && !page.body.contains("https://"),
+        "nothing from elsewhere"
+    );
     let reload = stage.admin(Method::POST, "/admin/reload", "").await;
     assert!(reload.status == 409 && reload.body.contains("without a configuration file"));
 }

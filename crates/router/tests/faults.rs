@@ -215,15 +215,80 @@ async fn a_storm_of_client_errors_ejects_nobody() {
 }
 
 #[tokio::test]
-async fn server_errors_in_a_row_eject_and_answered_probes_readmit() {
-    let stage = with_faults(RoundRobin, &[Fault::Status { code: 500, retry_after: None }]).await;
-    for _ in 0..5 {
-        assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 500);
-    }
-    assert_eq!(stage.health(0).await, "ejected");
+async fn server_errors_in_a_row_that_another_replica_does_not_give_eject() {
+    let no = Fault::Status { code: 500, retry_after: None };
+    let stage = with_faults(RoundRobin, &[no, Fault::None]).await;
+    let at = std::cell::Cell::new(0);
+    until("it is ejected", async || {
+        at.set(at.get() + 1);
+        let answer = stage.chat(&chat(&format!("question {}", at.get()), 1, false)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-sluice-replica")), (200, "r1"));
+        stage.health(0).await == "ejected"
+    })
+    .await;
     stage.replicas[0].set_fault(Fault::None).await.unwrap();
     until("it is ready again", async || stage.health(0).await == "ready").await;
-    assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200);
+}
+
+/// Two replicas that answer 500 to whatever has the word poison in it, and 200 to all else; the number is
+/// that of the requests with it.
+async fn allergic() -> (Stage, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use std::sync::{Arc, atomic::AtomicUsize};
+    let poisoned = Arc::new(AtomicUsize::new(0));
+    let mut config = config(RoundRobin);
+    for at in 0..2 {
+        let poisoned = Arc::clone(&poisoned);
+        let url = raw::replica(move |mut socket, request| {
+            let poisoned = Arc::clone(&poisoned);
+            async move {
+                let is_poison = request.contains("poison");
+                poisoned.fetch_add(usize::from(is_poison), std::sync::atomic::Ordering::Relaxed);
+                let status = if is_poison { "500 Internal Server Error" } else { "200 OK" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        })
+        .await;
+        config.replicas.push(Replica { name: Some(format!("a{at}")), ..Replica::at(url) });
+    }
+    (stage_with(config, 0).await, poisoned)
+}
+
+#[tokio::test]
+async fn prompts_that_replicas_answer_with_500_eject_nobody() {
+    let (stage, poisoned) = allergic().await;
+    for at in 0..60 {
+        let answer = stage.chat(&chat(&format!("poison {at}"), 1, false)).await;
+        assert_eq!(answer.status, 500, "{at}: relayed as it came");
+    }
+    for replica in 0..2 {
+        assert_eq!(stage.health(replica).await, "ready");
+    }
+    for at in 0..20 {
+        let answer = stage.chat(&chat(&format!("question {at}"), 1, false)).await;
+        assert_eq!(answer.status, 200, "others go on being served");
+    }
+    // The same again reaches nobody, once two replicas have had it.
+    let again = chat("poison again", 1, false);
+    let seen = || poisoned.load(std::sync::atomic::Ordering::Relaxed);
+    let before = seen();
+    let answers = [stage.chat(&again).await, stage.chat(&again).await, stage.chat(&again).await];
+    assert_eq!(answers.map(|it| it.status.as_u16()), [500, 502, 502]);
+    assert_eq!(seen() - before, 2, "two replicas at the most");
+    stage.until_idle().await;
+}
+
+#[tokio::test]
+async fn the_last_replica_that_answers_its_probes_is_kept_whatever_its_answers() {
+    for fault in [Fault::Status { code: 500, retry_after: None }, Fault::BreakAfter(1)] {
+        let stage = with_faults(RoundRobin, &[fault]).await;
+        for at in 0..20 {
+            let _ = stage.chat(&chat(&format!("question {at}"), 4, true)).await;
+        }
+        assert_eq!(stage.health(0).await, "ready", "{fault:?}");
+        stage.replicas[0].set_fault(Fault::None).await.unwrap();
+        assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200, "{fault:?}");
+    }
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ async fn labels_that_cannot_be_joined_or_read_are_told_apart() {
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "bad_label"), "{wrong}");
     }
     let long = format!(r#"{{"request_id":"{}"}}"#, "x".repeat(20_000));
-    assert_eq!(stage.post("/v1/feedback", &[], long).await.status, 400);
+    assert_eq!(stage.post("/v1/feedback", &[], long).await.status, 413);
     assert_eq!(stage.get("/v1/feedback").await.status, 405);
 }
 
@@ -144,4 +144,34 @@ async fn a_batch_is_held_to_its_window_and_to_nothing_interactive() {
         (&figures["accepted_row_rate"], &figures["ttft_ms_mean"]),
         (&json!(1.0), &Value::Null)
     );
+}
+
+#[tokio::test]
+async fn what_clients_do_wrong_breaks_no_promise() {
+    let stage = stage(LeastRequest, 1).await;
+    for _ in 0..30 {
+        assert_eq!(stage.post(CHAT, &[], "{").await.status, 400);
+    }
+    assert_eq!(stage.post(CHAT, &[], r#"{"model":"nope","messages":[]}"#).await.status, 404);
+    let wrong = emulator::Fault::Status { code: 400, retry_after: None };
+    stage.replicas[0].set_fault(wrong).await.unwrap();
+    assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 400);
+    stage.replicas[0].set_fault(emulator::Fault::None).await.unwrap();
+    let bad = "sluice_requests_total{outcome=\"bad-request\"}";
+    until("all are counted", async || stage.metric(bad).await == 32).await;
+    ask(&stage, "good").await;
+    let key = after(&stage, 1).await;
+    assert_eq!(key["undisturbed"]["good_request_fraction"], 1.0, "{key:#}");
+    // To be full is no fault of the client's, nor is it to have used up a share.
+    let full = emulator::Fault::Status { code: 429, retry_after: None };
+    stage.replicas[0].set_fault(full).await.unwrap();
+    let body = chat("hi", 1, false).to_string();
+    let answer = stage.post(CHAT, &[("x-sluice-slo-class", "interactive")], body).await;
+    assert_eq!(answer.status, 429);
+    let key = after(&stage, 2).await;
+    assert_eq!(
+        (&key["undisturbed"]["rejected"], &key["undisturbed"]["good"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(stage.metric(bad).await, 32);
 }

@@ -15,17 +15,23 @@ use tokio::{io::AsyncReadExt as _, sync::mpsc};
 /// Hang-ups of each kind; an odd number, so that one of them is the median.
 const TRIES: usize = 21;
 
-/// Fails when half of the hang-ups took longer to notice than is promised.
+/// Which of them nine in ten do not exceed.
+const P90: usize = 18;
+
+/// Fails when half of the hang-ups took longer to notice than is promised, or more than one in ten three
+/// times as long: a machine that tests share holds up one or two, a router that polls for hang-ups more.
 fn assert_prompt(what: &str, mut took: Vec<Duration>) {
     took.sort();
     assert_eq!(took.len(), TRIES);
     let ms = |it: Duration| it.as_secs_f64() * 1e3;
     println!(
-        "B1 {what}: median {:.1} ms, longest {:.1} ms",
+        "B1 {what}: median {:.1} ms, p90 {:.1} ms, longest {:.1} ms",
         ms(took[TRIES / 2]),
+        ms(took[P90]),
         ms(took[TRIES - 1])
     );
     assert!(took[TRIES / 2] < Duration::from_millis(50), "{what}: {took:?}");
+    assert!(took[P90] <= Duration::from_millis(150), "{what}: {took:?}");
 }
 
 /// How a replica keeps a client waiting.
@@ -110,11 +116,27 @@ async fn a_client_that_hangs_up_on_a_silent_replica_is_noticed_within_50_ms() {
 async fn a_client_that_hangs_up_within_its_request_leaves_nothing_behind() {
     let stage = stage(RoundRobin, 1).await;
     let body = chat("never ends", 1, false).to_string();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ncontent-length: 9999\r\n\r\n");
-    drop(raw::send(stage.data, &(head + &body)).await);
+    let whole = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ncontent-length: 9999\r\n\r\n{body}");
+    let chunked = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\nffff\r\n{body}"
+    );
+    for (sent, count) in [(&whole, 1), (&chunked, 2)] {
+        drop(raw::send(stage.data, sent).await);
+        until("it is counted", async || {
+            stage.metric("sluice_requests_total{outcome=\"client-gone\"}").await == count
+        })
+        .await;
+    }
+    for outcome in ["refused", "bad-request", "complete", "replica-failed", "cut"] {
+        let sample = format!("sluice_requests_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(stage.metric(&sample).await, 0, "{outcome}");
+    }
+    // Garbage is another matter.
+    let garbage =
+        format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n");
+    assert!(raw::rest(raw::send(stage.data, &garbage).await).await.starts_with("HTTP/1.1 400"));
     until("it is counted", async || {
-        stage.metric("sluice_requests_total{outcome=\"refused\"}").await == 1
-            || stage.metric("sluice_requests_total{outcome=\"client-gone\"}").await == 1
+        stage.metric("sluice_requests_total{outcome=\"bad-request\"}").await == 1
     })
     .await;
     assert_eq!(stage.reserved().await, 0);

@@ -121,7 +121,7 @@ async fn after_faults_and_hang_ups_of_every_kind_nothing_stays_reserved() {
         stage.until_idle().await;
         until("the replicas are idle", async || stage.upstream_in_flight() == 0).await;
         let mut left = 0;
-        for end in ["complete", "client-gone", "replica-failed", "cut", "refused"] {
+        for end in ["complete", "client-gone", "replica-failed", "cut", "refused", "bad-request"] {
             left += stage.metric(&format!("sluice_requests_total{{outcome=\"{end}\"}}")).await;
         }
         let strategy = strategy.as_str();

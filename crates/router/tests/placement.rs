@@ -139,10 +139,26 @@ async fn a_policy_that_makes_no_sense_changes_nothing() {
     ] {
         let answer = stage.admin(Method::PUT, "/admin/policy", body).await;
         assert_eq!(answer.status, 400, "{body}");
-        assert!(answer.body.contains(culprit), "{}", answer.body);
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(culprit), "{message}");
     }
     let shown = stage.admin(Method::GET, "/admin/policy", "").await.json();
     assert_eq!(shown["strategy"], "least-request");
+}
+
+#[tokio::test]
+async fn saturation_can_be_switched_off_and_stays_off() {
+    let stage = stage(LeastRequest, 1).await;
+    let set = async |body: &str| {
+        let answer = stage.admin(Method::PUT, "/admin/policy", body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()["saturation"].clone()
+    };
+    assert_eq!(set(r#"{"strategy":"sticky"}"#).await["slack"], 4);
+    assert_eq!(set(r#"{"strategy":"sticky","saturation":null}"#).await["slack"], 4);
+    assert_eq!(set(r#"{"strategy":"sticky","saturation":"off"}"#).await, "off");
+    let shown = stage.admin(Method::GET, "/admin/policy", "").await.body;
+    assert_eq!(set(&shown).await, "off", "what is shown can be set");
 }
 
 #[tokio::test]

@@ -23,7 +23,11 @@ async fn bad_requests_are_refused_with_the_reason_and_reach_no_replica() {
         (r#"{"messages":[]}"#, 400, "`model` is missing"),
         (r#"{"model":7,"messages":[]}"#, 400, "`model` must be"),
         (duplicate.as_str(), 400, "more than once"),
-        (r#"{"model":"nope","messages":[]}"#, 404, "no replica serves the model"),
+        (
+            r#"{"model":"nope","messages":[]}"#,
+            404,
+            "no replica serves the model `nope`; GET /v1/models",
+        ),
     ] {
         let answer = stage.post(CHAT, &[], body.to_owned()).await;
         assert_eq!(answer.status, status, "{answer:?}");
@@ -33,8 +37,8 @@ async fn bad_requests_are_refused_with_the_reason_and_reach_no_replica() {
     }
     let bomb = stage.post(CHAT, &[], deep).await;
     assert!(bomb.status.is_client_error(), "{}", bomb.status);
-    let cold = stage.metric("sluice_requests_total{outcome=\"refused\"}").await;
-    assert!(6 <= cold, "each refusal is counted: {cold}");
+    let wrong = stage.metric("sluice_requests_total{outcome=\"bad-request\"}").await;
+    assert_eq!(wrong, 7, "each refusal is counted");
     assert_eq!(stage.replicas[0].stats().counters.prompt_tokens, 0);
 }
 
@@ -49,7 +53,45 @@ async fn what_is_not_served_is_not_found() {
     let answer = stage.get(CHAT).await;
     assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "POST"));
     let answer = stage.post("/v1/models", &[], "{}").await;
-    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "GET"));
+    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "GET, HEAD"));
+    let head = stage.open(http::Method::HEAD, "/v1/models", &[], "").await;
+    assert_eq!(head.status(), 200);
+}
+
+#[tokio::test]
+async fn a_model_that_nobody_serves_is_named_in_what_can_be_shown_of_it() {
+    let stage = stage(RoundRobin, 1).await;
+    let long = format!("\u{1b}[31m{}", "x".repeat(5_000));
+    let body = serde_json::json!({ "model": long, "messages": [] }).to_string();
+    let answer = stage.post(CHAT, &[], body).await;
+    let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (404, "model_not_found"));
+    assert!(message.contains("`\\u{1b}[31mxxx") && message.contains("x…`"), "{message}");
+    assert!(message.len() < 200, "{message}");
+    let answer = stage.get("/v1/models/nope").await;
+    assert!(
+        answer.body.contains("`nope`") && answer.body.contains("/v1/models"),
+        "{}",
+        answer.body
+    );
+}
+
+#[tokio::test]
+async fn a_header_of_ours_that_says_nothing_is_refused_with_the_cure() {
+    let stage = stage(RoundRobin, 1).await;
+    for (name, value, cure) in [
+        ("x-sluice-timeout-ms", "soon", "milliseconds"),
+        ("x-sluice-timeout-ms", "-1", "milliseconds"),
+        ("x-sluice-timeout-ms", "99999999999999999999999", "milliseconds"),
+        ("x-sluice-priority", "urgent!", "`batch`"),
+    ] {
+        let answer = stage.post(CHAT, &[(name, value)], chat("hi", 1, false).to_string()).await;
+        assert_eq!(answer.status, 400, "{name}: {value}: {answer:?}");
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with(name) && message.contains(cure), "{message}");
+    }
+    let good = [("x-sluice-timeout-ms", " 60000"), ("x-sluice-priority", "batch")];
+    assert_eq!(stage.post(CHAT, &good, chat("hi", 1, false).to_string()).await.status, 200);
 }
 
 #[tokio::test]

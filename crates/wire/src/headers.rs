@@ -110,6 +110,19 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes off what only Sluice may say: every header that it adds to answers, and whatever else begins as
+/// its own do. When to come again stays: a replica that is full says so too.
+pub fn strip_own(headers: &mut HeaderMap) {
+    let is_own = |it: &&HeaderName| {
+        it.as_str().starts_with("x-sluice-")
+            || (EMITTED.contains(it) && **it != header::RETRY_AFTER && **it != RETRY_AFTER_MS)
+    };
+    let doomed: Vec<HeaderName> = headers.keys().filter(is_own).cloned().collect();
+    for name in doomed {
+        headers.remove(name);
+    }
+}
+
 /// What is ambiguous about how a request is framed or addressed, if anything. Whoever reads it after
 /// us might take its end for another place, and the rest for a request of its own.
 #[must_use]
@@ -192,6 +205,18 @@ mod tests {
         expected.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_only_sluice_says_comes_off_and_when_to_come_again_stays() {
+        let mut headers: HeaderMap =
+            EMITTED.into_iter().map(|it| (it, HeaderValue::from_static("1"))).collect();
+        headers.insert("x-sluice-made-up", HeaderValue::from_static("1"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        strip_own(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "retry-after", "retry-after-ms"]);
     }
 
     #[test]

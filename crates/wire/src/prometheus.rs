@@ -32,6 +32,9 @@ pub struct Scrape {
     pub prompt_tokens: Option<f64>,
     /// The adapters (LoRA) in use, where the engine has any.
     pub adapters: Option<Adapters>,
+    /// Samples that can't be true, which are left out: no numbers, negative ones, and figures beyond what
+    /// any engine has.
+    pub implausible: u32,
 }
 
 /// The adapters that requests on an engine use.
@@ -56,6 +59,22 @@ enum Metric {
     Adapters,
 }
 
+impl Metric {
+    /// The largest value that an engine can have, over all its ranks.
+    const fn most(self) -> f64 {
+        match self {
+            Self::Running | Self::Waiting => 1e6,
+            // A share; some engines have told more than there is, and some per cent.
+            Self::KvUsage => 1e6,
+            Self::BlockTokens => 1e6,
+            Self::CacheBlocks | Self::CacheTokens => 4e9,
+            // Seconds since 1970, for some thousand years.
+            Self::Started | Self::Adapters => 1e11,
+            Self::PromptTokens => 1e18,
+        }
+    }
+}
+
 /// Reads a page of metrics; `None` where none of its lines is known.
 #[must_use]
 pub fn read(text: &[u8]) -> Option<Scrape> {
@@ -76,6 +95,7 @@ struct Samples<'t> {
     values: BTreeMap<(Metric, &'t [u8]), f64>,
     /// The newest line on adapters, which has its time as its value.
     adapters: Option<(f64, &'t [u8])>,
+    implausible: u32,
 }
 
 impl<'t> Samples<'t> {
@@ -106,7 +126,7 @@ impl<'t> Samples<'t> {
         let value = memrchr(b'}', line).map_or(name.len(), |it| it.saturating_add(1));
         let value = line.get(value..).unwrap_or_default().trim_ascii();
         let value = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-        let Some(value) = number(value) else { return };
+        let Some(value) = self.believed(metric, value) else { return };
         if metric != Metric::Adapters {
             self.put(metric, line, value);
         } else if self.adapters.is_none_or(|it| it.0 <= value) {
@@ -135,10 +155,21 @@ impl<'t> Samples<'t> {
         for (name, metric) in
             [("block_size", Metric::BlockTokens), ("num_gpu_blocks", Metric::CacheBlocks)]
         {
-            if let Some(value) = label(line, name.as_bytes()).and_then(number) {
+            let Some(text) = label(line, name.as_bytes()) else { continue };
+            if let Some(value) = self.believed(metric, text) {
                 self.put(metric, line, value);
             }
         }
+    }
+
+    /// The value of a sample, where it can be true. `None` as Python writes it says nothing.
+    fn believed(&mut self, metric: Metric, text: &[u8]) -> Option<f64> {
+        let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+        if (0.0..=metric.most()).contains(&value) {
+            return Some(value);
+        }
+        self.implausible = self.implausible.saturating_add(1);
+        None
     }
 
     fn put(&mut self, metric: Metric, line: &'t [u8], value: f64) {
@@ -155,6 +186,11 @@ impl<'t> Samples<'t> {
         self.values(metric).reduce(|sum, value| sum + value)
     }
 
+    /// As [`Self::sum`], where it can be true: ranks that are made up add up too.
+    fn total(&self, metric: Metric) -> Option<f64> {
+        self.sum(metric).filter(|sum| *sum <= metric.most())
+    }
+
     fn scrape(&self) -> Option<Scrape> {
         // What any process says of itself makes no engine.
         if self.values.keys().all(|it| it.0 == Metric::Started) {
@@ -163,21 +199,22 @@ impl<'t> Samples<'t> {
         let ranks = self.values(Metric::KvUsage).count();
         let usage = self.sum(Metric::KvUsage).unwrap_or_default();
         let block = self.values(Metric::BlockTokens).reduce(f64::max).map(whole).map(Tokens);
-        let cache_tokens = self.sum(Metric::CacheTokens).map(whole).map(Tokens);
+        let cache_tokens = self.total(Metric::CacheTokens).map(whole).map(Tokens);
         Some(Scrape {
             load: LoadReport {
-                running: self.sum(Metric::Running).map(whole).unwrap_or_default(),
-                waiting: self.sum(Metric::Waiting).map(whole).unwrap_or_default(),
+                running: self.total(Metric::Running).map(whole).unwrap_or_default(),
+                waiting: self.total(Metric::Waiting).map(whole).unwrap_or_default(),
                 kv_usage: share(usage, ranks),
             },
             block,
             cache_blocks: self
-                .sum(Metric::CacheBlocks)
+                .total(Metric::CacheBlocks)
                 .map(|blocks| Blocks(whole(blocks)))
                 .or_else(|| Some(cache_tokens?.full_blocks(block?))),
             started_s: self.values(Metric::Started).reduce(f64::max),
             prompt_tokens: self.sum(Metric::PromptTokens),
             adapters: self.adapters(),
+            implausible: self.implausible,
         })
     }
 }

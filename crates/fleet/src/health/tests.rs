@@ -15,7 +15,7 @@ fn ready() -> HealthTracker {
 #[test]
 fn a_refused_connection_ejects_at_once() {
     let ejected = Some(Health::Ejected);
-    assert_eq!(ready().request_failed(at(1), Failure::Refused), ejected);
+    assert_eq!(ready().request_failed(at(1), Failure::Refused, true), ejected);
     assert_eq!(ready().probed(at(1), Err(Failure::Refused)), ejected);
 }
 
@@ -23,13 +23,25 @@ fn a_refused_connection_ejects_at_once() {
 fn other_failures_eject_when_they_come_in_a_row() {
     let mut tracker = ready();
     for _ in 0..4 {
-        assert_eq!(tracker.request_failed(at(1), Failure::Broken), None);
+        assert_eq!(tracker.request_failed(at(1), Failure::Broken, true), None);
     }
     tracker.answered(at(1));
     for _ in 0..4 {
-        assert_eq!(tracker.request_failed(at(1), Failure::TimedOut), None);
+        assert_eq!(tracker.request_failed(at(1), Failure::TimedOut, true), None);
     }
-    assert_eq!(tracker.request_failed(at(1), Failure::Broken), Some(Health::Ejected));
+    assert_eq!(tracker.request_failed(at(1), Failure::Broken, true), Some(Health::Ejected));
+}
+
+#[test]
+fn one_of_the_last_is_kept_unless_its_probes_fail_too() {
+    let mut tracker = ready();
+    for _ in 0..20 {
+        assert_eq!(tracker.request_failed(at(1), Failure::Broken, false), None);
+    }
+    assert!(tracker.has_failed_enough());
+    assert_eq!(tracker.probed(at(2), Err(Failure::Broken)), None);
+    assert_eq!(tracker.request_failed(at(2), Failure::Broken, false), Some(Health::Ejected));
+    assert_eq!(ready().request_failed(at(1), Failure::Refused, false), Some(Health::Ejected));
 }
 
 #[test]
@@ -132,7 +144,7 @@ fn one_without_work_is_no_suspect() {
 #[test]
 fn it_returns_after_its_time_and_two_answers() {
     let mut tracker = ready();
-    tracker.request_failed(at(10), Failure::Refused);
+    tracker.request_failed(at(10), Failure::Refused, true);
     assert_eq!(tracker.probed(at(10), Ok(())), None);
     assert_eq!(tracker.probed(at(10), Ok(())), None, "its time is not over");
     assert_eq!(tracker.probed(at(11), Ok(())), Some(Health::Ready));
@@ -144,7 +156,7 @@ fn one_that_keeps_failing_stays_away_longer_each_time() {
     let mut now = at(10);
     let away: Vec<u64> = (0..5)
         .map(|_| {
-            tracker.request_failed(now, Failure::Refused);
+            tracker.request_failed(now, Failure::Refused, true);
             let gone = now;
             while tracker.health() == Health::Ejected {
                 now = now + Duration::from_secs(1);

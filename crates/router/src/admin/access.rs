@@ -1,6 +1,6 @@
 //! Who may use the admin port.
 //!
-//! With a key configured, everything but the two health paths asks for it. Without one the port is
+//! With a key configured, everything but the two health paths and the bare page asks for it. Without one the port is
 //! open to whoever can reach a loopback address; that includes web pages in a browser on the same
 //! machine, so a request that another site sends, or that came by another name, is turned away.
 
@@ -10,7 +10,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 
 use crate::{
@@ -21,9 +21,10 @@ use crate::{
 
 /// Lets a request through, or says why not.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let is_health = matches!(request.uri().path(), "/livez" | "/readyz");
+    // The page has nothing to hide: what it shows, it asks for with the key.
+    let is_open = matches!(request.uri().path(), "/" | "/livez" | "/readyz");
     let settings = app.settings.load_full();
-    let verdict = if is_health {
+    let verdict = if is_open {
         Ok(())
     } else {
         // HTTP/2 says in its target which host is meant.
@@ -33,7 +34,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     match verdict {
         Ok(()) => next.run(request).await,
         Err((status, why)) => {
-            let mut response = (status, format!("{why}\n")).into_response();
+            let mut response = super::told::told(status, why);
             if status == StatusCode::UNAUTHORIZED {
                 let scheme = header::HeaderValue::from_static("Bearer");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

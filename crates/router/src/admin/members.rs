@@ -13,6 +13,7 @@ use fleet::replica::{Origin, ReplicaSpec};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::told::told;
 use crate::{
     app::App,
     config::{self, tls::Trusts},
@@ -28,10 +29,6 @@ struct Registration {
     url: String,
     #[serde(default = "config::Pools::default_name")]
     pool: String,
-}
-
-fn told(status: StatusCode, problem: impl std::fmt::Display) -> Response {
-    (status, format!("{problem}\n")).into_response()
 }
 
 /// `POST /admin/replicas`.

@@ -9,7 +9,7 @@ use std::{
 
 use fleet::{client::ClientConfig, fleet::FleetConfig};
 use policy::{
-    config::{CostWeights, PrefixConfig, Routing, Saturation, SessionConfig, StrategyName},
+    config::{CostWeights, PrefixConfig, Routing, SessionConfig, StrategyName},
     estimate::EstimateConfig,
     explanation::ExplainConfig,
     slow_start::SlowStart,
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use types::units::{ByteSize, TokenCount};
 use wire::headers::session::{SOURCES, Source, Sources};
 
-use super::{pools::Pools, secret::Secret, tls::Tls};
+use super::{pools::Pools, saturating::Saturating, secret::Secret, tls::Tls};
 use crate::network::Network;
 
 /// The admin port.
@@ -116,9 +116,9 @@ pub struct Policy {
     pub prefix: Prefix,
     /// How conversations are remembered.
     pub session: Session,
-    /// When the rule's choice gives way. Absent: for `sticky`, `prefix-aware` and `kv-aware` with the
-    /// defaults, for the others never.
-    pub saturation: Option<Saturation>,
+    /// When the rule's choice gives way; `off`: never. Absent: for `sticky`, `prefix-aware` and `kv-aware`
+    /// with the defaults, for the others never.
+    pub saturation: Saturating,
     /// What `least-latency` weighs.
     pub cost: CostWeights,
     /// What predictions start from.
@@ -288,7 +288,7 @@ impl Default for Policy {
             strategy: StrategyName::LeastLatency,
             prefix: Prefix::default(),
             session: Session::default(),
-            saturation: None,
+            saturation: Saturating::Usual,
             cost: CostWeights::default(),
             estimate: EstimateConfig::default(),
             slow_start: SlowStart::default(),
@@ -403,7 +403,7 @@ impl Policy {
 
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = self.sources().err().unwrap_or_default();
-        let saturation = self.saturation.iter().flat_map(Saturation::problems);
+        let saturation = self.saturation.problems().into_iter();
         problems.extend(saturation.map(|it| format!("policy.saturation.{it}")));
         if !(0.0..=1.0).contains(&self.prefix.match_min) {
             problems.push(format!(

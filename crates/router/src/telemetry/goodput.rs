@@ -9,6 +9,17 @@ use crate::app::App;
 const NO_CLASS: &str = "none";
 
 impl Telemetry {
+    /// Begins to count the requests of each of `classes`, and those of no class.
+    pub(crate) fn begin_classes<'a>(&self, classes: impl Iterator<Item = &'a str>) {
+        metrics::with_local_recorder(&self.recorder, || {
+            for class in classes.chain([NO_CLASS]) {
+                for good in ["true", "false"] {
+                    counter!(JUDGED, "slo_class" => class.to_owned(), "good" => good).increment(0);
+                }
+            }
+        });
+    }
+
     /// Counts a request that has left and was judged.
     pub(crate) fn judged(&self, slo_class: Option<&str>, is_good: bool) {
         let class = slo_class.unwrap_or(NO_CLASS).to_owned();

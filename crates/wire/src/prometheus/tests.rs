@@ -33,6 +33,28 @@ vllm:cache_config_info{block_size=\"32\",engine=\"1\",num_gpu_blocks=\"512\"} 1.
 }
 
 #[test]
+fn samples_that_cannot_be_true_are_left_out_and_counted() {
+    for nonsense in ["1e308", "-1", "NaN", "+Inf", "-Inf", "4294967295", "1000001"] {
+        let page = format!(
+            "vllm:num_requests_running 3.0\nvllm:num_requests_waiting {nonsense}\n\
+             vllm:kv_cache_usage_perc 0.5\n"
+        );
+        let scrape = read(page.as_bytes()).unwrap();
+        let load = LoadReport { running: 3, waiting: 0, kv_usage: 0.5 };
+        assert_eq!((scrape.load, scrape.implausible), (load, 1), "{nonsense}");
+    }
+    let page = "vllm:num_requests_waiting 1000000\nvllm:cache_config_info{block_size=\"-16\",num_gpu_blocks=\"1e99\"} 1\n";
+    let scrape = read(page.as_bytes()).unwrap();
+    assert_eq!((scrape.load.waiting, scrape.implausible), (1_000_000, 2));
+    assert_eq!((scrape.block, scrape.cache_blocks), (None, None));
+    // Ranks that are made up add up to nothing that is believed.
+    let ranks: String = (0..1_001)
+        .map(|it| format!("vllm:num_requests_waiting{{engine=\"{it}\"}} 1000000\n"))
+        .collect();
+    assert_eq!(read(ranks.as_bytes()).unwrap().load.waiting, 0);
+}
+
+#[test]
 fn the_newest_line_says_which_adapters_are_in_use() {
     let page = "\
 vllm:num_requests_running{engine=\"0\"} 1.0
