@@ -22,6 +22,7 @@ use types::block::HashKey;
 
 pub(crate) use self::promises::{Asked, read as read_promise};
 pub use self::{
+    draft::Draft,
     pools::{Pool, Pools},
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
@@ -34,6 +35,7 @@ pub use self::{
 };
 pub use types::units;
 
+mod draft;
 mod pools;
 mod promises;
 mod replica;
@@ -132,10 +134,10 @@ pub enum ConfigError {
     /// The file can't be read.
     #[error("cannot read configuration {path}: {source}")]
     Read { path: String, source: std::io::Error },
-    /// It is not YAML, or has a field that no configuration has.
+    /// It is not YAML, or not of the kind that is asked for.
     #[error("cannot parse configuration {path}: {source}")]
     Parse { path: String, source: serde_yaml::Error },
-    /// Its values are wrong; all of them are listed.
+    /// Keys that nobody knows, values of the wrong kind, values that are wrong: all of them are listed.
     #[error("configuration {origin} is invalid:{problems}")]
     Invalid { origin: String, problems: Problems },
 }
@@ -154,21 +156,21 @@ impl fmt::Display for Problems {
 ///
 /// # Errors
 ///
-/// When it can't be read or parsed, or with everything that is wrong with its values.
+/// When it can't be read or is no YAML, or with everything that is wrong with its keys and values.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     read(path)?.checked(&path.display().to_string())
 }
 
-/// Reads the configuration at `path`, to be completed and then [checked](Config::checked).
+/// Reads the configuration at `path`, to be completed and then [checked](Draft::checked).
 ///
 /// # Errors
 ///
-/// When it can't be read or parsed.
-pub fn read(path: &Path) -> Result<Config, ConfigError> {
+/// When it can't be read or is no YAML.
+pub fn read(path: &Path) -> Result<Draft, ConfigError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: name.clone(), source })?;
-    serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse { path: name, source })
+    Draft::parse(&text).map_err(|source| ConfigError::Parse { path: name, source })
 }
 
 impl Config {

@@ -37,6 +37,30 @@ fn a_configuration_with_three_mistakes_is_told_all_three() {
 }
 
 #[test]
+fn keys_kinds_and_values_that_are_wrong_are_told_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("router.yaml");
+    let text = "polcy: {}\nlisten: notaport\nreplicas: [{ url: 'http://127.0.0.1:9' }]\n\
+        timeouts: { stall: -5s }\ndrain: { lame_duk: 5s }\nattempts_max: 0\n";
+    fs::write(&file, text).unwrap();
+    for verb in ["check", "serve"] {
+        let (code, told) = failed(&[verb, "-c", file.to_str().unwrap()]);
+        assert_eq!(code, 78, "{told}");
+        for told_of in [
+            "polcy (line 1): `polcy` is no key here, did you mean `policy`?",
+            "listen (line 2): `notaport`: ",
+            "write for example 127.0.0.1:8080",
+            "timeouts.stall (line 4): ",
+            "drain.lame_duk (line 5): ",
+            "attempts_max: must be more than zero",
+        ] {
+            assert!(told.contains(told_of), "{told_of} is missing: {told}");
+        }
+        assert_eq!(told.lines().count(), 6, "{told}");
+    }
+}
+
+#[test]
 fn a_configuration_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("router.yaml");
