@@ -303,7 +303,8 @@ impl FromStr for StrategyName {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Saturation {
-    /// Multiple of the candidates' mean requests in flight, at least 1.
+    /// Multiple of the candidates' mean requests in flight, at least 1. With the slack on top, nobody has
+    /// more than 1.5 times the mean from a mean of 40 on.
     pub threshold: f64,
     /// Requests in flight allowed on top, so that an idle fleet still honours affinity.
     pub slack: u32,
@@ -313,7 +314,7 @@ pub struct Saturation {
 
 impl Default for Saturation {
     fn default() -> Self {
-        Self { threshold: 1.5, slack: 4, fallback: Fallback::LeastRequest }
+        Self { threshold: 1.4, slack: 4, fallback: Fallback::LeastRequest }
     }
 }
 

@@ -8,8 +8,10 @@ mod admit;
 mod caches;
 mod explain;
 mod learn;
+mod peers;
 mod reserve;
 mod seek;
+mod shortlist;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -26,10 +28,13 @@ use types::{
     time::Timestamp,
 };
 
-use self::caches::{Caches, Reserved};
 pub use self::{
     admit::{AdmissionView, Outlook},
     caches::CacheMode,
+};
+use self::{
+    caches::{Caches, Reserved},
+    peers::Elsewhere,
 };
 use crate::{
     admission::Admission,
@@ -59,6 +64,7 @@ pub struct Dispatcher {
     caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
+    elsewhere: Elsewhere,
     outputs: OutputLengths,
     admission: Admission,
     /// When requests whose first token can't be seen are taken to have it.
@@ -110,6 +116,7 @@ impl Dispatcher {
             caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
+            elsewhere: Elsewhere::default(),
             outputs: OutputLengths::default(),
             admission: Admission::new(admission),
             unseen: BTreeSet::new(),
@@ -192,14 +199,24 @@ impl Dispatcher {
                 self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
+            Event::PeerTold { peer, news } => self.hear(now, peer, news),
             Event::RoutingChanged(routing) => {
                 self.routing = routing;
                 self.strategy = Strategy::new(&routing);
                 self.fallback = fallback_of(&routing);
+                self.forget_candidates();
             }
-            Event::AdmissionChanged(config) => self.admission.config = config,
+            Event::AdmissionChanged(config) => {
+                self.admission.config = config;
+                self.forget_candidates();
+            }
             Event::TimePassed => {}
         }
+    }
+
+    /// Has the next candidates be new ones: who forecast for the last ones may not for the next.
+    fn forget_candidates(&mut self) {
+        self.candidates.clear();
     }
 
     fn arrive(&mut self, now: Timestamp, request: Request, decisions: &mut Vec<Decision>) {
@@ -242,6 +259,12 @@ impl Dispatcher {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// A request that has been placed and has not left.
+    #[must_use]
+    pub fn request(&self, id: RequestId) -> Option<&Request> {
+        self.in_flight.get(&id).map(|it| &it.request)
     }
 
     /// What is believed of the replicas.

@@ -4,6 +4,7 @@
 //! at the pick, so that simultaneous requests never choose from one stale snapshot. What others
 //! placed is read from the engine's own reports.
 
+mod glance;
 mod replica;
 
 use types::{
@@ -13,10 +14,11 @@ use types::{
     time::Timestamp,
 };
 
-use self::replica::ANY_LENGTH;
+pub(crate) use self::glance::Glance;
 pub use self::replica::{Accuracy, Load, Replica};
+use self::{glance::Replicas, replica::ANY_LENGTH};
 use crate::{
-    estimate::{EstimateConfig, ReplicaEstimate},
+    estimate::{Coefficients, EstimateConfig, ReplicaEstimate},
     prefix_index::Slot,
     slow_start::{KNOWS_NOBODY, SlowStart},
 };
@@ -24,7 +26,7 @@ use crate::{
 /// Every replica of the fleet, by number.
 #[derive(Debug, Default)]
 pub struct FleetView {
-    replicas: Vec<Replica>,
+    replicas: Replicas,
     estimate: EstimateConfig,
     /// When a replica last came that was colder than others.
     warmed: Option<Timestamp>,
@@ -37,8 +39,8 @@ pub struct FleetView {
 impl FleetView {
     /// A fleet of nobody, whose replicas are estimated from `estimate`.
     #[must_use]
-    pub const fn new(estimate: EstimateConfig) -> Self {
-        Self { replicas: Vec::new(), estimate, warmed: None, is_pooled: false, has_adapters: false }
+    pub fn new(estimate: EstimateConfig) -> Self {
+        Self { estimate, ..Self::default() }
     }
 
     /// Adds a replica that is not ready yet; one that is already known stays as it is.
@@ -62,7 +64,12 @@ impl FleetView {
         (mean(&mut scales().filter_map(|it| it.0)), mean(&mut scales().filter_map(|it| it.1)))
     }
 
-    fn position(&self, id: ReplicaId) -> Result<usize, usize> {
+    pub(crate) fn position(&self, id: ReplicaId) -> Result<usize, usize> {
+        // Nearly always replicas are numbered as they came, and none has left.
+        let likely = usize::try_from(id.0).unwrap_or(usize::MAX);
+        if self.replicas.get(likely).is_some_and(|it| it.id == id) {
+            return Ok(likely);
+        }
         self.replicas.binary_search_by_key(&id, |it| it.id)
     }
 
@@ -136,6 +143,43 @@ impl FleetView {
         &self.replicas
     }
 
+    /// The form that its replicas' predictions have.
+    pub(crate) const fn form(&self) -> &Coefficients {
+        &self.estimate.coefficients
+    }
+
+    /// Has what decisions read of the replicas hold at `now`.
+    pub(crate) fn refresh(&mut self, now: Timestamp) {
+        self.replicas.refresh(now);
+    }
+
+    /// What decisions read of every replica, by number, as of the last refresh.
+    pub(crate) fn glances(&self) -> &[Glance] {
+        self.replicas.glances()
+    }
+
+    /// Requests on all replicas, as of the last refresh.
+    pub(crate) const fn requests(&self) -> usize {
+        self.replicas.requests()
+    }
+
+    /// The place of the replica that the prefix index files under the slot of that index.
+    pub(crate) fn place_of(&self, slot: usize) -> Option<usize> {
+        let is_it = |it: &Glance| it.slot.index() == slot;
+        // Nearly always replicas came in the order of their numbers.
+        if self.glances().get(slot).is_some_and(is_it) {
+            return Some(slot);
+        }
+        self.glances().iter().position(is_it)
+    }
+
+    /// Whether the replica at a place is one of [those](Self::pool_for) that take a request for `model`, where
+    /// that can be said without a look at the others.
+    pub(crate) fn takes(&self, at: usize, model: ModelId, tried: &[ReplicaId]) -> bool {
+        let takes = |it: &Replica| it.is_ready() && it.serves(model) && !tried.contains(&it.id);
+        !self.is_pooled && self.replicas.get(at).is_some_and(takes)
+    }
+
     /// Whether a replica serves `model`, ready or not; a fleet of nobody might serve any.
     #[must_use]
     pub fn knows(&self, model: ModelId) -> bool {
@@ -178,19 +222,25 @@ impl FleetView {
         longest.filter(|it| *it < ANY_LENGTH)
     }
 
-    /// The replicas that take a prompt of that length for `model`, but those `tried`, by number: of those
-    /// that are ready, the pool for the shortest prompts that it fits into. Where a pool has nobody
-    /// ready, the next larger one takes its prompts.
-    pub fn pool_for<'a>(
+    /// The replicas that take a prompt of that length for `model`, but those `tried`, by number, with their
+    /// places: of those that are ready, the pool for the shortest prompts that it fits into. Where a pool
+    /// has nobody ready, the next larger one takes its prompts. As of the last refresh.
+    pub(crate) fn pool_for<'a>(
         &'a self,
         model: ModelId,
         prompt: Tokens,
         tried: &'a [ReplicaId],
-    ) -> impl Iterator<Item = &'a Replica> {
-        let all = move || self.ready_for(model).filter(move |it| !tried.contains(&it.id));
-        let bounds = || all().map(Replica::longest).filter(|it| prompt <= *it);
+    ) -> impl Iterator<Item = (usize, &'a Glance)> {
+        let serves = move |at: usize, it: &Glance| {
+            it.serves_any || self.replicas.get(at).is_some_and(|it| it.serves(model))
+        };
+        let all = move || {
+            let all = self.replicas.glances().iter().enumerate();
+            all.filter(move |(at, it)| it.is_ready && serves(*at, it) && !tried.contains(&it.id))
+        };
+        let bounds = || all().map(|it| it.1.longest).filter(|it| prompt <= *it);
         let bound = if self.is_pooled { bounds().min() } else { None };
-        all().filter(move |it| !self.is_pooled || Some(it.longest()) == bound)
+        all().filter(move |(_, it)| !self.is_pooled || Some(it.longest) == bound)
     }
 
     /// Learns what replica `id` says of its load: whatever exceeds what was placed here is the

@@ -23,6 +23,7 @@ use types::block::HashKey;
 pub(crate) use self::promises::{Asked, read as read_promise};
 pub use self::{
     draft::Draft,
+    peers::Peers,
     pools::{Pool, Pools},
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
@@ -36,6 +37,7 @@ pub use self::{
 pub use types::units;
 
 mod draft;
+mod peers;
 mod pools;
 mod promises;
 mod replica;
@@ -61,6 +63,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Where more replicas are found. Absent: nowhere.
     pub discovery: Option<Discovery>,
+    /// Other routers of the fleet, with whom this one shares what it knows of the caches. Absent: none.
+    pub peers: Peers,
     /// Who may send requests, and how many. Absent: everyone, without a key.
     pub tenants: Vec<Tenant>,
     /// How replicas are chosen.
@@ -108,6 +112,7 @@ impl Default for Config {
             pools: Pools::default(),
             upstream: Upstream::default(),
             discovery: None,
+            peers: Peers::default(),
             tenants: Vec::new(),
             policy: Policy::default(),
             slo: Promises::default(),
@@ -196,6 +201,7 @@ impl Config {
         problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
         problems.extend(self.admin.problems());
         problems.extend(tls::problems(self));
+        problems.extend(peers::problems(self));
         problems.extend(self.tenant_problems());
         if self.listen == self.admin.listen && self.listen.port() != 0 {
             problems.push(format!("admin.listen: {} is the data port too", self.listen));

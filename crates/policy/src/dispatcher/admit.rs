@@ -230,7 +230,9 @@ impl Dispatcher {
         let asked = self.asked(now, request, now);
         let mut candidates = std::mem::take(&mut self.candidates);
         // Looking up its conversation would count as use of it.
-        self.find_candidates(now, request, &asked, &Tried::new(), None, &mut candidates);
+        self.look_up(now, request);
+        let there = self.what_is_held(request, None);
+        self.find_candidates(now, &asked, &there, &Tried::new(), &mut candidates);
         let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
         let first = self.admission.first.take();
         let is_open = !candidates.is_empty()

@@ -69,7 +69,8 @@ impl Dispatcher {
         tried: Tried,
     ) {
         let uncached = request.prompt.saturating_sub(chosen.cached);
-        let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
+        let (tenant, blocks) = (request.tenant, &request.blocks);
+        let last_used = self.prefixes.insert_found(chosen.slot, tenant, blocks, &self.hits);
         let reserved = self.caches.placed(chosen.id, &request);
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
             replica.estimate.place(now, request.id, &forecast);
@@ -106,7 +107,7 @@ impl Dispatcher {
         self.caches.gone(it.replica, &it.request, it.reserved);
         self.strategy.left(it.replica, &it.request.blocks);
         if let Some(replica) = self.fleet.get_mut(it.replica) {
-            replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
+            replica.estimate.left(&it.forecast, replica.known() == 0);
             replica.promises.remove(it.request.slo.tpot);
         }
         if !it.request.streamed {
@@ -131,7 +132,10 @@ impl Dispatcher {
     pub(super) fn pass_unseen(&mut self, now: Timestamp) {
         while let Some(&(due, id)) = self.unseen.first().filter(|it| it.0 <= now) {
             self.unseen.remove(&(due, id));
-            let Some(it) = self.in_flight.get_mut(&id) else { continue };
+            let Some(it) = self.in_flight.get_mut(&id) else {
+                self.computed_elsewhere(now, id);
+                continue;
+            };
             if !std::mem::replace(&mut it.answering, true) {
                 let (replica, uncached) = (it.replica, it.uncached);
                 self.release_prefill(now, replica, id, uncached);
@@ -141,6 +145,6 @@ impl Dispatcher {
 }
 
 /// When a request placed at `placed` should have its first token.
-fn due(placed: Timestamp, forecast: &Forecast) -> Timestamp {
+pub(super) fn due(placed: Timestamp, forecast: &Forecast) -> Timestamp {
     placed + Duration::try_from_secs_f64(forecast.ttft_s).unwrap_or_default()
 }

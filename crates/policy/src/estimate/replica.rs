@@ -1,5 +1,6 @@
 //! One replica: what it has to do, how fast it does it, and what a request would meet there.
 
+pub(crate) mod floor;
 #[cfg(test)]
 mod tests;
 
@@ -113,9 +114,9 @@ pub struct Forecast {
 }
 
 /// The load of a replica as the fleet's books have it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
-    /// Requests placed here.
+    /// Requests of which it is known what they are: those placed here, and those that other routers told of.
     pub own: u32,
     /// Requests on the replica, others' included.
     pub all: u32,

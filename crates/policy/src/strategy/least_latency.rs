@@ -16,7 +16,7 @@ use rand::{Rng, RngExt as _};
 use types::block::{BlockHash, hash_block};
 
 use super::{Ask, Candidate};
-use crate::{config::CostWeights, event::Reason};
+use crate::{config::CostWeights, estimate::replica::floor::Least, event::Reason};
 
 /// Utilisation beyond which the price of work no longer rises.
 const UTILISATION_MAX: f64 = 0.97;
@@ -24,6 +24,10 @@ const UTILISATION_MAX: f64 = 0.97;
 /// Share by which a replica may cost more than the cheapest and be chosen by the request's key, where
 /// others place requests too: as far as loads differ that nobody sees at once.
 const TIE_SHARED: f64 = 1.0;
+
+/// Share by which rounding may have the least that a request costs exceed what it costs: far more than it
+/// does.
+const ROUNDING: f64 = 1e-9;
 
 /// What a request costs on a replica, by term, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -49,11 +53,35 @@ impl Cost {
         }
     }
 
+    /// No more than the cost of a request on a replica with `requests` that meets `least` there, where
+    /// `utilisation` is no more than the replica's.
+    pub(crate) fn at_least(
+        requests: u32,
+        least: &Least,
+        utilisation: f64,
+        weights: &CostWeights,
+    ) -> f64 {
+        let utilisation = utilisation.clamp(0.0, UTILISATION_MAX);
+        let congestion = utilisation / (1.0 - utilisation);
+        let of_work = weights.harm * f64::from(requests) + weights.price * congestion;
+        (weights.wait * least.ttft_s + of_work * least.work_s) * (1.0 - ROUNDING)
+    }
+
     /// All of it.
     #[must_use]
     pub(crate) fn total_s(&self) -> f64 {
         self.wait_s + self.harm_s + self.price_s
     }
+}
+
+/// Share by which a replica may cost more than the cheapest and be chosen.
+pub(crate) fn slack(weights: &CostWeights, ask: &Ask<'_>) -> f64 {
+    if deciding_key(ask).is_some() { TIE_SHARED } else { weights.tie }
+}
+
+/// The key of a request, where it decides among near equals.
+fn deciding_key(ask: &Ask<'_>) -> Option<u64> {
+    ask.key.filter(|_| ask.is_shared && ask.bound.is_none())
 }
 
 /// Chooses the cheapest; of those that are as cheap but for chance, and as little work, by lot.
@@ -73,7 +101,7 @@ pub(super) fn choose(
     let cost = |it: &Candidate| Cost::of(it, weights).total_s();
     let costs = eligible().map(|it| (cost(it), it));
     let (least, best) = costs.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    if let Some(key) = ask.key.filter(|_| ask.is_shared && ask.bound.is_none()) {
+    if let Some(key) = deciding_key(ask) {
         let holds_as_much = |it: &&Candidate| best.cached <= it.cached + ask.block;
         let near = |it: &&Candidate| cost(it) <= least * (1.0 + TIE_SHARED) || it.id == best.id;
         let rank = |it: &&Candidate| hash_block(BlockHash(key), &it.id.0.to_le_bytes()).0;
