@@ -201,6 +201,7 @@ async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<Run> {
         warm_up: Duration::ZERO,
         costs: None,
         workload_class: None,
+        ..RunInfo::default()
     };
     Ok(Run::measure(&info, &recording.records, &recording.gaps))
 }

@@ -11,19 +11,20 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use replay::{
-    ReplayOptions,
+    Recording, ReplayOptions,
     output::{self, Host, Manifest},
 };
 use report::{
-    Run, RunInfo, Summary,
+    Caveats, RequestRecord, Run, RunInfo, Summary,
     cost::Costs,
     html::{Detail, Page},
     judged::Judged,
-    table,
+    peers, table,
 };
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use workload::{Load, Workload, bundled, trace::Skipped};
+use workload::{Load, Workload, arrival, bundled, trace::Skipped};
 
 use self::{progress::Progress, traffic::Traffic};
 use crate::{
@@ -71,10 +72,9 @@ pub(crate) struct Replay {
     /// Prints summary.json instead of a table.
     #[arg(long)]
     json: bool,
-    /// Replicas behind the target, which are paid for.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    replicas: u32,
+    /// Replicas behind the target, which are paid for; the number of targets when absent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    replicas: Option<u32>,
     #[command(flatten)]
     paid: Paid,
     #[command(flatten)]
@@ -82,12 +82,21 @@ pub(crate) struct Replay {
 }
 
 pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
+    if let Some(duration) = replay.traffic.duration.filter(|it| *it <= replay.warm_up) {
+        typed::refuse(&format!(
+            "--warm-up {:?} leaves nothing to count of --duration {duration:?}; the duration contains \
+             the warm-up, so make it longer",
+            replay.warm_up
+        ));
+    }
+    replay.gates.refuse_unknown_of_runs();
     limits::raise();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads that send")?;
     runtime.block_on(send(replay))
 }
 
 async fn send(replay: &Replay) -> anyhow::Result<()> {
+    replay.promised.check()?;
     let workload = replay.traffic.workload()?;
     let loads = replay.traffic.loads()?;
     let stop = CancellationToken::new();
@@ -122,8 +131,6 @@ struct Sent {
     errors: Vec<(String, usize)>,
     /// Turns that were not due before the end.
     left_out: u64,
-    /// Why its figures are not its target's, if so.
-    doubt: Option<String>,
 }
 
 impl Replay {
@@ -152,17 +159,32 @@ impl Replay {
             ..self.promised.with(self.sending.options()?)
         };
         let options = Sending::asking(options, &planned.arrivals).await?;
-        let started = output::utc_now();
-        let count = planned.arrivals.len();
+        let (count, reuse) = (planned.arrivals.len(), arrival::reuse(&planned.arrivals));
+        let (started, began) = (output::utc_now(), Instant::now());
         let mut progress = Progress::new(count, rate);
-        let arrivals = planned.arrivals;
-        let recording =
-            replay::run(&options, arrivals, stop.clone(), |it| progress.ended(it)).await?;
+        let ended = |it: &RequestRecord| progress.ended(it);
+        let recording = replay::run(&options, planned.arrivals, stop.clone(), ended).await?;
         drop(progress);
-        let info = self.info(workload, rate, load);
+        sending::seen_before(&recording.records, reuse).iter().for_each(|it| eprintln!("{it}"));
+        // Turns that were not due before the end were ended by it too.
+        let until = planned.until.or(load.duration.filter(|_| recording.left_out > 0));
+        let is_stopped = stop.is_cancelled() && recording.records.len() < count;
+        let info = RunInfo {
+            scheduled_for: until,
+            records: Some(recording.records.len() as u64),
+            caveats: self.caveats(&recording, is_stopped),
+            ..self.info(workload, rate, load)
+        };
+        let disruptions = self.sending.disruptions(&recording.records, began).await;
+        let disruptions = disruptions.unwrap_or_else(|untold| {
+            eprintln!("{untold:#}");
+            Vec::new()
+        });
         let run = Run::measure(&info, &recording.records, &recording.gaps);
+        let run = run.disrupted(&info, &recording.records, &disruptions);
         if let Some(folder) = &self.out {
-            let manifest = self.manifest(&info, workload, &options, started)?;
+            let mut manifest = self.manifest(&info, workload, &options, started)?;
+            manifest.judged.disruptions.clone_from(&disruptions);
             let folder = rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
             let summary = Summary::new(vec![run.clone()]);
             output::write(&folder, &manifest, &recording.records, &summary)?;
@@ -170,37 +192,53 @@ impl Replay {
         let sent = Sent {
             rate,
             run,
-            detail: Detail::of(&info.workload, &recording.records, &[]),
+            detail: Detail::of(&info.workload, &recording.records, &disruptions),
             errors: sending::errors(&recording.records),
             left_out: recording.left_out,
-            doubt: self.trust.doubt(&recording.records, self.warm_up, recording.unsent),
         };
-        if stop.is_cancelled() && recording.records.len() < count {
+        if let Err(worthless) = self.worth(&sent.run, &recording.records, count) {
             self.tell(std::slice::from_ref(&sent))?;
-            bail!("stopped after {} of {count} requests", recording.records.len());
-        }
-        if let Err(silent) = sending::refuse_silence(&recording.records) {
-            self.tell(std::slice::from_ref(&sent))?;
-            return Err(silent);
+            return Err(worthless);
         }
         Ok(sent)
     }
 
+    /// Refuses a run that measured nothing, or not all that it was to, of `count` requests.
+    fn worth(&self, run: &Run, records: &[RequestRecord], count: usize) -> anyhow::Result<()> {
+        if run.caveats.stopped {
+            bail!("stopped after {} of {count} requests", records.len());
+        }
+        sending::refuse_silence(records)?;
+        if run.requests == 0 {
+            bail!(
+                "no request was due after the warm-up of {} s, so nothing counted; shorten --warm-up or \
+                 send for longer",
+                self.warm_up.as_secs_f64()
+            );
+        }
+        Ok(())
+    }
+
+    /// What is to be known before the figures of a run are believed.
+    fn caveats(&self, recording: &Recording, stopped: bool) -> Caveats {
+        let doubt = self.trust.doubt(&recording.records, self.warm_up, recording.unsent);
+        Caveats { stopped, unsent: recording.unsent, doubts: doubt.into_iter().collect() }
+    }
+
     fn info(&self, workload: &Workload, rate: Option<f64>, load: &Load) -> RunInfo {
-        // A trace may end before the time is over, and then its last request ends the schedule; so may
-        // conversations that wait for answers.
-        let has_end = !matches!(workload, Workload::Trace(_)) && !self.sending.is_closed();
         let name = workload.name();
         let prices = self.paid.costs.clone();
+        let targets = u32::try_from(self.sending.target.len()).unwrap_or(u32::MAX);
+        let replicas = self.replicas.unwrap_or(targets.max(1));
         RunInfo {
             workload: rate.map_or_else(|| name.to_owned(), |it| format!("{name} @ {it}/s")),
             policy: "unknown".to_owned(),
             admission: "unknown".to_owned(),
             seed: load.seed,
-            scheduled_for: load.duration.filter(|_| has_end),
             warm_up: self.warm_up,
-            costs: prices.map(|prices| Costs { prices, replicas: self.replicas }),
+            costs: prices.map(|prices| Costs { prices, replicas }),
             workload_class: self.paid.workload_class,
+            ..RunInfo::default()
         }
     }
 
@@ -230,8 +268,8 @@ impl Replay {
     fn tell(&self, sent: &[Sent]) -> anyhow::Result<()> {
         let of = |it: &Sent| it.rate.map_or_else(String::new, |rate| format!("{rate}/s: "));
         for it in sent {
-            if let Some(doubt) = &it.doubt {
-                eprintln!("{}{doubt}\n", of(it));
+            for caveat in it.run.caveats.told() {
+                eprintln!("{}{caveat}\n", of(it));
             }
             if it.left_out > 0 {
                 let name = of(it);
@@ -240,7 +278,7 @@ impl Replay {
         }
         let runs: Vec<Run> = sent.iter().map(|it| it.run.clone()).collect();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&Summary::new(runs))?);
+            println!("{}", serde_json::to_string_pretty(&peers::summary(&Summary::new(runs)))?);
         } else {
             let at_rates: Vec<_> = sent.iter().filter_map(|it| Some((it.rate?, &it.run))).collect();
             if at_rates.is_empty() {
@@ -255,7 +293,7 @@ impl Replay {
                 eprintln!("{}{count} failed: {why}", of(it));
             }
         }
-        if sent.iter().any(|it| it.doubt.is_some()) && !self.trust.allow_lag {
+        if sent.iter().any(|it| !it.run.caveats.doubts.is_empty()) && !self.trust.allow_lag {
             bail!("the load generator fell behind; its figures are not its target's");
         }
         Ok(())
