@@ -49,6 +49,8 @@ pub(crate) struct Ended {
     pub(crate) gaps_us: Vec<u32>,
     /// Whether it did not leave, because the generator could open no more.
     pub(crate) is_unsent: bool,
+    /// The policy that its answer names.
+    pub(crate) policy: Option<String>,
 }
 
 /// Sends requests on their own tasks.
@@ -233,6 +235,7 @@ impl Sender {
 
     async fn carry_out(&self, mut outgoing: Box<Outgoing>, permit: Option<OwnedSemaphorePermit>) {
         let hang_up = outgoing.hang_up;
+        let mut policy = None;
         let mut seen = Observation::new(outgoing.endpoint);
         let result = match (outgoing.request.take(), &permit) {
             (Some(request), Some(_)) => {
@@ -252,6 +255,7 @@ impl Sender {
                     sender: self,
                     record,
                     seen: &mut seen,
+                    policy: &mut policy,
                     may_be_whole: outgoing.may_be_whole,
                     tokens_max,
                 };
@@ -269,7 +273,8 @@ impl Sender {
             (_, None) => Err(Refusal::unsent("too many requests are open")),
             (None, _) => Err(Refusal::failed("the request could not be formed")),
         };
-        let ended = self.record(std::mem::take(&mut outgoing.record), seen, result);
+        let mut ended = self.record(std::mem::take(&mut outgoing.record), seen, result);
+        ended.policy = policy;
         // Whoever no longer listens has dropped the run.
         let _ = self.ended.send(ended).await;
         drop(permit);
@@ -287,7 +292,7 @@ impl Sender {
         record.input_tokens = seen.usage().prompt.unwrap_or(record.input_tokens);
         record.output_tokens = seen.output_tokens();
         record.cached_tokens = seen.usage().cached;
-        let mut ended = Ended { record, gaps_us: seen.gaps_us, is_unsent: false };
+        let mut ended = Ended { record, gaps_us: seen.gaps_us, is_unsent: false, policy: None };
         match result {
             Ok(()) => ended.record.ending = Ending::Completed,
             Err(Refusal { ending, reason, is_unsent }) => {
@@ -305,6 +310,7 @@ struct Exchange<'a> {
     sender: &'a Sender,
     record: &'a mut RequestRecord,
     seen: &'a mut Observation,
+    policy: &'a mut Option<String>,
     may_be_whole: bool,
     /// Tokens after which the client hangs up.
     tokens_max: Option<u32>,
@@ -327,6 +333,7 @@ impl Exchange<'_> {
             self.record.replica = Some(replica);
         }
         self.record.decision = text(headers::DECISION);
+        *self.policy = text(headers::POLICY);
         self.record.attempts = text(headers::ATTEMPTS).and_then(|it| it.parse().ok());
         self.record.attempts = self.record.attempts.filter(|it| *it <= ATTEMPTS_MAX);
         let is_stream = is_stream(response.headers());

@@ -69,8 +69,11 @@ pub struct RunInfo {
     pub seed: u64,
     /// Length of the schedule; absent where nothing but the last request ends it: then it lasts for
     /// the mean gap between requests after that.
+    #[serde(rename = "scheduled_for_ms", alias = "scheduled_for")]
+    #[serde(with = "crate::millis::optional")]
     pub scheduled_for: Option<Duration>,
     /// Start of the schedule that does not count: requests scheduled in it are left out.
+    #[serde(rename = "warm_up_ms", alias = "warm_up", with = "crate::millis::required")]
     pub warm_up: Duration,
     /// What the fleet costs; absent where nobody said.
     pub costs: Option<Costs>,

@@ -212,6 +212,10 @@ impl Config {
         if self.tenant_header.is_some() && self.tenant_header().is_none() {
             problems.push("tenant_header: must be a header name, such as x-tenant-id".to_owned());
         }
+        #[cfg(not(feature = "tokenizer"))]
+        if let Err(error) = crate::tokenize::Tokenizers::load(&self.tokenizers, HashKey(0)) {
+            problems.push(format!("tokenizers: {error}"));
+        }
         let limits = &self.limits;
         if limits.body_bytes_in_flight_max < limits.body_bytes_max {
             problems.push(format!(

@@ -39,4 +39,8 @@ mod tokenize;
 #[cfg(not(feature = "tokenizer"))]
 #[path = "tokenize_absent.rs"]
 mod tokenize;
+#[cfg(all(test, feature = "tokenizer"))]
+#[path = "tokenize_absent.rs"]
+#[allow(dead_code, unreachable_pub, reason = "tested here too, where it stands for nothing")]
+mod tokenize_absent;
 mod upstream;

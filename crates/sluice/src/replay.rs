@@ -4,7 +4,6 @@ mod progress;
 mod traffic;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use replay::{
     output::{self, Host, Manifest},
 };
 use report::{
-    Caveats, RequestRecord, Run, RunInfo, Summary,
+    Caveats, RequestRecord, Run, RunInfo, SloMillis, Summary,
     cost::Costs,
     html::{Detail, Page},
     judged::Judged,
@@ -24,7 +23,7 @@ use report::{
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use workload::{Load, Workload, arrival, bundled, trace::Skipped};
+use workload::{Load, Workload, arrival, trace::Skipped};
 
 use self::{progress::Progress, traffic::Traffic};
 use crate::{
@@ -33,7 +32,7 @@ use crate::{
     results::{self, Gates, Paid},
     sending::{self, Sending, Trust},
     shutdown,
-    simulate::load,
+    simulate::load::trace as trace_text,
     typed,
 };
 
@@ -99,6 +98,13 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     replay.promised.check()?;
     let workload = replay.traffic.workload()?;
     let loads = replay.traffic.loads()?;
+    let trace_sha256 = match &replay.out {
+        Some(folder) => {
+            output::prepare(folder)?;
+            traffic::sha256(&workload)?
+        }
+        None => None,
+    };
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {
@@ -107,13 +113,14 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     });
     let mut sent = Vec::new();
     for (rate, load) in loads {
-        sent.push(replay.once(&workload, rate, &load, &stop).await?);
+        sent.push(replay.once(&workload, rate, &load, trace_sha256.as_deref(), &stop).await?);
     }
+    let told = replay.tell(&sent);
     let is_sweep = sent.iter().any(|it| it.rate.is_some());
     if let Some(folder) = replay.out.as_deref().filter(|_| is_sweep) {
         replay.write_sweep(folder, &sent)?;
     }
-    replay.tell(&sent)?;
+    told?;
     replay.gates.check(sent.iter().map(|it| {
         let name = it.rate.map_or_else(String::new, |rate| format!("{rate}/s"));
         (name, &it.run)
@@ -141,9 +148,10 @@ impl Replay {
         workload: &Workload,
         rate: Option<f64>,
         load: &Load,
+        trace_sha256: Option<&str>,
         stop: &CancellationToken,
     ) -> anyhow::Result<Sent> {
-        let planned = workload.plan(load, load::trace)?;
+        let planned = workload.plan(load, trace_text)?;
         if planned.skipped != Skipped::default() {
             eprintln!("left out of the trace: {}", planned.skipped);
         }
@@ -171,6 +179,7 @@ impl Replay {
         let is_stopped = stop.is_cancelled() && recording.records.len() < count;
         let info = RunInfo {
             scheduled_for: until,
+            policy: recording.policy.clone().unwrap_or_else(|| "unknown".to_owned()),
             records: Some(recording.records.len() as u64),
             caveats: self.caveats(&recording, is_stopped),
             ..self.info(workload, rate, load)
@@ -182,13 +191,6 @@ impl Replay {
         });
         let run = Run::measure(&info, &recording.records, &recording.gaps);
         let run = run.disrupted(&info, &recording.records, &disruptions);
-        if let Some(folder) = &self.out {
-            let mut manifest = self.manifest(&info, workload, &options, started)?;
-            manifest.judged.disruptions.clone_from(&disruptions);
-            let folder = rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
-            let summary = Summary::new(vec![run.clone()]);
-            output::write(&folder, &manifest, &recording.records, &summary)?;
-        }
         let sent = Sent {
             rate,
             run,
@@ -196,11 +198,33 @@ impl Replay {
             errors: sending::errors(&recording.records),
             left_out: recording.left_out,
         };
+        let trace_sha256 = trace_sha256.map(str::to_owned);
+        let mut manifest = self.manifest(&info, workload, &options, started, trace_sha256);
+        manifest.judged.disruptions = disruptions;
+        self.write(&manifest, &sent, &recording.records)?;
         if let Err(worthless) = self.worth(&sent.run, &recording.records, count) {
             self.tell(std::slice::from_ref(&sent))?;
             return Err(worthless);
         }
         Ok(sent)
+    }
+
+    /// Writes what came of a run, where a folder is named.
+    fn write(
+        &self,
+        manifest: &Manifest,
+        sent: &Sent,
+        records: &[RequestRecord],
+    ) -> anyhow::Result<()> {
+        let Some(folder) = &self.out else { return Ok(()) };
+        let folder = sent.rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
+        let summary = Summary::new(vec![sent.run.clone()]);
+        if let Err(error) = output::write(&folder, manifest, records, &summary) {
+            // What was measured is told at least; that it has no place matters more than its doubts.
+            let _ = self.tell(std::slice::from_ref(sent));
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Refuses a run that measured nothing, or not all that it was to, of `count` requests.
@@ -232,7 +256,6 @@ impl Replay {
         let replicas = self.replicas.unwrap_or(targets.max(1));
         RunInfo {
             workload: rate.map_or_else(|| name.to_owned(), |it| format!("{name} @ {it}/s")),
-            policy: "unknown".to_owned(),
             admission: "unknown".to_owned(),
             seed: load.seed,
             warm_up: self.warm_up,
@@ -305,19 +328,10 @@ impl Replay {
         workload: &Workload,
         options: &ReplayOptions,
         started: String,
-    ) -> anyhow::Result<Manifest> {
-        let trace = match workload {
-            Workload::Trace(trace) if trace.file == bundled::MOONCAKE_SLICE_NAME => {
-                Some(bundled::MOONCAKE_SLICE.as_bytes().to_vec())
-            }
-            Workload::Trace(trace) => Some(fs::read(&trace.file)?),
-            Workload::SupportChat(_)
-            | Workload::Independent(_)
-            | Workload::Documents(_)
-            | Workload::Mix(_) => None,
-        };
+        trace_sha256: Option<String>,
+    ) -> Manifest {
         let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
-        Ok(Manifest {
+        Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("SLUICE_COMMIT").map(str::to_owned),
             command: results::command_line(),
@@ -326,14 +340,14 @@ impl Replay {
                 "targets": targets,
                 "model": options.model,
                 "endpoint": options.endpoint.path(),
-                "slo": options.terms.slo,
+                "slo": SloMillis::from(options.terms.slo),
                 "slo_classes": options.classes,
             }),
             workload: info.workload.clone(),
             policy: info.policy.clone(),
             admission: info.admission.clone(),
             seed: info.seed,
-            trace_sha256: trace.as_deref().map(output::sha256),
+            trace_sha256,
             host: Host::this(),
             clock: "real".to_owned(),
             started: Some(started),
@@ -343,6 +357,6 @@ impl Replay {
                 classes: options.classes.clone(),
                 ..Judged::default()
             },
-        })
+        }
     }
 }

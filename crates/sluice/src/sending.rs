@@ -267,6 +267,25 @@ impl Trust {
         unsent: u64,
     ) -> Option<String> {
         let lag = Lag::of(records, Timestamp::from_elapsed(warm_up), unsent);
-        lag.verdict(self.lag_max.unwrap_or(LAG_MAX)).map(|it| it.to_string())
+        let behind = lag.verdict(self.lag_max.unwrap_or(LAG_MAX))?;
+        let or = if self.allow_lag { "" } else { ", or pass --allow-lag" };
+        Some(format!(
+            "{behind}; send less, from more cores, with a higher --open-requests-max or `ulimit -n`{or}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_allows_lag_is_not_told_to() {
+        let doubt = |allow_lag| {
+            let trust = Trust { allow_lag, lag_max: None };
+            trust.doubt(&[], Duration::ZERO, 1).unwrap()
+        };
+        assert!(doubt(false).contains("--allow-lag") && !doubt(true).contains("--allow-lag"));
+        assert!(doubt(true).contains("send less"));
     }
 }

@@ -10,7 +10,7 @@ use router::{
     serve::Router,
 };
 
-use crate::{limits, shutdown};
+use crate::{limits, shutdown, typed};
 
 /// Routes requests to replicas that speak the OpenAI API.
 #[derive(Debug, clap::Args)]
@@ -29,13 +29,13 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME")]
     policy: Option<StrategyName>,
     /// Address of the data port.
-    #[arg(long, value_name = "ADDR", env = "SLUICE_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", env = "SLUICE_LISTEN", value_parser = typed::address)]
     listen: Option<SocketAddr>,
     /// Address of the admin port.
-    #[arg(long, value_name = "ADDR", env = "SLUICE_ADMIN_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", env = "SLUICE_ADMIN_LISTEN", value_parser = typed::address)]
     admin_listen: Option<SocketAddr>,
     /// Threads that serve; one for each core when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = typed::threads)]
     worker_threads: Option<std::num::NonZeroUsize>,
     /// Records every decision in a file of its own in this folder, for `sluice simulate --recording`.
     #[arg(long, value_name = "DIR")]

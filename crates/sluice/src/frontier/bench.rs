@@ -180,7 +180,12 @@ impl Bench<'_> {
             doubts: doubt.iter().cloned().collect(),
             ..Caveats::default()
         };
-        let info = RunInfo { caveats, ..self.info(seed, warm_up, until) };
+        let info = RunInfo {
+            scheduled_for: until,
+            policy: recording.policy.clone().unwrap_or_else(|| "unknown".to_owned()),
+            caveats,
+            ..self.info(seed, warm_up)
+        };
         let run = Run::measure(&info, &recording.records, &recording.gaps);
         let name = format!("{rate}/s, {}", warmth.as_str());
         let detail = Detail::of(&name, &recording.records, &disruptions);
@@ -188,13 +193,11 @@ impl Bench<'_> {
         Ok(Measured { run, detail, records: recording.records, disruptions, doubt })
     }
 
-    fn info(&self, seed: u64, warm_up: Duration, until: Option<Duration>) -> RunInfo {
+    fn info(&self, seed: u64, warm_up: Duration) -> RunInfo {
         RunInfo {
             workload: self.workload.name().to_owned(),
-            policy: "unknown".to_owned(),
             admission: "unknown".to_owned(),
             seed,
-            scheduled_for: until,
             warm_up,
             costs: self.costs(),
             workload_class: self.paid.workload_class,
