@@ -158,6 +158,12 @@ impl Rolling {
         }
     }
 
+    /// Whether a request is still remembered.
+    #[must_use]
+    pub fn remembers(&self, request_id: &str) -> bool {
+        self.recent.contains_key(&hashed(request_id))
+    }
+
     /// Joins a label to its request; returns whether the request is still remembered.
     pub fn label(&mut self, request_id: &str, accepted: bool) -> bool {
         let Some(left) = self.recent.get_mut(&hashed(request_id)) else { return false };
