@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Admission on a live router: goodput past the knee by mode, and what it costs to turn a request away.
 
-    cargo build --release && python3 benches/admission_live.py [--sluice target/release/sluice] [--knee 6]
+    cargo build --release && python3 benches/admission_live.py [--sluice target/release/sluice] [--knee 7]
 
 *Goodput*: emulated replicas, the router and the load generator are processes of their own and speak HTTP over
 loopback in real time. Each mode meets the same requests. The engine is `deploy/fidelity/slow.yaml`, four times
@@ -19,14 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "deploy/fidelity"))
+
+from processes import Ports, fleet, start  # noqa: E402
+
 PROFILE, REPLICAS = ROOT / "deploy/fidelity/slow.yaml", 4
 TTFT_MS, TPOT_MS = 2000, 150
-EMULATOR, ROUTER, ADMIN = 18300, 18280, 18290
+PORTS = Ports(18300, 18280, 18290)
 
 WORKLOAD = """
 independent:
@@ -35,10 +38,6 @@ independent:
 """
 
 CONFIG = """
-listen: 127.0.0.1:{router}
-admin: {{ listen: 127.0.0.1:{admin} }}
-replicas:
-{replicas}
 policy: {{ strategy: least-latency }}
 slo: {{ default: {{ ttft: {ttft}ms, tpot: {tpot}ms }} }}
 admission: {{ {admission} }}
@@ -56,46 +55,17 @@ end
 """
 
 
-def wait_for(url, process):
-    for _ in range(300):
-        if process.poll() is not None:
-            sys.exit(f"{' '.join(process.args)} ended: is one of its ports taken?")
-        try:
-            with urllib.request.urlopen(url, timeout=1) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    sys.exit(f"{url} does not answer")
-
-
-def start(stack, *command):
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
-    return process
-
-
-def fleet(stack, args, folder, admission, *flags, prefix=()):
-    replicas = "\n".join(f"  - {{ name: replica-{it}, url: http://127.0.0.1:{EMULATOR + it} }}"
-                         for it in range(REPLICAS))
-    config = folder / "router.yaml"
-    config.write_text(CONFIG.format(router=ROUTER, admin=ADMIN, replicas=replicas, admission=admission,
-                                    ttft=TTFT_MS, tpot=TPOT_MS))
-    process = start(stack, args.sluice, "emulate", "--listen", f"127.0.0.1:{EMULATOR}", "--replicas",
-                    str(REPLICAS), "--profile", str(PROFILE), *flags)
-    wait_for(f"http://127.0.0.1:{EMULATOR + REPLICAS - 1}/health", process)
-    router = start(stack, *prefix, args.sluice, "serve", "-c", str(config))
-    wait_for(f"http://127.0.0.1:{ADMIN}/readyz", router)
-    return router
+def begin(stack, args, folder, admission, *flags, prefix=()):
+    rest = CONFIG.format(admission=admission, ttft=TTFT_MS, tpot=TPOT_MS)
+    return fleet(stack, args.sluice, folder, PORTS, REPLICAS, rest, "--profile", str(PROFILE), *flags, prefix=prefix)
 
 
 def replay(args, folder, admission, rate):
     workload = folder / "workload.yaml"
     workload.write_text(WORKLOAD)
     with ExitStack() as stack:
-        fleet(stack, args, folder, admission)
-        command = [args.sluice, "replay", "--target", f"http://127.0.0.1:{ROUTER}", "--workload", str(workload),
+        begin(stack, args, folder, admission)
+        command = [args.sluice, "replay", "--target", f"http://127.0.0.1:{PORTS.router}", "--workload", str(workload),
                    "--rate", str(rate), "--duration", f"{args.duration}s", "--warm-up", f"{args.duration // 4}s",
                    "--seed", "1", "--json", "--allow-lag", "--goodput",
                    f"time_to_first_token:{TTFT_MS} time_per_output_token:{TPOT_MS}"]
@@ -108,7 +78,7 @@ def replay(args, folder, admission, rate):
 def goodput(args, folder):
     at_knee = replay(args, folder, "mode: off", args.knee)
     rows = [("off", 1.0, at_knee)]
-    for times in (1.4, 2.0, 3.0):
+    for times in (0.8, 1.4, 2.0, 3.0):
         rows.append(("knee", times, replay(args, folder, "mode: knee", args.knee * times)))
     for mode in ("mode: off", "mode: ttft-only", *(f"mode: static, in_flight_max: {it}" for it in args.static)):
         label = mode.removeprefix("mode: ")
@@ -133,19 +103,19 @@ def refusals(args, folder):
     script.write_text(POST)
     cores = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
-        router = fleet(stack, args, folder, "mode: knee", "--fault", "stall:1",
+        router = begin(stack, args, folder, "mode: knee", "--fault", "stall:1",
                        prefix=("taskset", "-c", str(cores[-1])))
         body = json.dumps({"model": "llama-3-70b-slow", "stream": True, "max_tokens": 16,
                            "messages": [{"role": "user", "content": "x" * 400}]})
         for _ in range(3 * REPLICAS):
-            start(stack, "curl", "-sN", f"http://127.0.0.1:{ROUTER}/v1/chat/completions", "-H",
+            start(stack, "curl", "-sN", f"http://127.0.0.1:{PORTS.router}/v1/chat/completions", "-H",
                   "content-type: application/json", "-d", body)
         time.sleep(2)
         for connections in (2, 64):
             before, began = ticks(router.pid), time.monotonic()
             run = subprocess.run(["taskset", "-c", str(cores[0]), "wrk", "-t1", f"-c{connections}",
                                   f"-d{args.seconds}s", "-s", str(script), "--timeout", "10s",
-                                  f"http://127.0.0.1:{ROUTER}/v1/chat/completions"],
+                                  f"http://127.0.0.1:{PORTS.router}/v1/chat/completions"],
                                  capture_output=True, text=True, check=False)
             line = [it for it in run.stdout.splitlines() if it.startswith("answers=")]
             if not line:
@@ -159,9 +129,9 @@ def refusals(args, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sluice", default=str(ROOT / "target/release/sluice"))
-    parser.add_argument("--knee", type=float, default=6.0, help="requests/s at which `off` keeps 97 %% of promises")
+    parser.add_argument("--knee", type=float, default=7.0, help="requests/s at which `off` keeps 97 %% of promises")
     parser.add_argument("--duration", type=int, default=80, help="seconds of each run")
-    parser.add_argument("--static", type=int, nargs="*", default=[4, 8, 12, 16])
+    parser.add_argument("--static", type=int, nargs="*", default=[16, 20, 24])
     parser.add_argument("--seconds", type=int, default=5, help="seconds of each run of refusals")
     parser.add_argument("--only", choices=("goodput", "refusals"))
     args = parser.parse_args()

@@ -97,11 +97,13 @@ fn urgent_beside_batch(case: &Case, seeds: u64) {
     case.scenario.ranks.insert(BATCH, serde_yaml::from_str(BATCH_RANK).unwrap());
     case.scenario.ranks.insert(URGENT, serde_yaml::from_str(URGENT_RANK).unwrap());
     let config = AdmissionConfig::default();
-    let interactive = |seed| stream(&case, URGENT_ASK, seed, 1, |_| 1);
-    let is_urgent = |it: &RequestRecord| it.tenant == Some(1);
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let interactive = |seed| stream(&case, URGENT_ASK, seed, 1, |_| URGENT);
+    let is_urgent = |it: &RequestRecord| it.tenant == Some(URGENT);
+    let (mut alone, mut beside, mut all_urgent) = (Vec::new(), Vec::new(), Vec::new());
     for seed in 1..=seeds {
         alone.push(case.run_with(config, seed, interactive(seed)));
+        // What a fleet as full as this costs, whoever fills it.
+        all_urgent.push(case.run_with(config, seed, stream(&case, 1.0, seed, 1, |_| URGENT)));
         let later = stream(&case, BATCH_ASKS, seed, 2, |_| BATCH);
         beside.push(case.run_with(config, seed, together(interactive(seed), later)));
     }
@@ -119,6 +121,8 @@ fn urgent_beside_batch(case: &Case, seeds: u64) {
     line("TTFT p99 of the urgent, of that alone", busy / quiet, Bar::Most(1.2));
     line("  alone, ms", quiet, Bar::None);
     line("  beside batch, ms", busy, Bar::None);
+    let at_knee_ms = ttft_ms(&all_urgent, 0.99, is_urgent);
+    line("  were all requests at the knee urgent, of that alone", at_knee_ms / quiet, Bar::None);
     let kept = mean(&beside, |it| it.count(|it| it.slo.good && is_urgent(it)))
         / mean(&alone, |it| it.count(|it| it.slo.good && is_urgent(it)));
     line("urgent goodput, % of that alone", 100.0 * kept, Bar::Least(97.0));

@@ -97,5 +97,15 @@ fn below(case: &Case, seeds: u64) {
             Bar::Most(1.05),
         );
         put("below", &case.name, &what("  the same, ms"), with, Bar::None);
+        for (label, runs) in [("as it is", &held), ("with `off`", &off)] {
+            let attained = mean(runs, |it| it.attained());
+            put(
+                "below",
+                &case.name,
+                &what(&format!("  as promised, %, {label}")),
+                attained,
+                Bar::None,
+            );
+        }
     }
 }

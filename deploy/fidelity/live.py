@@ -17,15 +17,15 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+
+from processes import Ports, fleet
 
 HERE = Path(__file__).parent
 PROFILE, REPLICAS, KV_BLOCKS = HERE / "slow.yaml", 4, 6000
 TTFT_MS, TPOT_MS = 1500, 150
-EMULATOR, ROUTER, ADMIN = 18100, 18080, 18090
+PORTS = Ports(18100, 18080, 18090)
 
 SCENARIO = """
 name: live
@@ -39,34 +39,6 @@ quoted_answers: false
 slo: {{ ttft: {ttft}ms, tpot: {tpot}ms }}
 """
 
-CONFIG = """
-listen: 127.0.0.1:{router}
-admin: {{ listen: 127.0.0.1:{admin} }}
-replicas:
-{replicas}
-policy: {{ strategy: {policy} }}
-"""
-
-
-def wait_for(url, process):
-    for _ in range(300):
-        if process.poll() is not None:
-            sys.exit(f"{' '.join(process.args)} ended: is one of its ports taken?")
-        try:
-            with urllib.request.urlopen(url, timeout=1) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    sys.exit(f"{url} does not answer")
-
-
-def start(stack, *command):
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
-    return process
-
 
 def run(args, *command):
     result = subprocess.run([args.sluice, *command], capture_output=True, text=True, check=False)
@@ -76,17 +48,10 @@ def run(args, *command):
 
 
 def live(args, folder):
-    replicas = "\n".join(f"  - {{ name: replica-{it}, url: http://127.0.0.1:{EMULATOR + it} }}"
-                         for it in range(REPLICAS))
-    config = folder / "router.yaml"
-    config.write_text(CONFIG.format(router=ROUTER, admin=ADMIN, replicas=replicas, policy=args.policy))
     with ExitStack() as stack:
-        process = start(stack, args.sluice, "emulate", "--listen", f"127.0.0.1:{EMULATOR}", "--replicas",
-                        str(REPLICAS), "--profile", str(PROFILE), "--kv-blocks", str(KV_BLOCKS))
-        wait_for(f"http://127.0.0.1:{EMULATOR + REPLICAS - 1}/health", process)
-        process = start(stack, args.sluice, "serve", "-c", str(config))
-        wait_for(f"http://127.0.0.1:{ADMIN}/readyz", process)
-        return run(args, "replay", "--target", f"http://127.0.0.1:{ROUTER}", "--workload",
+        fleet(stack, args.sluice, folder, PORTS, REPLICAS, f"policy: {{ strategy: {args.policy} }}",
+              "--profile", str(PROFILE), "--kv-blocks", str(KV_BLOCKS))
+        return run(args, "replay", "--target", f"http://127.0.0.1:{PORTS.router}", "--workload",
                    str(HERE / "live-workload.yaml"), "--rate", str(args.rate), "--duration", f"{args.duration}s",
                    "--seed", str(args.seed), "--json", "--goodput",
                    f"time_to_first_token:{TTFT_MS} time_per_output_token:{TPOT_MS}")
