@@ -116,7 +116,8 @@ impl Default for ClientConfig {
 
 impl ReplicaClient {
     /// A client with connections of its own to `origin`.
-    pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: Origin) -> Self {
+    #[must_use]
+    pub fn new(config: &ClientConfig, reach: &Reach, origin: Origin) -> Self {
         let connector = Connector::new(config.connect_timeout, reach.trust.clone());
         let connections = if reach.http2 {
             Connections::Http2(Arc::new(Turns::new(|| {

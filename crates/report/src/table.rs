@@ -5,6 +5,7 @@ mod frontier;
 mod limits;
 mod regret;
 mod seeds;
+mod sweep;
 mod work;
 
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ pub use self::{
     limits::limits,
     regret::regret,
     seeds::{differences, means},
+    sweep::sweep,
     work::work,
 };
 use crate::{stats::Stats, summary::Run};

@@ -25,7 +25,7 @@ use types::{
     request::Priority,
 };
 
-use crate::{app::App, goodput};
+use crate::{app::App, goodput, peers::told};
 
 mod access;
 pub(crate) mod decisions;
@@ -46,6 +46,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/admin/decisions", get(decisions::decisions))
         .route("/admin/goodput", get(goodput))
         .route("/admin/events", post(event))
+        .route("/admin/placements", get(told::placements))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
 }

@@ -13,7 +13,10 @@ use wire::{openai::Endpoint, prompt::PromptHash};
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The program lacks what it takes.
-    #[error("this program was built without the feature `tokenizer`; leave `tokenizers` out")]
+    #[error(
+        "this program was built without tokenizers; build it with `--features tokenizer`, or leave `tokenizers` \
+         out"
+    )]
     Absent,
 }
 
@@ -44,5 +47,22 @@ impl Tokenizers {
         _block: Tokens,
     ) -> Option<PromptHash> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_tokenizers_says_so_and_how_to_have_them() {
+        let load = |models: BTreeMap<String, PathBuf>| Tokenizers::load(&models, HashKey(1));
+        assert!(load(BTreeMap::new()).is_ok_and(|it| !it.knows("m")));
+        let told =
+            load([("m".to_owned(), PathBuf::from("models/m"))].into()).unwrap_err().to_string();
+        assert!(
+            told.contains("--features tokenizer") && told.contains("leave `tokenizers`"),
+            "{told}"
+        );
     }
 }

@@ -22,6 +22,9 @@ use crate::args::LogFormat;
 
 mod line;
 
+/// The variable that says which lines are written.
+const FILTER: &str = "SLUICE_LOG";
+
 /// Bytes that may wait to be written, those included that are just being written; beyond it lines are lost
 /// rather than requests delayed.
 const WAITING_BYTES_MAX: usize = 8 << 20;
@@ -119,8 +122,13 @@ impl Drop for LogGuard {
 /// Starts to write log lines; those still waiting are written when the guard is dropped.
 pub(crate) fn start(format: LogFormat, default_filter: &str) -> LogGuard {
     let lines = Arc::new(Lines::default());
-    let filter = EnvFilter::try_from_env("SLUICE_LOG");
-    let filter = filter.unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let asked = std::env::var(FILTER).ok().filter(|it| !it.trim().is_empty());
+    let parsed = asked.as_ref().map(|it| EnvFilter::try_new(it));
+    let (filter, refused) = match parsed {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new(default_filter), Some(error)),
+        None => (EnvFilter::new(default_filter), None),
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(LineWriter(Arc::clone(&lines)));
@@ -129,6 +137,12 @@ pub(crate) fn start(format: LogFormat, default_filter: &str) -> LogGuard {
         logs.with_target(false).init();
     } else {
         logs.event_format(line::Lines(format)).init();
+    }
+    if let Some(error) = refused {
+        tracing::warn!(
+            "{FILTER} is not followed: `{}`: {error}; write {default_filter}, debug or router=trace",
+            asked.unwrap_or_default()
+        );
     }
     let writing = Arc::clone(&lines);
     let thread = thread::Builder::new().name("logs".to_owned()).spawn(move || write_on(&writing));

@@ -3,17 +3,26 @@
 mod progress;
 mod traffic;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use replay::{
-    Recording, ReplayOptions,
+    ReplayOptions,
     output::{self, Host, Manifest},
 };
-use report::{Run, RunInfo, Summary, cost::Costs, judged::Judged, table};
+use report::{
+    Run, RunInfo, SloMillis, Summary,
+    cost::Costs,
+    html::{Detail, Page},
+    judged::Judged,
+    table,
+};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use workload::{Workload, bundled, trace::Skipped};
+use workload::{Load, Workload, trace::Skipped};
 
 use self::{progress::Progress, traffic::Traffic};
 use crate::{
@@ -22,7 +31,7 @@ use crate::{
     results::{self, Gates, Paid},
     sending::{self, Sending, Trust},
     shutdown,
-    simulate::load,
+    simulate::load::trace as trace_text,
     typed,
 };
 
@@ -38,6 +47,8 @@ const ERRORS_MAX: usize = 5;
       --rate 20 --duration 60s --out results/support-chat
   sluice replay --target https://llm.example.com --trace AzureLLMInferenceTrace_conv.csv \\
       --rate 5 --arrivals gamma --burstiness 0.5 --duration 10m --warm-up 1m
+  sluice replay --target http://127.0.0.1:8080 --workload config/workloads/support-chat.yaml \\
+      --sweep 5,10,20,30 --duration 60s --out results/sweep
   sluice replay --target http://127.0.0.1:8080 --trace ShareGPT.json --rate 2 --closed \\
       --goodput 'time_to_first_token:1500 time_per_output_token:60'")]
 pub(crate) struct Replay {
@@ -53,7 +64,7 @@ pub(crate) struct Replay {
     #[command(flatten)]
     trust: Trust,
     /// Folder for the results: report.html, summary.json, summary.csv, windows.csv, run.json,
-    /// requests.jsonl and profile_export.jsonl.
+    /// requests.jsonl and profile_export.jsonl; with --sweep, one below for each rate.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Prints summary.json instead of a table.
@@ -75,87 +86,189 @@ pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
     runtime.block_on(send(replay))
 }
 
-#[expect(clippy::print_stderr, reason = "what a person should know before the run")]
 async fn send(replay: &Replay) -> anyhow::Result<()> {
     let workload = replay.traffic.workload()?;
-    let load = replay.traffic.load()?;
-    let planned = workload.plan(&load, load::trace)?;
-    if planned.skipped != Skipped::default() {
-        eprintln!("left out of the trace: {}", planned.skipped);
-    }
-    if let Some(note) = replay.promised.note(&planned.arrivals) {
-        eprintln!("{note}");
-    }
-    let seed = load.seed;
-    let options = ReplayOptions {
-        run_id: format!("replay-{seed}"),
-        send_for: load.duration,
-        seed,
-        warm_up: replay.warm_up,
-        ..replay.promised.with(replay.sending.options()?)
+    let loads = replay.traffic.loads()?;
+    let trace_sha256 = match &replay.out {
+        Some(folder) => {
+            output::prepare(folder)?;
+            traffic::sha256(&workload)?
+        }
+        None => None,
     };
-    let options = Sending::asking(options, &planned.arrivals).await?;
-    let started = output::utc_now();
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {
         shutdown::requested().await;
         stopping.cancel();
     });
-    let count = planned.arrivals.len();
-    let mut progress = Progress::new(count);
-    let recording =
-        replay::run(&options, planned.arrivals, stop.clone(), |it| progress.ended(it)).await?;
-    drop(progress);
-    // A trace may end before the time is over, and then its last request ends the schedule; so may
-    // conversations that wait for answers.
-    let has_end = !matches!(workload, Workload::Trace(_)) && !replay.sending.is_closed();
-    let info = RunInfo {
-        workload: workload.name().to_owned(),
-        policy: "unknown".to_owned(),
-        admission: "unknown".to_owned(),
-        seed,
-        scheduled_for: load.duration.filter(|_| has_end),
-        warm_up: replay.warm_up,
-        costs: replay.paid.costs.clone().map(|prices| Costs { prices, replicas: replay.replicas }),
-        workload_class: replay.paid.workload_class,
-    };
-    let measured = Run::measure(&info, &recording.records, &recording.gaps);
-    let summary = Summary::new(vec![measured]);
-    if let Some(folder) = &replay.out {
-        let manifest = replay.manifest(&info, &workload, &options, started)?;
-        output::write(folder, &manifest, &recording.records, &summary)?;
+    let mut sent = Vec::new();
+    for (rate, load) in loads {
+        sent.push(replay.once(&workload, rate, &load, trace_sha256.as_deref(), &stop).await?);
     }
-    if stop.is_cancelled() && recording.records.len() < count {
-        replay.tell(&summary, &recording)?;
-        bail!("stopped after {} of {count} requests", recording.records.len());
+    let told = replay.tell(&sent);
+    let is_sweep = sent.iter().any(|it| it.rate.is_some());
+    if let Some(folder) = replay.out.as_deref().filter(|_| is_sweep) {
+        replay.write_sweep(folder, &sent)?;
     }
-    replay.tell(&summary, &recording)?;
-    sending::refuse_silence(&recording.records)?;
-    replay.gates.check(summary.runs.iter().map(|run| (String::new(), run)))
+    told?;
+    replay.gates.check(sent.iter().map(|it| {
+        let name = it.rate.map_or_else(String::new, |rate| format!("{rate}/s"));
+        (name, &it.run)
+    }))
+}
+
+/// What one run came to.
+struct Sent {
+    /// Its rate in a sweep, in requests per second.
+    rate: Option<f64>,
+    run: Run,
+    /// What the page of a sweep shows of it.
+    detail: Detail,
+    /// What went wrong, and how often.
+    errors: Vec<(String, usize)>,
+    /// Turns that were not due before the end.
+    left_out: u64,
+    /// Why its figures are not its target's, if so.
+    doubt: Option<String>,
 }
 
 impl Replay {
+    /// Sends one load, and writes what came of it where a folder is named.
+    #[expect(clippy::print_stderr, reason = "what a person should know before the run")]
+    async fn once(
+        &self,
+        workload: &Workload,
+        rate: Option<f64>,
+        load: &Load,
+        trace_sha256: Option<&str>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Sent> {
+        let (planned, goes_on) = sending::planned(workload, load, trace_text)?;
+        if planned.skipped != Skipped::default() {
+            eprintln!("left out of the trace: {}", planned.skipped);
+        }
+        if let Some(note) = self.promised.note(&planned.arrivals) {
+            eprintln!("{note}");
+        }
+        let seed = load.seed;
+        let options = ReplayOptions {
+            run_id: format!("replay-{seed}"),
+            send_for: load.duration,
+            seed,
+            warm_up: self.warm_up,
+            ..self.promised.with(self.sending.options()?)
+        };
+        let options = Sending::asking(options, &planned.arrivals).await?;
+        let started = output::utc_now();
+        let count = planned.arrivals.len();
+        let mut progress = Progress::new(count, rate);
+        let arrivals = planned.arrivals;
+        let recording =
+            replay::run(&options, arrivals, stop.clone(), |it| progress.ended(it)).await?;
+        drop(progress);
+        let info = RunInfo {
+            scheduled_for: load.duration.filter(|_| goes_on && !self.sending.is_closed()),
+            policy: recording.policy.clone().unwrap_or_else(|| "unknown".to_owned()),
+            ..self.info(workload, rate, load)
+        };
+        let run = Run::measure(&info, &recording.records, &recording.gaps);
+        let sent = Sent {
+            rate,
+            run,
+            detail: Detail::of(&info.workload, &recording.records, &[]),
+            errors: sending::errors(&recording.records),
+            left_out: recording.left_out,
+            doubt: self.trust.doubt(&recording.records, self.warm_up, recording.unsent),
+        };
+        if let Some(folder) = &self.out {
+            let trace_sha256 = trace_sha256.map(str::to_owned);
+            let manifest = self.manifest(&info, workload, &options, started, trace_sha256);
+            let folder = rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
+            let summary = Summary::new(vec![sent.run.clone()]);
+            if let Err(error) = output::write(&folder, &manifest, &recording.records, &summary) {
+                // What was measured is told at least; that it has no place matters more than its doubts.
+                let _ = self.tell(std::slice::from_ref(&sent));
+                return Err(error.into());
+            }
+        }
+        if stop.is_cancelled() && recording.records.len() < count {
+            self.tell(std::slice::from_ref(&sent))?;
+            bail!("stopped after {} of {count} requests", recording.records.len());
+        }
+        if let Err(silent) = sending::refuse_silence(&recording.records) {
+            self.tell(std::slice::from_ref(&sent))?;
+            return Err(silent);
+        }
+        Ok(sent)
+    }
+
+    fn info(&self, workload: &Workload, rate: Option<f64>, load: &Load) -> RunInfo {
+        let name = workload.name();
+        let prices = self.paid.costs.clone();
+        RunInfo {
+            workload: rate.map_or_else(|| name.to_owned(), |it| format!("{name} @ {it}/s")),
+            admission: "unknown".to_owned(),
+            seed: load.seed,
+            warm_up: self.warm_up,
+            costs: prices.map(|prices| Costs { prices, replicas: self.replicas }),
+            workload_class: self.paid.workload_class,
+            ..RunInfo::default()
+        }
+    }
+
+    /// Writes what the runs of a sweep come to together, beside their own folders.
+    fn write_sweep(&self, folder: &Path, sent: &[Sent]) -> anyhow::Result<()> {
+        let runs: Vec<Run> = sent.iter().map(|it| it.run.clone()).collect();
+        output::write_summary(folder, &Summary::new(runs.clone()))?;
+        let page = Page {
+            title: "A sweep of rates".to_owned(),
+            slo: Some(self.promised.with(ReplayOptions::default()).terms.slo),
+            manifest: json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "commit": option_env!("SLUICE_COMMIT"),
+                "command": results::command_line(),
+                "host": Host::this(),
+                "made": output::utc_now(),
+            }),
+            runs,
+            details: sent.iter().map(|it| it.detail.clone()).collect(),
+            ..Page::default()
+        };
+        results::write_page(folder, &page)
+    }
+
     /// Prints the result, what it is worth first.
     #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
-    fn tell(&self, summary: &Summary, recording: &Recording) -> anyhow::Result<()> {
-        let behind = self.trust.doubt(&recording.records, self.warm_up, recording.unsent);
-        if let Some(behind) = &behind {
-            eprintln!("{behind}\n");
+    fn tell(&self, sent: &[Sent]) -> anyhow::Result<()> {
+        let of = |it: &Sent| it.rate.map_or_else(String::new, |rate| format!("{rate}/s: "));
+        for it in sent {
+            if let Some(doubt) = &it.doubt {
+                eprintln!("{}{doubt}\n", of(it));
+            }
+            if it.left_out > 0 {
+                let name = of(it);
+                eprintln!("{name}{} turns were not due before the end of the run", it.left_out);
+            }
         }
-        if recording.left_out > 0 {
-            eprintln!("{} turns were not due before the end of the run", recording.left_out);
-        }
+        let runs: Vec<Run> = sent.iter().map(|it| it.run.clone()).collect();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(summary)?);
+            println!("{}", serde_json::to_string_pretty(&Summary::new(runs))?);
         } else {
-            summary.runs.iter().for_each(|run| print!("{}", table::single(run)));
-            print!("{}{}", table::classes(&summary.runs), table::work(&summary.runs));
+            let at_rates: Vec<_> = sent.iter().filter_map(|it| Some((it.rate?, &it.run))).collect();
+            if at_rates.is_empty() {
+                runs.iter().for_each(|it| print!("{}", table::single(it)));
+            } else {
+                print!("{}", table::sweep(at_rates));
+            }
+            print!("{}{}", table::classes(&runs), table::work(&runs));
         }
-        for (why, count) in sending::errors(&recording.records).into_iter().take(ERRORS_MAX) {
-            eprintln!("{count} failed: {why}");
+        for it in sent {
+            for (why, count) in it.errors.iter().take(ERRORS_MAX) {
+                eprintln!("{}{count} failed: {why}", of(it));
+            }
         }
-        if behind.is_some() && !self.trust.allow_lag {
+        if sent.iter().any(|it| it.doubt.is_some()) && !self.trust.allow_lag {
             bail!("the load generator fell behind; its figures are not its target's");
         }
         Ok(())
@@ -167,19 +280,10 @@ impl Replay {
         workload: &Workload,
         options: &ReplayOptions,
         started: String,
-    ) -> anyhow::Result<Manifest> {
-        let trace = match workload {
-            Workload::Trace(trace) if trace.file == bundled::MOONCAKE_SLICE_NAME => {
-                Some(bundled::MOONCAKE_SLICE.as_bytes().to_vec())
-            }
-            Workload::Trace(trace) => Some(fs::read(&trace.file)?),
-            Workload::SupportChat(_)
-            | Workload::Independent(_)
-            | Workload::Documents(_)
-            | Workload::Mix(_) => None,
-        };
+        trace_sha256: Option<String>,
+    ) -> Manifest {
         let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
-        Ok(Manifest {
+        Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("SLUICE_COMMIT").map(str::to_owned),
             command: results::command_line(),
@@ -188,14 +292,14 @@ impl Replay {
                 "targets": targets,
                 "model": options.model,
                 "endpoint": options.endpoint.path(),
-                "slo": options.terms.slo,
+                "slo": SloMillis::from(options.terms.slo),
                 "slo_classes": options.classes,
             }),
             workload: info.workload.clone(),
             policy: info.policy.clone(),
             admission: info.admission.clone(),
             seed: info.seed,
-            trace_sha256: trace.as_deref().map(output::sha256),
+            trace_sha256,
             host: Host::this(),
             clock: "real".to_owned(),
             started: Some(started),
@@ -205,6 +309,6 @@ impl Replay {
                 classes: options.classes.clone(),
                 ..Judged::default()
             },
-        })
+        }
     }
 }

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head http1)
+[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head http1 placements)
 triple=$(rustc -vV | sed -n 's/host: //p')
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -35,7 +35,8 @@ struct Tally {
 }
 
 impl Progress {
-    pub(super) fn new(requests: usize) -> Self {
+    /// Of a run of `requests`; `rate` tells it from the others of a sweep.
+    pub(super) fn new(requests: usize, rate: Option<f64>) -> Self {
         let is_seen = io::stderr().is_terminal();
         let target = if is_seen {
             ProgressDrawTarget::stderr_with_hz(5)
@@ -43,7 +44,11 @@ impl Progress {
             ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(Some(requests as u64), target);
-        let style = ProgressStyle::with_template("{elapsed} {bar:24} {pos}/{len} ended  {msg}");
+        let style =
+            ProgressStyle::with_template("{prefix}{elapsed} {bar:24} {pos}/{len} ended  {msg}");
+        if let Some(rate) = rate {
+            bar.set_prefix(format!("{rate}/s  "));
+        }
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
         }

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
+use replay::output;
 use workload::{Load, Pacing, Rates, Schedule, Workload, bundled, trace::Trace};
 
 use crate::{simulate::load, traced::Traced, typed};
@@ -19,6 +20,11 @@ pub(super) struct Traffic {
     /// Requests per second; without it a trace keeps its own timestamps.
     #[arg(long, value_name = "R", value_parser = typed::rate, allow_negative_numbers = true)]
     rate: Option<f64>,
+    /// Rates to send one after another, in requests per second and separated by commas: each is a run of
+    /// its own that begins when the one before has drained.
+    #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = typed::rate)]
+    #[arg(allow_negative_numbers = true, conflicts_with_all = ["rate", "ramp_from", "rate_series"])]
+    sweep: Vec<f64>,
     /// How requests are spaced around a rate: at random, evenly, or by a gamma distribution.
     #[arg(long, value_name = "KIND", default_value = "poisson")]
     #[arg(value_parser = ["poisson", "constant", "gamma"])]
@@ -59,11 +65,24 @@ impl Traffic {
         serde_yaml::from_str(&text).with_context(|| format!("cannot parse the workload {name}"))
     }
 
-    pub(super) fn load(&self) -> anyhow::Result<Load> {
-        Ok(Load { schedule: self.schedule()?, duration: self.duration, seed: self.seed })
+    /// The loads to send, one after another, each with the rate that tells it from the others of a sweep.
+    /// A sweep's have a seed each, so that prompts of one are not in the caches for the next.
+    pub(super) fn loads(&self) -> anyhow::Result<Vec<(Option<f64>, Load)>> {
+        let load = |rate, number| {
+            let schedule = self.schedule(rate)?;
+            let seed = self.seed.saturating_add(number);
+            anyhow::Ok(Load { schedule, duration: self.duration, seed })
+        };
+        if self.sweep.is_empty() {
+            return Ok(vec![(None, load(self.rate, 0)?)]);
+        }
+        let mut rates = self.sweep.clone();
+        rates.sort_unstable_by(f64::total_cmp);
+        rates.dedup();
+        (0..).zip(rates).map(|(number, it)| Ok((Some(it), load(Some(it), number)?))).collect()
     }
 
-    fn schedule(&self) -> anyhow::Result<Schedule> {
+    fn schedule(&self, rate: Option<f64>) -> anyhow::Result<Schedule> {
         let pacing = match self.arrivals.as_str() {
             "constant" => Pacing::Constant,
             "gamma" => Pacing::Gamma { burstiness: self.burstiness },
@@ -72,12 +91,12 @@ impl Traffic {
         if let Some(file) = &self.rate_series {
             return Ok(Schedule::Varying { pacing, rates: self.series(file)? });
         }
-        let Some(rate_per_s) = self.rate else {
+        let Some(rate_per_s) = rate else {
             return Ok(Schedule::Trace { speedup: self.speedup });
         };
         if self.speedup.to_bits() != 1.0_f64.to_bits() {
             bail!(
-                "--speedup makes a trace's own times go by faster, and --rate replaces them; pass one"
+                "--speedup makes a trace's own times go by faster, and a rate replaces them; pass one"
             );
         }
         if let Some(from_per_s) = self.ramp_from {
@@ -109,6 +128,26 @@ impl Traffic {
     }
 }
 
+/// The SHA-256 of the workload's trace, if it has one.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn sha256(workload: &Workload) -> anyhow::Result<Option<String>> {
+    Ok(match workload {
+        Workload::Trace(trace) if trace.file == bundled::MOONCAKE_SLICE_NAME => {
+            Some(output::sha256(bundled::MOONCAKE_SLICE.as_bytes()))
+        }
+        Workload::Trace(Trace { file, .. }) => {
+            let bytes = fs::read(file).with_context(|| format!("cannot read the trace {file}"))?;
+            Some(output::sha256(&bytes))
+        }
+        Workload::SupportChat(_)
+        | Workload::Independent(_)
+        | Workload::Documents(_)
+        | Workload::Mix(_) => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -122,7 +161,17 @@ mod tests {
     }
 
     fn schedule(line: &str) -> anyhow::Result<Schedule> {
-        Line::try_parse_from(line.split(' '))?.traffic.schedule()
+        let loads = Line::try_parse_from(line.split(' '))?.traffic.loads()?;
+        Ok(loads.into_iter().next().unwrap().1.schedule)
+    }
+
+    #[test]
+    fn a_sweep_goes_up_and_gives_each_rate_a_seed() {
+        let line = "x --sweep 8,2,8,4.5 --seed 7 --arrivals constant";
+        let loads = Line::try_parse_from(line.split(' ')).unwrap().traffic.loads().unwrap();
+        let told: Vec<_> = loads.iter().map(|(rate, load)| (rate.unwrap(), load.seed)).collect();
+        assert_eq!(told, [(2.0, 7), (4.5, 8), (8.0, 9)]);
+        assert_eq!(loads[1].1.schedule, Schedule::Constant { rate_per_s: 4.5 });
     }
 
     #[test]
@@ -145,6 +194,8 @@ mod tests {
     fn what_contradicts_itself_is_refused_with_the_cure() {
         for (line, cure) in [
             ("x --rate 5 --speedup 2", "pass one"),
+            ("x --sweep 5,6 --speedup 2", "pass one"),
+            ("x --sweep 5,6 --rate 2", "cannot be used with"),
             ("x --rate 5 --ramp-from 1", "pass --ramp TIME"),
             ("x --rate-series gone.csv", "pass a file that exists"),
         ] {

@@ -1,0 +1,334 @@
+//! What is believed of one replica.
+
+use std::time::Duration;
+
+use types::{
+    quantity::Tokens,
+    replica::{Health, LoadReport, ReplicaId},
+    request::ModelId,
+    time::Timestamp,
+};
+
+use crate::{
+    adapters::Adapters,
+    admission::{Limit, PeerLimit, Promises},
+    estimate::{Asked, Evictions, Forecast, ReplicaEstimate, replica::Sharing},
+    prefix_index::Slot,
+    slow_start::{HEAD_START, SlowStart, Warming},
+    strategy::Candidate,
+};
+
+/// Age at which a load report no longer counts; several scrapes must have failed by then.
+pub(super) const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Share of a KV cache in use from which one more request would have to wait, or make others compute
+/// anew.
+const KV_USAGE_MAX: f32 = 0.97;
+
+/// Share of a KV cache in use from which its size is told by what is there.
+const KV_TELLING: f64 = 0.3;
+
+/// Part by which a reading moves what is known of that size.
+const KV_WEIGHT: f64 = 0.2;
+
+/// Longer than any prompt.
+pub(super) const ANY_LENGTH: Tokens = Tokens(u32::MAX);
+
+/// Work placed on a replica and not yet given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests whose last byte has not come.
+    pub in_flight: u32,
+    /// Prompt tokens to be computed for requests whose first token has not come.
+    pub queued_prefill: Tokens,
+}
+
+/// Part by which a request moves what is known of the accuracy of predictions.
+const ACCURACY_WEIGHT: f64 = 0.02;
+
+/// What was predicted of late, and what came of it: means, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Accuracy {
+    /// Time to first token, predicted and observed.
+    pub ttft: (f64, f64),
+    /// Time per token, predicted and observed.
+    pub tpot: (f64, f64),
+}
+
+impl Accuracy {
+    /// Moves a pair of means towards a pair of values.
+    pub(crate) fn move_to(means: &mut (f64, f64), predicted_s: f64, observed_s: f64) {
+        if means.1 <= 0.0 {
+            *means = (predicted_s, observed_s);
+        }
+        means.0 += ACCURACY_WEIGHT * (predicted_s - means.0);
+        means.1 += ACCURACY_WEIGHT * (observed_s - means.1);
+    }
+}
+
+/// One replica.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// Where the prefix index files it.
+    pub slot: Slot,
+    /// Whether it may be sent requests.
+    pub health: Health,
+    /// Models it serves; empty means any.
+    pub models: Box<[ModelId]>,
+    /// The longest prompt it is meant for; none where any is.
+    pub prompt_max: Option<Tokens>,
+    /// The adapters it serves beside its model.
+    pub adapters: Adapters,
+    /// Work placed here.
+    pub load: Load,
+    /// Work that other routers say they placed here.
+    pub told: Load,
+    /// How fast it is, and what it has to do.
+    pub estimate: ReplicaEstimate,
+    /// What its cache has lost of late.
+    pub evictions: Evictions,
+    /// What was promised to the requests placed here.
+    pub promises: Promises,
+    /// Requests that it serves as promised, whatever they cost.
+    pub limit: Limit,
+    /// The same by the rule of a peer.
+    pub peer_limit: PeerLimit,
+    /// How far predictions were off of late.
+    pub accuracy: Accuracy,
+    /// Tokens that its KV cache holds, as far as its reports tell.
+    kv_tokens: Option<f64>,
+    /// Requests that others placed here who do not tell, when that was seen.
+    pub(super) foreign: Option<(Timestamp, u32)>,
+    /// What its engine last said of its load, and when.
+    pub(super) report: Option<(Timestamp, LoadReport)>,
+    /// Whether its cache is empty, or was lost since it last took requests.
+    pub(super) is_cold: bool,
+    /// Since when it takes requests, having come cold.
+    warming: Option<Warming>,
+}
+
+impl Replica {
+    /// A replica that is not ready yet, and of which nothing is known but how fast it may be.
+    pub(super) fn new(id: ReplicaId, slot: Slot, estimate: ReplicaEstimate) -> Self {
+        Self {
+            id,
+            slot,
+            health: Health::Starting,
+            models: Box::default(),
+            prompt_max: None,
+            adapters: Adapters::default(),
+            load: Load::default(),
+            told: Load::default(),
+            estimate,
+            evictions: Evictions::default(),
+            promises: Promises::default(),
+            limit: Limit::default(),
+            accuracy: Accuracy::default(),
+            peer_limit: PeerLimit::default(),
+            kv_tokens: None,
+            foreign: None,
+            report: None,
+            is_cold: true,
+            warming: None,
+        }
+    }
+
+    /// Requests on the replica at `now`: those placed here and those that others placed.
+    #[must_use]
+    pub fn requests(&self, now: Timestamp) -> u32 {
+        let foreign = match self.foreign {
+            Some((seen, requests)) if now.since(seen) <= REPORT_AGE_MAX => requests,
+            Some(_) | None => 0,
+        };
+        self.known().saturating_add(foreign)
+    }
+
+    /// Requests on it of which it is known what they are: those placed here, and those that other routers
+    /// told of.
+    pub(crate) const fn known(&self) -> u32 {
+        self.load.in_flight.saturating_add(self.told.in_flight)
+    }
+
+    /// The requests on it at `now`, and how many of them are known.
+    #[must_use]
+    pub fn sharing(&self, now: Timestamp) -> Sharing {
+        Sharing { own: self.known(), all: self.requests(now) }
+    }
+
+    /// Whether one more request has a seat in its batch beside those that `sharing` counts at `now`, and
+    /// finds memory there, as far as is known.
+    #[must_use]
+    pub fn has_room(&self, now: Timestamp, sharing: Sharing) -> bool {
+        let is_full = self.report.is_some_and(|it| lacks_memory(now, it));
+        sharing.all < self.estimate.sequences_max() && !is_full
+    }
+
+    /// Predicts what a request would meet here beside those that `sharing` counts at `now`, with `cached`
+    /// tokens of its prompt found.
+    #[must_use]
+    pub fn forecast(
+        &self,
+        now: Timestamp,
+        asked: &Asked,
+        cached: Tokens,
+        sharing: Sharing,
+    ) -> Forecast {
+        let recomputing = if asked.memory { self.evictions.factor() } else { 1.0 };
+        let mut forecast = self.estimate.forecast(now, asked, cached, recomputing, sharing);
+        // The wait for room makes nobody late: where one replica is full the others are about to be,
+        // and a conversation that is moved for it takes twice the memory.
+        let raised_s = self.estimate.margins().0.value() * forecast.ttft_s;
+        forecast.is_late = asked.ttft_max_s.is_some_and(|most_s| most_s < raised_s);
+        forecast.ttft_s += self.room_wait_s(now, asked.output * forecast.tpot_s, sharing.all);
+        forecast
+    }
+
+    /// Seconds until one more request than the `requests` here finds a seat and memory, as far as is
+    /// known, where an answer takes `answer_s`: as long as those before it take to be replaced one by one.
+    fn room_wait_s(&self, now: Timestamp, answer_s: f64, requests: u32) -> f64 {
+        let seats = self.estimate.sequences_max();
+        let for_seats = requests.saturating_add(1).saturating_sub(seats);
+        let for_memory = match self.report {
+            Some(it) if lacks_memory(now, it) => it.1.waiting.saturating_add(1),
+            Some(_) | None => 0,
+        };
+        let before = for_seats.max(for_memory);
+        if before == 0 {
+            return 0.0;
+        }
+        f64::from(before) * answer_s / f64::from(requests.min(seats).max(1))
+    }
+
+    /// What its engine last said of its load, however long ago; nothing where it never did.
+    #[must_use]
+    pub fn reported(&self) -> LoadReport {
+        self.report.map(|it| it.1).unwrap_or_default()
+    }
+
+    /// Whether what requests meet here follows from what is known of them.
+    #[must_use]
+    pub fn is_predictable(&self) -> bool {
+        !self.estimate.margins().0.is_at_its_end()
+    }
+
+    /// Share of its KV cache in use if the candidate's request were added; nothing where the replica
+    /// does not say how full it is.
+    #[must_use]
+    pub fn kv_usage_with(&self, now: Timestamp, candidate: &Candidate) -> f64 {
+        let Some(tokens) = self.kv_tokens else { return 0.0 };
+        let is_fresh = self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX);
+        let new = candidate.forecast.context - f64::from(candidate.cached.0);
+        if is_fresh { (self.estimate.context() + new.max(0.0)) / tokens } else { 0.0 }
+    }
+
+    /// Learns what its engine says of its load: whatever exceeds what was placed here, and what others told
+    /// of, is the work of others who do not tell.
+    pub(super) fn report(&mut self, now: Timestamp, report: LoadReport) {
+        let requests = report.running.saturating_add(report.waiting);
+        let foreign = requests.saturating_sub(self.known());
+        self.foreign = Some((now, foreign));
+        self.report = Some((now, report));
+        self.learn_kv(report.kv_usage);
+    }
+
+    /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
+    fn learn_kv(&mut self, usage: f32) {
+        let (usage, context) = (f64::from(usage), self.estimate.context());
+        let is_shared = self.foreign.is_some_and(|it| it.1 > 0);
+        if !(KV_TELLING..=1.0).contains(&usage) || context <= 0.0 || is_shared {
+            return;
+        }
+        let tokens = context / usage;
+        let before = self.kv_tokens.unwrap_or(tokens);
+        self.kv_tokens = Some(before + KV_WEIGHT * (tokens - before));
+    }
+
+    /// The longest prompt it is meant for.
+    pub(super) fn longest(&self) -> Tokens {
+        self.prompt_max.unwrap_or(ANY_LENGTH)
+    }
+
+    /// Whether it takes requests, and did before any that came just now.
+    pub(super) fn is_warmer(&self, now: Timestamp) -> bool {
+        self.is_ready() && self.warming.is_none_or(|it| HEAD_START < it.age(now))
+    }
+
+    /// Learns that its cache is empty; `is_held_back` where its share is to grow little by little.
+    pub(super) fn warm(&mut self, now: Timestamp, is_held_back: bool) {
+        self.is_cold = false;
+        self.adapters.lost();
+        self.warming = is_held_back.then(|| Warming::from(now));
+    }
+
+    /// The part of its share that it gets, above 0 to 1.
+    pub(super) fn weight(&self, now: Timestamp, slow_start: &SlowStart) -> f64 {
+        self.warming.map_or(1.0, |it| slow_start.weight(it.age(now)))
+    }
+
+    /// Whether it may take one more request, if it is not warm yet.
+    pub(crate) fn may_warm(&self) -> bool {
+        self.warming.is_none_or(|it| it.may_take_one())
+    }
+
+    /// Learns that a request came of which `share` is this replica's, and whether it went here.
+    pub(crate) fn count_share(&mut self, share: f64, went_here: bool) {
+        if let Some(warming) = &mut self.warming {
+            warming.count(share, went_here);
+        }
+    }
+
+    /// Whether the replica takes requests.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.health == Health::Ready
+    }
+
+    pub(super) fn serves(&self, model: ModelId) -> bool {
+        self.models.is_empty() || self.models.contains(&model)
+    }
+}
+
+/// Whether requests wait for memory, by a report that is not too old.
+fn lacks_memory(now: Timestamp, (seen, report): (Timestamp, LoadReport)) -> bool {
+    let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
+    waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet_view::FleetView;
+
+    #[test]
+    fn a_seat_or_memory_that_is_lacking_is_waited_for() {
+        let mut fleet = FleetView::default();
+        let id = ReplicaId(3);
+        fleet.join(id, Slot::default());
+        let asked = |ttft_max_s| Asked {
+            prompt: Tokens(100),
+            output: 100.0,
+            ttft_max_s,
+            ..Asked::default()
+        };
+        let ttft_s = |fleet: &FleetView, now| {
+            let replica = fleet.get(id).unwrap();
+            replica.forecast(now, &asked(None), Tokens(0), replica.sharing(now)).ttft_s
+        };
+        (0..255).for_each(|_| fleet.reserve(id, Tokens(0)));
+        let with_a_seat = ttft_s(&fleet, Timestamp::ZERO);
+        (0..25).for_each(|_| fleet.reserve(id, Tokens(0)));
+        assert!(1.5 * with_a_seat < ttft_s(&fleet, Timestamp::ZERO));
+        (0..25).for_each(|_| fleet.release_request(id));
+        let full = LoadReport { running: 200, waiting: 55, kv_usage: 0.99 };
+        fleet.report(Timestamp::ZERO, id, full);
+        let without_memory = ttft_s(&fleet, Timestamp::ZERO);
+        assert!(1.5 * with_a_seat < without_memory, "{with_a_seat} {without_memory}");
+        let replica = fleet.get(id).unwrap();
+        let sharing = replica.sharing(Timestamp::ZERO);
+        let late = |most| replica.forecast(Timestamp::ZERO, &asked(most), Tokens(0), sharing);
+        assert!(late(Some(with_a_seat / 2.0)).is_late);
+        assert!(!late(Some(with_a_seat * 2.5)).is_late && !late(None).is_late);
+    }
+}
