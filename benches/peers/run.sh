@@ -91,7 +91,9 @@ start 1 haproxy haproxy -f "$scratch/haproxy.cfg"; pid[haproxy]=$last pid[haprox
 start 1 bare "$bin/bare-relay" 127.0.0.1:23203 "${fleet[@]#http://}"; pid[bare-relay]=$last
 start 1 bare-stream "$bin/bare-relay" 127.0.0.1:23303 "${stream[@]#http://}"; pid[bare-relay-stream]=$last
 start 1 sluice "$bin/sluice" serve --worker-threads 1 $(flags "${fleet[@]}") --listen 127.0.0.1:23204 --admin-listen 127.0.0.1:23404; pid[sluice]=$last
-start 1 sluice-stream "$bin/sluice" serve --worker-threads 1 $(flags "${stream[@]}") --listen 127.0.0.1:23304 --admin-listen 127.0.0.1:23504; pid[sluice-stream]=$last
+# One replica with hundreds of streams looks full, and would be spared: its rivals ask nobody.
+echo "admission: { mode: 'off' }" >"$scratch/open.yaml"
+start 1 sluice-stream "$bin/sluice" serve -c "$scratch/open.yaml" --worker-threads 1 $(flags "${stream[@]}") --listen 127.0.0.1:23304 --admin-listen 127.0.0.1:23504; pid[sluice-stream]=$last
 rival() { # name, port, command…
   local name=$1 port=$2; shift 2
   start 1 "$name" "$@" --host 127.0.0.1 --port "2320$port" --worker-urls "${fleet[@]}" --prometheus-port "2340$port"; pid[$name]=$last

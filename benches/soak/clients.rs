@@ -142,7 +142,8 @@ impl Tally {
             let _ = write!(table, "{it:>9}");
         });
         for ((way, ..), row) in WAYS.iter().zip(&self.counts) {
-            let _ = write!(table, "\n{:<12}", format!("{way:?}"));
+            let name = format!("{way:?}");
+            let _ = write!(table, "\n{name:<12}");
             row.iter().for_each(|it| {
                 let _ = write!(table, "{:>9}", it.load(Ordering::Relaxed));
             });

@@ -77,14 +77,14 @@ impl Config {
         admin: SocketAddr,
         mut stopped: watch::Receiver<bool>,
     ) -> io::Result<usize> {
-        let mut change = 0;
+        let mut change = 0_usize;
         loop {
             let stop = stopped.wait_for(|it| *it);
             if tokio::time::timeout(RELOAD_EVERY, stop).await.is_ok() {
                 break;
             }
             change += 1;
-            if change % 5 == 0 {
+            if change.is_multiple_of(5) {
                 fs::write(&self.file, "policy: [")?;
             } else {
                 self.write(change)?;

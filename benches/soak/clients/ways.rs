@@ -1,6 +1,6 @@
 //! One request in each of the ways that clients have.
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Uri};
@@ -231,8 +231,7 @@ pub(super) async fn idle_http2(router: SocketAddr) -> io::Result<SendRequest<Ful
     let io = TokioIo::new(connect(router).await?);
     let (sender, moving) = handshake(TokioExecutor::new(), io).await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        let _: Result<(), hyper::Error> = moving.await;
-        Ok::<(), Infallible>(())
+        let _ = moving.await;
     });
     Ok(sender)
 }
