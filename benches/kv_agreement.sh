@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Expected against found cached tokens, with two engines behind a router in kv-aware, one of which is
 # killed and started again in the middle.
 #
@@ -12,7 +12,7 @@
 #     "{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\",\"endpoint\":\"tcp://*:$2\",\"replay_endpoint\":\"tcp://*:$3\"}"
 #
 # Needs a built `sluice` (SLUICE, default target/release/sluice) and python3.
-set -eu
+set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 sluice=${SLUICE:-$here/../target/release/sluice}
 block=${BLOCK:-}
@@ -27,7 +27,7 @@ else
     engine=$work/emulate
     block=${block:-16}
     cat > "$engine" <<EOF
-#!/bin/sh
+#!/usr/bin/env bash
 exec "$sluice" emulate --listen 127.0.0.1:\$1 --kv-blocks ${KV_BLOCKS:-300} \
     --kv-events "tcp://127.0.0.1:\$2" --kv-events-replay "tcp://127.0.0.1:\$3"
 EOF
@@ -64,7 +64,7 @@ echo $! > "$work/router.pid"
 until_up http://127.0.0.1:8190/readyz
 
 cat > "$work/restart" <<EOF
-#!/bin/sh
+#!/usr/bin/env bash
 kill -9 -- "-\$(cat "$work/engine-0.pid")"
 sleep 2
 setsid "$engine" 8101 8111 8121 > "$work/engine-0-again.log" 2>&1 &

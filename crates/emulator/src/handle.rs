@@ -252,7 +252,8 @@ impl Drop for Handle {
 /// An address is taken, or the profile unknown or unable to run.
 pub async fn start(options: &Options) -> Result<Vec<Handle>, StartError> {
     let config = options.replica()?;
-    let mut handles = Vec::new();
+    // All ports before the first replica says that it is ready.
+    let mut listeners = Vec::new();
     for index in 0..options.replicas {
         let address = options.address(index).ok_or_else(|| StartError::NoPort {
             replica: index.saturating_add(1),
@@ -262,6 +263,10 @@ pub async fn start(options: &Options) -> Result<Vec<Handle>, StartError> {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| StartError::Listen { address, source })?;
+        listeners.push((index, listener));
+    }
+    let mut handles = Vec::new();
+    for (index, listener) in listeners {
         let handle = match &options.kv_events {
             None => spawn(config.clone(), listener)?,
             Some(first) => {

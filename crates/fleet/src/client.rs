@@ -20,7 +20,7 @@ use hyper_util::{
 
 use crate::{connect::Connector, health::Failure, http1::Pool, replica::Origin, tls::Trust};
 
-pub use crate::http1::Body;
+pub use crate::http1::{Body, BodyError, Failed};
 
 /// Most of one stream that is read ahead of a slow client over HTTP/2, and the longest head.
 const H2_STREAM_BYTES_MAX: u32 = 64 << 10;
@@ -116,7 +116,8 @@ impl Default for ClientConfig {
 
 impl ReplicaClient {
     /// A client with connections of its own to `origin`.
-    pub(crate) fn new(config: &ClientConfig, reach: &Reach, origin: Origin) -> Self {
+    #[must_use]
+    pub fn new(config: &ClientConfig, reach: &Reach, origin: Origin) -> Self {
         let connector = Connector::new(config.connect_timeout, reach.trust.clone());
         let connections = if reach.http2 {
             Connections::Http2(Arc::new(Turns::new(|| {
@@ -145,18 +146,46 @@ impl ReplicaClient {
     /// # Errors
     ///
     /// [`SendError`] when no answer began.
-    pub async fn request(
+    pub async fn request(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        self.send(request, false).await
+    }
+
+    /// As [`Self::request`], for what must not wait behind requests that want connections of their own.
+    pub(crate) async fn probe(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        self.send(request, true).await
+    }
+
+    async fn send(
         &self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<Bytes>,
+        at_once: bool,
     ) -> Result<Response<Body>, SendError> {
         match &self.connections {
-            Connections::Http1(pool) => pool.send(request).await,
+            Connections::Http1(pool) => pool.send(request, at_once).await,
             Connections::Http2(turns) => {
                 let path = request.uri().path_and_query().cloned().unwrap_or(ROOT);
                 *request.uri_mut() = self.origin.uri(path);
                 // Rarer, and boxed so that what is not does not carry its size.
+                let request = request.map(Full::new);
                 Ok(Box::pin(turns.next().request(request)).await?.map(Body::shared))
             }
+        }
+    }
+
+    /// Closes connections that have not been used for too long.
+    pub(crate) fn tidy(&self) {
+        match &self.connections {
+            Connections::Http1(pool) => pool.tidy(),
+            // Those have a timer of their own.
+            Connections::Http2(_) => {}
+        }
+    }
+
+    /// Sends away the requests that wait for a connection to be made.
+    pub(crate) fn give_up(&self) {
+        match &self.connections {
+            Connections::Http1(pool) => pool.give_up(),
+            Connections::Http2(_) => {}
         }
     }
 }
@@ -167,9 +196,12 @@ pub enum SendError {
     /// There is no connection.
     #[error("cannot connect")]
     Connect(#[source] Box<dyn Error + Send + Sync>),
+    /// The replica was ejected while the request waited for a connection to be made.
+    #[error("given up before it was connected to")]
+    GivenUp,
     /// The connection failed before an answer began.
     #[error(transparent)]
-    Http1(#[from] hyper::Error),
+    Http1(#[from] Failed),
     /// The same, or none came about, where connections are shared.
     #[error(transparent)]
     Http2(#[from] legacy::Error),
@@ -180,7 +212,7 @@ impl SendError {
     #[must_use]
     pub fn is_connect(&self) -> bool {
         match self {
-            Self::Connect(_) => true,
+            Self::Connect(_) | Self::GivenUp => true,
             Self::Http2(error) => error.is_connect(),
             Self::Http1(_) => false,
         }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use policy::{
     config::DispatcherConfig,
     dispatcher::Dispatcher,
-    event::{Decision, Event, Placement, Reject},
+    event::{Decision, Event, News, Placement, Reject},
     recording::Entry,
 };
 use rustc_hash::FxHashMap;
@@ -31,7 +31,7 @@ use types::{
     time::Timestamp,
 };
 
-use crate::recorder::Recorder;
+use crate::{placements::Placements, recorder::Recorder};
 
 /// Shares one [`Dispatcher`] between tasks.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ pub struct Dispatch {
     /// Told when a request begins to wait.
     waits: Notify,
     recorder: Option<Recorder>,
+    placements: Arc<Placements>,
 }
 
 #[derive(Debug)]
@@ -70,6 +71,7 @@ impl Dispatch {
             }),
             waits: Notify::new(),
             recorder,
+            placements: Arc::default(),
         })
     }
 
@@ -78,6 +80,12 @@ impl Dispatch {
         if let Some(recorder) = &self.recorder {
             recorder.finish();
         }
+    }
+
+    /// What other routers are told of the requests that are placed here.
+    #[must_use]
+    pub const fn placements(&self) -> &Arc<Placements> {
+        &self.placements
     }
 
     /// The time since the start, as the dispatcher counts it.
@@ -174,10 +182,21 @@ impl Dispatch {
         }
     }
 
+    /// Tells other routers which requests were placed, and where.
+    fn tell_placed(&self, dispatcher: &Dispatcher, decisions: &[Decision]) {
+        for Decision { request, verdict } in decisions {
+            let Ok(Placement { replica, cached, .. }) = *verdict else { continue };
+            if let Some(request) = dispatcher.request(*request).cloned() {
+                self.placements.tell(&News::Placed { request, replica, cached });
+            }
+        }
+    }
+
     /// Applies an event, and tells those who waited what was decided on them.
     fn handle(&self, shared: &mut Shared, event: Event, decisions: &mut Vec<Decision>) {
         // Read under the lock, so that the dispatcher never sees time run backwards.
         let at = self.now();
+        let left = if self.placements.is_heard() { told_of(&event) } else { None };
         match &self.recorder {
             None => shared.dispatcher.handle(at, event, decisions),
             Some(recorder) => {
@@ -185,12 +204,47 @@ impl Dispatch {
                 recorder.record(Entry { at, event, decisions: decisions.clone() });
             }
         }
+        if self.placements.is_heard() {
+            left.iter().for_each(|it| self.placements.tell(it));
+            self.tell_placed(&shared.dispatcher, decisions);
+        }
         decisions.retain(|Decision { request, verdict }| {
             let Some(tell) = shared.waiting.remove(request) else { return true };
             // Who does not listen any more says so to the dispatcher itself.
             let _ = tell.send(*verdict);
             false
         });
+    }
+}
+
+/// What other routers are told of an event. That a request never was placed makes no difference: nobody
+/// knows of it then.
+fn told_of(event: &Event) -> Option<News> {
+    match *event {
+        Event::FirstToken(request) => Some(News::FirstToken(request)),
+        Event::Ended { request, outcome, output, cached } => {
+            Some(News::Ended { request, outcome, output, cached })
+        }
+        Event::Arrived(_)
+        | Event::AttemptFailed(_)
+        | Event::TokensCame { .. }
+        | Event::ReplicaJoined(_)
+        | Event::HealthChanged { .. }
+        | Event::ModelsListed { .. }
+        | Event::PromptsBounded { .. }
+        | Event::AdaptersListed { .. }
+        | Event::AdaptersInUse { .. }
+        | Event::CacheLost(_)
+        | Event::CacheSized { .. }
+        | Event::CacheFollowed { .. }
+        | Event::BlocksStored { .. }
+        | Event::BlocksRemoved { .. }
+        | Event::ReplicaLeft(_)
+        | Event::LoadReported { .. }
+        | Event::PeerTold { .. }
+        | Event::RoutingChanged(_)
+        | Event::AdmissionChanged(_)
+        | Event::TimePassed => None,
     }
 }
 

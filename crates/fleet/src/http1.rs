@@ -2,55 +2,42 @@
 //!
 //! A connection needs somebody who reads and writes for it. Were that a task of its own, each piece of an
 //! answer would go from that task to the one that serves the client, and each would wake the other:
-//! more work than relaying the piece. So the task that waits for an answer moves the connection as
-//! well, and nobody moves one that is not in use: before its next request it is looked at whether the
+//! more work than relaying the piece. So the task that waits for an answer reads the connection as
+//! well, and nobody reads one that is not in use: before its next request it is looked at whether the
 //! replica has closed it meanwhile.
 
 use std::{
     collections::VecDeque,
-    fmt,
-    future::{Future as _, poll_fn},
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::{
-        TrySendError,
-        http1::{self, SendRequest},
-    },
-};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_service::Service as _;
 
 use crate::{
     client::SendError,
-    connect::{Connector, Stream},
+    connect::Connector,
+    pace::{Pace, Turn},
 };
 
+mod connection;
 #[cfg(test)]
 mod tests;
 
-/// Most that is read ahead of a slow client, and so the longest head of an answer.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
+pub use connection::Failed;
+use connection::{Connection, Unanswered};
 
-/// Times that a connection is moved on at once before the others of its thread get their turn.
-const TURNS_MAX: u32 = 4;
-
-/// What reads and writes for a connection.
-type Moving = http1::Connection<Stream, Full<Bytes>>;
-type Message = Request<Full<Bytes>>;
+/// A request with its body.
+type Message = Request<Bytes>;
 
 /// Connections to one replica.
 #[derive(Debug)]
@@ -62,6 +49,7 @@ pub(crate) struct Pool {
     idle_max: usize,
     /// Those not in use, and since when; the last one used is the last.
     idle: Mutex<VecDeque<(Instant, Connection)>>,
+    pace: Pace,
 }
 
 impl Pool {
@@ -74,42 +62,46 @@ impl Pool {
     ) -> Arc<Self> {
         let authority = origin.authority().map_or("", http::uri::Authority::as_str);
         let host = HeaderValue::try_from(authority).unwrap_or(HeaderValue::from_static(""));
-        let idle = Mutex::default();
-        Arc::new(Self { connector, origin, host, idle_timeout, idle_max, idle })
+        let (idle, pace) = (Mutex::default(), Pace::default());
+        Arc::new(Self { connector, origin, host, idle_timeout, idle_max, idle, pace })
     }
 
-    /// Sends a request, whose URI has neither scheme nor host, and waits for the head of its answer.
+    /// Sends a request, whose URI has neither scheme nor host, and waits for the head of its answer. A
+    /// connection is made for it when it is its turn, or `at_once`.
     pub(crate) async fn send(
         self: &Arc<Self>,
         mut request: Message,
+        at_once: bool,
     ) -> Result<Response<Body>, SendError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
         loop {
-            let (mut connection, was_used) = match self.take() {
-                Some(kept) => (kept, true),
-                // Rare, and boxed so that what is not does not carry its size.
-                None => (Box::pin(self.connect()).await?, false),
+            // What is new is rare, and boxed so that what is not does not carry its size.
+            let Ready { mut connection, was_used, turn } = match self.take() {
+                Some(kept) => kept,
+                None => Box::pin(self.open(at_once)).await?,
             };
-            match connection.exchange(request).await {
+            let answer = match turn {
+                None => connection.exchange(&request).await,
+                Some(turn) => Box::pin(turn.until_answered(connection.exchange(&request))).await,
+            };
+            match answer {
                 Ok(response) => {
                     let lease = Lease { connection, pool: Arc::clone(self) };
-                    return Ok(response.map(|incoming| Body::new(incoming, lease)));
+                    return Ok(response.map(|()| Body::new(lease)));
                 }
-                Err(mut error) => match error.take_message().filter(|_| was_used) {
-                    // The replica was closing the connection just then, and has seen nothing of it.
-                    Some(unsent) => request = unsent,
-                    None => return Err(error.into_error().into()),
-                },
+                // The replica was closing the connection just then, and has seen nothing of it.
+                Err(Unanswered { is_unsent: true, .. }) if was_used => {}
+                Err(Unanswered { failed, .. }) => return Err(failed.into()),
             }
         }
     }
 
     /// A connection that is not in use and still open.
-    fn take(&self) -> Option<Connection> {
+    fn take(&self) -> Option<Ready> {
         loop {
             let (since, mut connection) = self.idle.lock().pop_back()?;
             if since.elapsed() < self.idle_timeout && connection.is_free() {
-                return Some(connection);
+                return Some(Ready { connection, was_used: true, turn: None });
             }
         }
     }
@@ -126,144 +118,62 @@ impl Pool {
         }
     }
 
+    /// Closes what has been kept for too long, where nothing else comes that would.
+    pub(crate) fn tidy(&self) {
+        let now = Instant::now();
+        let is_fresh = |it: &(Instant, _)| now.duration_since(it.0) < self.idle_timeout;
+        let mut idle = self.idle.lock();
+        let stale = idle.iter().position(is_fresh).unwrap_or(idle.len());
+        let stale: Vec<_> = idle.drain(..stale).collect();
+        // Closing takes its time, and nobody should wait for it.
+        drop(idle);
+        drop(stale);
+    }
+
+    /// Sends away those who wait for a connection to be made for them.
+    pub(crate) fn give_up(&self) {
+        self.pace.give_up();
+    }
+
+    /// A new connection, or a kept one that has come free while its turn was waited for.
+    async fn open(&self, at_once: bool) -> Result<Ready, SendError> {
+        let turn = match at_once {
+            true => None,
+            false => Some(self.pace.turn().await.ok_or(SendError::GivenUp)?),
+        };
+        match self.take() {
+            Some(kept) => Ok(kept),
+            None => Ok(Ready { connection: self.connect().await?, was_used: false, turn }),
+        }
+    }
+
     async fn connect(&self) -> Result<Connection, SendError> {
         let mut connector = self.connector.clone();
         poll_fn(|cx| connector.poll_ready(cx)).await.map_err(SendError::Connect)?;
         let io = connector.call(self.origin.clone()).await.map_err(SendError::Connect)?;
-        let mut builder = http1::Builder::new();
-        let (sender, io) = builder.max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(Arc::clone(&bell));
-        Ok(Connection { sender, io: Some(Box::pin(io)), bell, waker })
+        Ok(Connection::new(io))
     }
 }
 
-/// One connection: what takes a request, and what reads and writes.
-struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    /// Absent once it is closed.
-    io: Option<Pin<Box<Moving>>>,
-    bell: Arc<Bell>,
-    /// What rings the bell.
-    waker: Waker,
-}
-
-impl Connection {
-    /// Sends a request and waits for the head of its answer.
-    async fn exchange(
-        &mut self,
-        request: Message,
-    ) -> Result<Response<Incoming>, TrySendError<Message>> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        poll_fn(|cx| self.poll(cx, |cx| answer.as_mut().poll(cx))).await
-    }
-
-    /// Moves the connection on, and looks with `look` whether that brought about what is waited for.
-    fn poll<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut look: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        if self.bell.is_waiting_for(cx.waker()) {
-            // Nothing has happened since it was looked at last.
-            return Poll::Pending;
-        }
-        self.bell.rings_for(cx.waker());
-        for _ in 0..TURNS_MAX {
-            self.bell.mute();
-            self.move_on();
-            // Nothing comes about but by moving on, which rings no later than now.
-            let looked = look(&mut Context::from_waker(&self.waker));
-            if looked.is_ready() || self.bell.unmute() {
-                return looked;
-            }
-        }
-        self.bell.mute();
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    fn move_on(&mut self) {
-        let Some(io) = &mut self.io else { return };
-        if io.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready() {
-            // Whoever waits for something of it is told when it goes.
-            self.io = None;
-        }
-    }
-
-    /// Whether the last answer has come to its end and the next request can be sent.
-    fn is_free(&mut self) -> bool {
-        self.move_on();
-        self.io.is_some() && self.sender.is_ready()
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("is_open", &self.io.is_some()).finish_non_exhaustive()
-    }
-}
-
-/// Wakes the task that a connection serves, unless that task is just moving it: taking a piece out of
-/// the connection rings as well, and would have the task look again for nothing.
-#[derive(Debug)]
-struct Bell {
-    state: AtomicU8,
-    task: Mutex<Waker>,
-}
-
-impl Default for Bell {
-    fn default() -> Self {
-        Self { state: AtomicU8::new(Self::MUTED), task: Mutex::new(Waker::noop().clone()) }
-    }
-}
-
-impl Bell {
-    /// The task waits and is to be woken.
-    const LOUD: u8 = 0;
-    /// The task looks, or nobody waits.
-    const MUTED: u8 = 1;
-    /// It has rung, or would have, since it was muted.
-    const RUNG: u8 = 2;
-
-    fn rings_for(&self, task: &Waker) {
-        self.task.lock().clone_from(task);
-    }
-
-    /// Whether `task` is to be woken and has not been.
-    fn is_waiting_for(&self, task: &Waker) -> bool {
-        self.state.load(Ordering::SeqCst) == Self::LOUD && self.task.lock().will_wake(task)
-    }
-
-    fn mute(&self) {
-        self.state.store(Self::MUTED, Ordering::SeqCst);
-    }
-
-    /// Has it ring again, unless it would have rung since it was muted; returns whether it does.
-    fn unmute(&self) -> bool {
-        let (muted, loud, order) = (Self::MUTED, Self::LOUD, Ordering::SeqCst);
-        self.state.compare_exchange(muted, loud, order, order).is_ok()
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.swap(Self::RUNG, Ordering::SeqCst) == Self::LOUD {
-            self.task.lock().wake_by_ref();
-        }
-    }
+/// A connection that can take a request.
+struct Ready {
+    connection: Connection,
+    /// Whether it has had one before, and may just be closing.
+    was_used: bool,
+    /// Where it was made in turn: over once it is answered on.
+    turn: Option<Turn>,
 }
 
 /// The body of an answer. Dropped before its end, it closes its connection.
 #[derive(Debug)]
-pub struct Body {
-    incoming: Incoming,
-    /// The connection, until all has come; none where it is not this answer's alone.
-    lease: Option<Lease>,
+pub struct Body(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// Over a connection that is this answer's alone, until all has come.
+    Own(Option<Lease>),
+    /// Over one that others move on.
+    Shared(Incoming),
 }
 
 #[derive(Debug)]
@@ -272,56 +182,79 @@ struct Lease {
     pool: Arc<Pool>,
 }
 
+/// The rest of an answer can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Over HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] Failed),
+    /// Over HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+}
+
 impl Body {
-    fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self { incoming, lease: Some(lease) };
+    fn new(lease: Lease) -> Self {
+        let mut lease = Some(lease);
         // An empty one is never asked for what it has.
-        if body.incoming.is_end_stream() {
-            body.give_back();
-        }
-        body
+        give_back_if_over(&mut lease);
+        Self(Kind::Own(lease))
     }
 
     /// One whose connection is moved on by others.
     pub(crate) const fn shared(incoming: Incoming) -> Self {
-        Self { incoming, lease: None }
+        Self(Kind::Shared(incoming))
     }
+}
 
-    /// Gives the connection back if another request can be sent on it.
-    fn give_back(&mut self) {
-        if let Some(Lease { mut connection, pool }) = self.lease.take()
-            && connection.is_free()
-        {
-            pool.keep(connection);
-        }
+/// Gives the connection back once its answer is over, if another request can be sent on it.
+fn give_back_if_over(lease: &mut Option<Lease>) {
+    if let Some(Lease { mut connection, pool }) = lease.take_if(|it| it.connection.is_over())
+        && connection.is_free()
+    {
+        pool.keep(connection);
     }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let mut incoming = Pin::new(&mut this.incoming);
-        let frame = match &mut this.lease {
-            Some(lease) => lease.connection.poll(cx, |cx| incoming.as_mut().poll_frame(cx)),
-            None => incoming.poll_frame(cx),
-        };
-        if matches!(frame, Poll::Ready(None)) || this.incoming.is_end_stream() {
-            this.give_back();
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.get_mut().0 {
+            Kind::Shared(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|it| it.map_err(BodyError::Http2)))
+            }
+            Kind::Own(lease) => {
+                let Some(Lease { connection, .. }) = lease else { return Poll::Ready(None) };
+                let piece = ready!(connection.poll_piece(cx)).map_err(BodyError::Http1);
+                if piece.is_err() {
+                    *lease = None;
+                }
+                give_back_if_over(lease);
+                Poll::Ready(piece.map(|it| it.map(Frame::data)).transpose())
+            }
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.0 {
+            Kind::Own(lease) => lease.is_none(),
+            Kind::Shared(incoming) => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.0 {
+            Kind::Own(None) => SizeHint::with_exact(0),
+            Kind::Own(Some(Lease { connection, .. })) => {
+                connection.left().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Kind::Shared(incoming) => incoming.size_hint(),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, uri::PathAndQuery};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use tokio::time::Instant;
 use types::replica::Health;
@@ -39,6 +39,7 @@ pub(crate) async fn watch(replica: Arc<Replica>, path: String, timeout: Duration
             until_models -= 1;
         }
         replica.probed(result);
+        replica.client().tidy();
         rest(&replica, &path).await;
     }
 }
@@ -92,8 +93,8 @@ pub(crate) async fn get(
     timeout: Duration,
 ) -> Result<Bytes, Failure> {
     let exchange = async {
-        let request = Request::get(path).body(Full::default()).map_err(|_| Failure::Broken)?;
-        let answer = replica.client().request(request).await.map_err(|it| failure_of(&it))?;
+        let request = Request::get(path).body(Bytes::new()).map_err(|_| Failure::Broken)?;
+        let answer = replica.client().probe(request).await.map_err(|it| failure_of(&it))?;
         if answer.status() != StatusCode::OK {
             return Err(Failure::Broken);
         }

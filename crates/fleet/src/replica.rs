@@ -523,6 +523,7 @@ impl Replica {
         let name = self.name();
         match health {
             Health::Ejected => {
+                self.client.give_up();
                 if failure == Failure::Refused {
                     // Nothing listens: the process is gone, and its KV cache with it.
                     self.lost_cache();

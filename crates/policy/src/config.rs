@@ -71,14 +71,15 @@ pub struct Routing {
 /// What `least-latency` weighs. A weight of zero leaves its term out.
 ///
 /// ```text
-/// cost = wait·T + harm·n·w + price·ρ/(1−ρ)·w
+/// cost = wait·T + harm·(n·w + young·m·p) + price·ρ/(1−ρ)·w
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CostWeights {
     /// Of `T`, the request's own predicted time to first token.
     pub wait: f64,
-    /// Of `n·w`, the delay that its work `w` inflicts on the `n` requests there.
+    /// Of `n·w`, the delay that its work `w` inflicts on the `n` requests there, and of what its prefill `p`
+    /// does to the `m` youngest of them.
     pub harm: f64,
     /// Of `ρ/(1−ρ)·w`, what its work costs those who come later, the replica's utilisation being `ρ`.
     pub price: f64,
@@ -94,6 +95,12 @@ pub struct CostWeights {
     /// Whether replicas on which the first token would come later than promised are left out as long
     /// as there are others.
     pub promise: bool,
+    /// How many times more its prefill counts to answers that are so young that the pause breaks their
+    /// promise if they turn out short.
+    pub young: f64,
+    /// Whether computing a beginning of prompts on a replica that lacks it counts as the work of all on
+    /// their way who share it.
+    pub copies: bool,
 }
 
 impl Default for CostWeights {
@@ -106,6 +113,8 @@ impl Default for CostWeights {
             memory: true,
             foresight: 0.5,
             promise: true,
+            young: 2.0,
+            copies: true,
         }
     }
 }
@@ -114,7 +123,12 @@ impl CostWeights {
     /// Everything wrong with the values.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let weights = [("wait", self.wait), ("harm", self.harm), ("price", self.price)];
+        let weights = [
+            ("wait", self.wait),
+            ("harm", self.harm),
+            ("price", self.price),
+            ("young", self.young),
+        ];
         let wrong = weights.iter().filter(|it| !(0.0..=1e6).contains(&it.1));
         let mut problems: Vec<String> =
             wrong.map(|(name, value)| format!("{name}: must be 0 to 1e6, not {value}")).collect();
@@ -303,7 +317,8 @@ impl FromStr for StrategyName {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Saturation {
-    /// Multiple of the candidates' mean requests in flight, at least 1.
+    /// Multiple of the candidates' mean requests in flight, at least 1. With the slack on top, nobody has
+    /// more than 1.5 times the mean from a mean of 40 on.
     pub threshold: f64,
     /// Requests in flight allowed on top, so that an idle fleet still honours affinity.
     pub slack: u32,
@@ -313,7 +328,7 @@ pub struct Saturation {
 
 impl Default for Saturation {
     fn default() -> Self {
-        Self { threshold: 1.5, slack: 4, fallback: Fallback::LeastRequest }
+        Self { threshold: 1.4, slack: 4, fallback: Fallback::LeastRequest }
     }
 }
 

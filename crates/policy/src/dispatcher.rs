@@ -7,9 +7,12 @@
 mod admit;
 mod caches;
 mod explain;
+mod later;
 mod learn;
+mod peers;
 mod reserve;
 mod seek;
+mod shortlist;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -26,13 +29,16 @@ use types::{
     time::Timestamp,
 };
 
-use self::caches::{Caches, Reserved};
 pub use self::{
     admit::{AdmissionView, Outlook},
     caches::CacheMode,
 };
+use self::{
+    caches::{Caches, Reserved},
+    peers::Elsewhere,
+};
 use crate::{
-    admission::Admission,
+    admission::{Admission, AdmissionConfig},
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Forecast, OutputLengths},
     event::{Decision, Event, Reject},
@@ -41,6 +47,7 @@ use crate::{
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     session::Sessions,
+    sharers::Sharers,
     strategy::{Candidate, Strategy},
 };
 
@@ -56,9 +63,11 @@ pub struct Dispatcher {
     fallback: Option<(Saturation, Strategy)>,
     fleet: FleetView,
     prefixes: PrefixIndex,
+    sharers: Sharers,
     caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
+    elsewhere: Elsewhere,
     outputs: OutputLengths,
     admission: Admission,
     /// When requests whose first token can't be seen are taken to have it.
@@ -88,6 +97,8 @@ struct InFlight {
     first_token: Option<Timestamp>,
     /// What of its prompt was believed to be there, and when the last of that was used.
     believed: (Tokens, Option<u32>),
+    /// Whether it is counted among those that share a beginning.
+    is_counted: bool,
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -106,10 +117,12 @@ impl Dispatcher {
             strategy: Strategy::new(&routing),
             fallback: fallback_of(&routing),
             fleet: FleetView::new(estimate),
+            sharers: Sharers::default(),
             prefixes: PrefixIndex::new(prefix.index_bytes_max, prefix.replicas.get()),
             caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
             in_flight: FxHashMap::default(),
+            elsewhere: Elsewhere::default(),
             outputs: OutputLengths::default(),
             admission: Admission::new(admission),
             unseen: BTreeSet::new(),
@@ -127,6 +140,7 @@ impl Dispatcher {
         self.apply(now, event, decisions);
         if may_open {
             self.let_in(now, decisions);
+            self.look_for_room(now);
         }
     }
 
@@ -136,10 +150,10 @@ impl Dispatcher {
             Event::AttemptFailed(request) => self.retry(now, request, decisions),
             Event::FirstToken(request) => self.first_token(now, request),
             Event::TokensCame { replica, tokens, waited } => {
-                if let Some(it) = self.fleet.get_mut(replica) {
+                self.fleet.learn(replica, |it| {
                     let sharing = it.sharing(now);
                     it.estimate.learn_gaps(now, tokens, waited, sharing);
-                }
+                });
             }
             Event::Ended { request, outcome, output, cached } => {
                 self.end(now, request, outcome, output, cached);
@@ -192,14 +206,24 @@ impl Dispatcher {
                 self.caches.leave(id);
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
-            Event::RoutingChanged(routing) => {
-                self.routing = routing;
-                self.strategy = Strategy::new(&routing);
-                self.fallback = fallback_of(&routing);
-            }
-            Event::AdmissionChanged(config) => self.admission.config = config,
+            Event::PeerTold { peer, news } => self.hear(now, peer, news),
+            Event::RoutingChanged(routing) => self.route_by(routing),
+            Event::AdmissionChanged(config) => self.admit_by(config),
             Event::TimePassed => {}
         }
+    }
+
+    fn route_by(&mut self, routing: Routing) {
+        self.routing = routing;
+        self.strategy = Strategy::new(&routing);
+        self.fallback = fallback_of(&routing);
+        // What was forecast for the last candidates may not be for the next.
+        self.candidates.clear();
+    }
+
+    fn admit_by(&mut self, config: AdmissionConfig) {
+        self.admission.config = config;
+        self.candidates.clear();
     }
 
     fn arrive(&mut self, now: Timestamp, request: Request, decisions: &mut Vec<Decision>) {
@@ -242,6 +266,12 @@ impl Dispatcher {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// A request that has been placed and has not left.
+    #[must_use]
+    pub fn request(&self, id: RequestId) -> Option<&Request> {
+        self.in_flight.get(&id).map(|it| &it.request)
     }
 
     /// What is believed of the replicas.

@@ -68,6 +68,8 @@ pub enum Event {
     ReplicaLeft(ReplicaId),
     /// A replica reported its load.
     LoadReported { replica: ReplicaId, report: LoadReport },
+    /// Another router of the fleet says what it placed, or what became of it.
+    PeerTold { peer: PeerId, news: News },
     /// The operator chose another strategy.
     RoutingChanged(Routing),
     /// The operator chose how requests are let in.
@@ -90,8 +92,12 @@ impl Event {
             | Self::LoadReported { .. }
             | Self::RoutingChanged(_)
             | Self::AdmissionChanged(_)
+            | Self::PeerTold {
+                news: News::FirstToken(_) | News::Ended { .. } | News::Lost, ..
+            }
             | Self::TimePassed => true,
             Self::Arrived(_)
+            | Self::PeerTold { news: News::Placed { .. }, .. }
             | Self::TokensCame { .. }
             | Self::ReplicaJoined(_)
             | Self::PromptsBounded { .. }
@@ -104,6 +110,43 @@ impl Event {
             | Self::CacheSized { .. } => false,
         }
     }
+}
+
+/// Another router of the same fleet, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PeerId(pub u16);
+
+/// What one router tells the others of its requests. Their numbers are that router's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum News {
+    /// It placed a request, perhaps after an attempt elsewhere.
+    Placed {
+        /// The request, with its blocks named by the key that all routers have.
+        request: Request,
+        /// Where it went.
+        replica: ReplicaId,
+        /// Prompt tokens that the replica was believed to hold.
+        cached: Tokens,
+    },
+    /// The first token of an answer came.
+    FirstToken(RequestId),
+    /// A request left, whichever way.
+    Ended {
+        /// Which request.
+        request: RequestId,
+        /// How it ended.
+        outcome: Outcome,
+        /// Tokens of its answer, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Tokens>,
+        /// Prompt tokens that the replica says it found in its cache, where it says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cached: Option<Tokens>,
+    },
+    /// Some of what it told was lost on the way: nobody knows any more what it has under way.
+    Lost,
 }
 
 /// What becomes of one request. One that arrives and is not decided on in the same call waits for a

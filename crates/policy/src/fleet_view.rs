@@ -4,6 +4,7 @@
 //! at the pick, so that simultaneous requests never choose from one stale snapshot. What others
 //! placed is read from the engine's own reports.
 
+mod glance;
 mod replica;
 
 use types::{
@@ -13,10 +14,14 @@ use types::{
     time::Timestamp,
 };
 
-use self::replica::ANY_LENGTH;
+pub(crate) use self::glance::Glance;
 pub use self::replica::{Accuracy, Load, Replica};
+use self::{glance::Replicas, replica::ANY_LENGTH};
 use crate::{
-    estimate::{EstimateConfig, ReplicaEstimate},
+    estimate::{
+        Coefficients, EstimateConfig, ReplicaEstimate,
+        fleet_speed::{FleetSpeed, Observed},
+    },
     prefix_index::Slot,
     slow_start::{KNOWS_NOBODY, SlowStart},
 };
@@ -24,8 +29,10 @@ use crate::{
 /// Every replica of the fleet, by number.
 #[derive(Debug, Default)]
 pub struct FleetView {
-    replicas: Vec<Replica>,
+    replicas: Replicas,
     estimate: EstimateConfig,
+    /// How fast its replicas are, all together.
+    speed: FleetSpeed,
     /// When a replica last came that was colder than others.
     warmed: Option<Timestamp>,
     /// Whether some replica is meant for short prompts.
@@ -37,8 +44,8 @@ pub struct FleetView {
 impl FleetView {
     /// A fleet of nobody, whose replicas are estimated from `estimate`.
     #[must_use]
-    pub const fn new(estimate: EstimateConfig) -> Self {
-        Self { replicas: Vec::new(), estimate, warmed: None, is_pooled: false, has_adapters: false }
+    pub fn new(estimate: EstimateConfig) -> Self {
+        Self { estimate, ..Self::default() }
     }
 
     /// Adds a replica that is not ready yet; one that is already known stays as it is.
@@ -46,30 +53,41 @@ impl FleetView {
         let Err(at) = self.position(id) else { return };
         let mut estimate = ReplicaEstimate::new(&self.estimate);
         if !self.estimate.frozen {
-            let (prefill, decode) = self.mean_scales();
-            estimate.start_like(prefill, decode);
+            let (prefill, decode) = (self.speed.prefill.value(), self.speed.decode.value());
+            estimate.start_like(prefill.unwrap_or(1.0), decode.unwrap_or(1.0));
         }
         self.replicas.insert(at, Replica::new(id, slot, estimate));
     }
 
-    /// Mean scales of the replicas whose own were observed; those of the form where none was.
-    fn mean_scales(&self) -> (f64, f64) {
-        let mean = |scales: &mut dyn Iterator<Item = f64>| {
-            let (sum, count) = scales.fold((0.0, 0.0), |(sum, count), it| (sum + it, count + 1.0));
-            if count > 0.0 { sum / count } else { 1.0 }
-        };
-        let scales = || self.replicas.iter().map(|it| it.estimate.scales());
-        (mean(&mut scales().filter_map(|it| it.0)), mean(&mut scales().filter_map(|it| it.1)))
+    /// Lets the estimate of replica `id` learn, which from then on takes for its own only what differs
+    /// from the fleet's by more than chance.
+    pub(crate) fn learn(&mut self, id: ReplicaId, learn: impl FnOnce(&mut Replica)) {
+        let Ok(at) = self.position(id) else { return };
+        let Some(replica) = self.replicas.get_mut(at) else { return };
+        let before = replica.estimate.observed();
+        learn(replica);
+        let after = replica.estimate.observed();
+        if before != after {
+            self.speed.changed(before, after);
+            replica.estimate.settle(&self.speed);
+        }
     }
 
-    fn position(&self, id: ReplicaId) -> Result<usize, usize> {
+    pub(crate) fn position(&self, id: ReplicaId) -> Result<usize, usize> {
+        // Nearly always replicas are numbered as they came, and none has left.
+        let likely = usize::try_from(id.0).unwrap_or(usize::MAX);
+        if self.replicas.get(likely).is_some_and(|it| it.id == id) {
+            return Ok(likely);
+        }
         self.replicas.binary_search_by_key(&id, |it| it.id)
     }
 
     /// Removes a replica and returns what was known of it.
     pub fn leave(&mut self, id: ReplicaId) -> Option<Replica> {
         let position = self.position(id).ok()?;
-        Some(self.replicas.remove(position))
+        let replica = self.replicas.remove(position);
+        self.speed.changed(replica.estimate.observed(), Observed::default());
+        Some(replica)
     }
 
     /// What is known of replica `id`.
@@ -136,6 +154,43 @@ impl FleetView {
         &self.replicas
     }
 
+    /// The form that its replicas' predictions have.
+    pub(crate) const fn form(&self) -> &Coefficients {
+        &self.estimate.coefficients
+    }
+
+    /// Has what decisions read of the replicas hold at `now`.
+    pub(crate) fn refresh(&mut self, now: Timestamp) {
+        self.replicas.refresh(now);
+    }
+
+    /// What decisions read of every replica, by number, as of the last refresh.
+    pub(crate) fn glances(&self) -> &[Glance] {
+        self.replicas.glances()
+    }
+
+    /// Requests on all replicas, as of the last refresh.
+    pub(crate) const fn requests(&self) -> usize {
+        self.replicas.requests()
+    }
+
+    /// The place of the replica that the prefix index files under the slot of that index.
+    pub(crate) fn place_of(&self, slot: usize) -> Option<usize> {
+        let is_it = |it: &Glance| it.slot.index() == slot;
+        // Nearly always replicas came in the order of their numbers.
+        if self.glances().get(slot).is_some_and(is_it) {
+            return Some(slot);
+        }
+        self.glances().iter().position(is_it)
+    }
+
+    /// Whether the replica at a place is one of [those](Self::pool_for) that take a request for `model`, where
+    /// that can be said without a look at the others.
+    pub(crate) fn takes(&self, at: usize, model: ModelId, tried: &[ReplicaId]) -> bool {
+        let takes = |it: &Replica| it.is_ready() && it.serves(model) && !tried.contains(&it.id);
+        !self.is_pooled && self.replicas.get(at).is_some_and(takes)
+    }
+
     /// Whether a replica serves `model`, ready or not; a fleet of nobody might serve any.
     #[must_use]
     pub fn knows(&self, model: ModelId) -> bool {
@@ -178,19 +233,25 @@ impl FleetView {
         longest.filter(|it| *it < ANY_LENGTH)
     }
 
-    /// The replicas that take a prompt of that length for `model`, but those `tried`, by number: of those
-    /// that are ready, the pool for the shortest prompts that it fits into. Where a pool has nobody
-    /// ready, the next larger one takes its prompts.
-    pub fn pool_for<'a>(
+    /// The replicas that take a prompt of that length for `model`, but those `tried`, by number, with their
+    /// places: of those that are ready, the pool for the shortest prompts that it fits into. Where a pool
+    /// has nobody ready, the next larger one takes its prompts. As of the last refresh.
+    pub(crate) fn pool_for<'a>(
         &'a self,
         model: ModelId,
         prompt: Tokens,
         tried: &'a [ReplicaId],
-    ) -> impl Iterator<Item = &'a Replica> {
-        let all = move || self.ready_for(model).filter(move |it| !tried.contains(&it.id));
-        let bounds = || all().map(Replica::longest).filter(|it| prompt <= *it);
+    ) -> impl Iterator<Item = (usize, &'a Glance)> {
+        let serves = move |at: usize, it: &Glance| {
+            it.serves_any || self.replicas.get(at).is_some_and(|it| it.serves(model))
+        };
+        let all = move || {
+            let all = self.replicas.glances().iter().enumerate();
+            all.filter(move |(at, it)| it.is_ready && serves(*at, it) && !tried.contains(&it.id))
+        };
+        let bounds = || all().map(|it| it.1.longest).filter(|it| prompt <= *it);
         let bound = if self.is_pooled { bounds().min() } else { None };
-        all().filter(move |it| !self.is_pooled || Some(it.longest()) == bound)
+        all().filter(move |(_, it)| !self.is_pooled || Some(it.longest) == bound)
     }
 
     /// Learns what replica `id` says of its load: whatever exceeds what was placed here is the
@@ -229,6 +290,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::estimate::{Asked, replica::Sharing};
 
     #[test]
     fn what_others_placed_counts_until_the_report_is_old() {
@@ -253,5 +315,38 @@ mod tests {
         }
         fleet.report(Timestamp::ZERO, id, LoadReport::default());
         assert_eq!(fleet.get(id).unwrap().requests(Timestamp::ZERO), 5);
+    }
+
+    #[test]
+    fn one_of_many_that_are_alike_is_taken_to_be_like_them() {
+        let mut fleet = FleetView::default();
+        let ids = [0, 1, 2, 3].map(ReplicaId);
+        ids.iter().for_each(|id| fleet.join(*id, Slot::default()));
+        let learn = |fleet: &mut FleetView, id, times: f64| {
+            for round in 0..200_u64 {
+                // Gaps between tokens, while nobody computes a prompt.
+                let now = Timestamp::from_elapsed(Duration::from_millis(100 * round));
+                let waited = Duration::from_secs_f64(times * 0.008);
+                let sharing = Sharing { own: 0, all: 0 };
+                fleet.learn(id, |it| it.estimate.learn_gaps(now, 1, waited, sharing));
+            }
+        };
+        for (id, times) in ids.into_iter().zip([0.95, 1.05, 1.0, 3.0]) {
+            learn(&mut fleet, id, times);
+        }
+        // Once more, now that the fleet is known.
+        for (id, times) in ids.into_iter().zip([0.95, 1.05, 1.0, 3.0]) {
+            learn(&mut fleet, id, times);
+        }
+        let now = Timestamp::from_elapsed(Duration::from_secs(60));
+        let tpot_s = ids.map(|id| {
+            let replica = fleet.get(id).unwrap();
+            let asked = Asked { prompt: Tokens(10), output: 1.0, ..Asked::default() };
+            replica.forecast(now, &asked, Tokens(0), replica.sharing(now)).step_s
+        });
+        assert!((tpot_s[0] / tpot_s[1] - 1.0).abs() < 0.1, "{tpot_s:?}");
+        assert!(tpot_s[0] * 2.2 < tpot_s[3], "{tpot_s:?}");
+        assert!(fleet.leave(ids[3]).is_some());
+        assert!(fleet.speed.decode.value().is_some_and(|it| it < 1.2));
     }
 }

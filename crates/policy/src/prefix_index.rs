@@ -54,6 +54,8 @@ pub struct PrefixIndex {
     sweep: Sweep,
     /// The runs along the chain that is being filed. Reused between chains.
     path: Vec<Step>,
+    /// Counts whatever may give a chain other runs.
+    changes: u64,
 }
 
 /// A run along a chain that is being filed.
@@ -80,6 +82,12 @@ pub struct Hits {
     depth: Vec<u32>,
     /// Who holds all blocks up to the point reached.
     current: Vec<u64>,
+    /// The index of a slot that holds no fewer than any other.
+    deepest: Option<usize>,
+    /// The runs along the prompt, whoever holds them, each with how many of its blocks are the prompt's.
+    path: Vec<Step>,
+    /// Which prompt that was, and in which state of the index.
+    of: Option<(u64, BlockHash, usize)>,
 }
 
 impl Hits {
@@ -89,8 +97,22 @@ impl Hits {
         self.depth.get(slot.index()).copied().unwrap_or_default()
     }
 
+    /// The index of a slot that holds no fewer than any other, where one holds any.
+    pub(crate) const fn deepest(&self) -> Option<usize> {
+        self.deepest
+    }
+
+    /// The runs along a chain, where it was looked up last and the index has not changed since. The last
+    /// block's hash names all before it.
+    fn path_of(&self, changes: u64, blocks: &[BlockHash]) -> Option<&[Step]> {
+        let of = (changes, *blocks.last()?, blocks.len());
+        (self.of == Some(of)).then_some(&self.path)
+    }
+
     /// Begins a look-up for the replicas `live`.
     fn reset(&mut self, live: &[u64]) {
+        self.path.clear();
+        self.deepest = None;
         self.depth.clear();
         self.depth.resize(live.len() * 64, 0);
         self.current.clear();
@@ -101,8 +123,8 @@ impl Hits {
     /// `depth`. Returns whether anybody does.
     fn narrow(&mut self, depth: u32, next: impl Iterator<Item = u64>) -> bool {
         let mut any = 0;
-        for ((current, next), depths) in
-            self.current.iter_mut().zip(next).zip(self.depth.chunks_mut(64))
+        for (word, ((current, next), depths)) in
+            self.current.iter_mut().zip(next).zip(self.depth.chunks_mut(64)).enumerate()
         {
             let gone = *current & !next;
             *current &= next;
@@ -112,6 +134,7 @@ impl Hits {
             for bit in bits(left) {
                 if let Some(place) = depths.get_mut(bit) {
                     *place = depth;
+                    self.deepest = Some(word * 64 + bit);
                 }
             }
         }
@@ -133,6 +156,7 @@ impl PrefixIndex {
             slots: Slots::new(words),
             sweep: Sweep::default(),
             path: Vec::new(),
+            changes: 0,
         }
     }
 
@@ -141,7 +165,8 @@ impl PrefixIndex {
         // The old memory goes before the new is claimed, so that the budget holds in between too.
         self.runs = Runs::default();
         self.runs = Runs::new(self.bytes_max, self.words);
-        self.horizons = Horizons::new(self.words);
+        self.horizons.begin_anew(self.words);
+        self.changes = self.changes.wrapping_add(1);
         self.sweep = Sweep::default();
         self.slots.swept();
     }
@@ -224,14 +249,19 @@ impl PrefixIndex {
     pub fn hits(&self, blocks: &[BlockHash], hits: &mut Hits) {
         hits.reset(self.slots.live());
         let blocks = blocks.get(..DEPTH_MAX).unwrap_or(blocks);
+        hits.of = blocks.last().map(|last| (self.changes, *last, blocks.len()));
         let mut depth = 0_u32;
-        for (run, shared) in self.runs.along(blocks) {
-            if !hits.narrow(depth, self.holders(run)) {
-                return;
-            }
-            depth = depth.saturating_add(u32::try_from(shared).unwrap_or(u32::MAX));
+        let mut is_held = true;
+        let mut path = std::mem::take(&mut hits.path);
+        self.runs.along(blocks, |run, shared| path.push(Step { run, shared, used: 0 }));
+        for step in &path {
+            is_held = is_held && hits.narrow(depth, self.holders(step.run));
+            depth = depth.saturating_add(u32::try_from(step.shared).unwrap_or(u32::MAX));
         }
-        hits.narrow(depth, std::iter::repeat(0));
+        if is_held {
+            hits.narrow(depth, std::iter::repeat(0));
+        }
+        hits.path = path;
     }
 
     /// The replicas that still hold a run, as words of a set; some may have left the fleet.
@@ -255,10 +285,25 @@ impl PrefixIndex {
         tenant: TenantId,
         blocks: &[BlockHash],
     ) -> Option<u32> {
+        self.insert_found(slot, tenant, blocks, &Hits::default())
+    }
+
+    /// As [`Self::insert_for`], and quicker where `hits` are those of the blocks.
+    pub fn insert_found(
+        &mut self,
+        slot: Slot,
+        tenant: TenantId,
+        blocks: &[BlockHash],
+        hits: &Hits,
+    ) -> Option<u32> {
         let blocks = blocks.get(..DEPTH_MAX).unwrap_or(blocks);
         let mut path = std::mem::take(&mut self.path);
         path.clear();
-        path.extend(self.runs.along(blocks).map(|(run, shared)| Step { run, shared, used: 0 }));
+        match hits.path_of(self.changes, blocks) {
+            Some(found) => path.extend(found),
+            None => self.runs.along(blocks, |run, shared| path.push(Step { run, shared, used: 0 })),
+        }
+        self.changes = self.changes.wrapping_add(1);
         if self.clock.is_multiple_of(FULLEST_EVERY) {
             self.runs.find_fullest();
         }

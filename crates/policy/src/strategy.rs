@@ -21,6 +21,8 @@ mod random;
 mod round_robin;
 mod sticky;
 
+pub(crate) use self::least_latency::{Cost, slack as cost_slack};
+
 use rand::Rng;
 use types::{
     block::BlockHash,
@@ -52,6 +54,9 @@ pub struct Candidate {
     pub cached: Tokens,
     /// Those of them that the index names: the others follow from the conversation.
     pub indexed: Tokens,
+    /// Share of the prefill that it would do there which counts as this request's: others on their way
+    /// would use the rest.
+    pub own: f64,
     /// What the request is expected to meet there; nothing where the rule does not look at it.
     pub forecast: Forecast,
     /// Whether it has room for one more: a seat in its batch, and memory.
@@ -146,6 +151,18 @@ impl Strategy {
         matches!(self, Self::LeastLatency(_) | Self::PeerMooncake | Self::PeerPreble(_))
     }
 
+    /// How the rule weighs costs, where it does nothing else.
+    #[must_use]
+    pub const fn cost_weights(&self) -> Option<CostWeights> {
+        if let Self::LeastLatency(weights) = self { Some(*weights) } else { None }
+    }
+
+    /// Whether the rule weighs what requests cost.
+    #[must_use]
+    pub const fn weighs_cost(&self) -> bool {
+        matches!(self, Self::LeastLatency(_))
+    }
+
     /// What the rule puts `candidate` at, in [its own unit](StrategyName::ranks_in); the least is best.
     /// None where it does not rank by one number.
     #[must_use]
@@ -156,9 +173,7 @@ impl Strategy {
                 let uncached = ask.prompt.saturating_sub(candidate.cached);
                 Some(f64::from((candidate.queued_prefill + uncached).0))
             }
-            Self::LeastLatency(weights) => {
-                Some(least_latency::Cost::of(candidate, weights).total_s())
-            }
+            Self::LeastLatency(weights) => Some(Cost::of(candidate, weights).total_s()),
             Self::PeerDynamo(active) => Some(active.cost(ask, candidate)),
             Self::PeerMooncake => Some(candidate.forecast.ttft_s),
             Self::PeerLmetric => Some(peer_lmetric::product(ask, candidate)),
@@ -177,8 +192,7 @@ impl Strategy {
     #[must_use]
     pub fn terms(&self, candidate: &Candidate) -> Option<CostTerms> {
         let Self::LeastLatency(weights) = self else { return None };
-        let least_latency::Cost { wait_s, harm_s, price_s } =
-            least_latency::Cost::of(candidate, weights);
+        let Cost { wait_s, harm_s, price_s } = Cost::of(candidate, weights);
         Some(CostTerms { wait_s, harm_s, price_s })
     }
 
@@ -275,6 +289,7 @@ pub(crate) mod testing {
             queued_prefill: Tokens::ZERO,
             cached: Tokens(cached),
             indexed: Tokens(cached),
+            own: 1.0,
             forecast: Forecast::default(),
             has_room: true,
             reported: LoadReport::default(),

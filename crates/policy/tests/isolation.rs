@@ -150,18 +150,15 @@ fn hottest(strategy: StrategyName, replicas: u32, at_once: usize) -> (u32, f64) 
 
 #[test]
 fn f5_a_hot_conversation_is_spread_before_it_floods_its_replica() {
-    for (strategy, factor, slack) in [
-        (StrategyName::ConsistentHash, 1.25, 1.0),
-        (StrategyName::Sticky, 1.5, 4.0),
-        (StrategyName::PrefixAware, 1.5, 4.0),
-    ] {
+    for strategy in [StrategyName::ConsistentHash, StrategyName::Sticky, StrategyName::PrefixAware]
+    {
         let (most, mean) = hottest(strategy, 8, 512);
         println!(
             "F5 {}: 90 % of 4,000 requests alike, 8 replicas, 512 at once: at most {most} on one, {:.2} × the mean",
             strategy.as_str(),
             f64::from(most) / mean
         );
-        assert!(f64::from(most) <= factor * mean + slack, "{}: {most}", strategy.as_str());
+        assert!(f64::from(most) <= 1.5 * mean, "{}: {most}", strategy.as_str());
     }
 }
 

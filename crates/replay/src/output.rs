@@ -97,6 +97,18 @@ pub struct Unwritten {
     source: io::Error,
 }
 
+/// Makes `folder` if it is not there and tries whether it can be written, before a run whose results would
+/// have no place.
+///
+/// # Errors
+/// A folder that cannot be made or written.
+pub fn prepare(folder: &Path) -> Result<(), Unwritten> {
+    let unwritten = |source| Unwritten { path: folder.to_owned(), source };
+    fs::create_dir_all(folder).map_err(unwritten)?;
+    let trial = folder.join(".trial.unfinished");
+    File::create(&trial).and_then(|_| fs::remove_file(&trial)).map_err(unwritten)
+}
+
 /// Writes a results folder, which is made if it is not there.
 ///
 /// # Errors
@@ -257,8 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_tried_and_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = folder.path().join("a/b");
+        prepare(&new).unwrap();
+        assert_eq!(fs::read_dir(&new).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_written_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
+        let error = prepare(&file.path().join("x")).unwrap_err();
+        assert!(error.to_string().contains("with --out"), "{error}");
         let summary = Summary::new(Vec::new());
         let error = write(&file.path().join("x"), &manifest(), &[], &summary).unwrap_err();
         assert!(error.to_string().contains("with --out"), "{error}");

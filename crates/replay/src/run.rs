@@ -1,8 +1,8 @@
 //! A replay from its first request to its last record.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use report::{Histogram, RequestRecord, goodput::Promises, record::Gaps};
+use report::{Ending, Histogram, RequestRecord, goodput::Promises, record::Gaps};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use types::time::Timestamp;
@@ -25,6 +25,8 @@ pub struct Recording {
     pub gaps: Histogram,
     /// Requests that were due and did not leave, because the generator could open no more.
     pub unsent: u64,
+    /// The policy that every whole answer names, if all name the same one.
+    pub policy: Option<String>,
     /// Turns of closed conversations that would have come after the run's end.
     pub left_out: u64,
 }
@@ -69,10 +71,11 @@ pub async fn run(
     let mut gaps = Histogram::new();
     let warm = Timestamp::from_elapsed(options.warm_up);
     let mut unsent = 0_u64;
+    let mut policies = BTreeSet::new();
     let turns = schedule::start(plan, timeline, sender, options.wake);
     let mut turns = Some(turns).filter(|_| !followers.is_empty());
     // The channel closes when the schedule is through and the last request has ended.
-    while let Some(Ended { mut record, gaps_us, is_unsent }) = endings.recv().await {
+    while let Some(Ended { mut record, gaps_us, is_unsent, policy }) = endings.recv().await {
         if let Some(next) = record.session.and_then(|it| followers.next(it, record.ended))
             && let Some(turns) = &turns
         {
@@ -90,11 +93,15 @@ pub async fn run(
             own.iter().for_each(|gap| gaps.record(*gap));
         }
         unsent = unsent.saturating_add(is_unsent.into());
+        if record.ending == Ending::Completed {
+            policies.insert(policy);
+        }
         on_record(&record);
         records.push(record);
     }
     records.sort_by(|a, b| (a.scheduled, &a.request_id).cmp(&(b.scheduled, &b.request_id)));
-    Ok(Recording { records, gaps, unsent, left_out: followers.left_out() })
+    let policy = policies.pop_first().flatten().filter(|_| policies.is_empty());
+    Ok(Recording { records, gaps, unsent, policy, left_out: followers.left_out() })
 }
 
 /// What has a time of its own, when the last request may be due, and the turns that follow answers.

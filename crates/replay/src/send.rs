@@ -45,6 +45,8 @@ pub(crate) struct Ended {
     pub(crate) gaps_us: Vec<u32>,
     /// Whether it did not leave, because the generator could open no more.
     pub(crate) is_unsent: bool,
+    /// The policy that its answer names.
+    pub(crate) policy: Option<String>,
 }
 
 /// Sends requests on their own tasks.
@@ -220,6 +222,7 @@ impl Sender {
 
     async fn carry_out(&self, mut outgoing: Box<Outgoing>, permit: Option<OwnedSemaphorePermit>) {
         let hang_up = outgoing.hang_up;
+        let mut policy = None;
         let mut seen = Observation::new(outgoing.endpoint);
         let result = match (outgoing.request.take(), &permit) {
             (Some(request), Some(_)) => {
@@ -239,6 +242,7 @@ impl Sender {
                     sender: self,
                     record,
                     seen: &mut seen,
+                    policy: &mut policy,
                     may_be_whole: outgoing.may_be_whole,
                     tokens_max,
                 };
@@ -256,7 +260,8 @@ impl Sender {
             (_, None) => Err(Refusal::unsent("too many requests are open")),
             (None, _) => Err(Refusal::failed("the request could not be formed")),
         };
-        let ended = self.record(std::mem::take(&mut outgoing.record), seen, result);
+        let mut ended = self.record(std::mem::take(&mut outgoing.record), seen, result);
+        ended.policy = policy;
         // Whoever no longer listens has dropped the run.
         let _ = self.ended.send(ended).await;
         drop(permit);
@@ -274,7 +279,7 @@ impl Sender {
         record.input_tokens = seen.usage().prompt.unwrap_or(record.input_tokens);
         record.output_tokens = seen.output_tokens();
         record.cached_tokens = seen.usage().cached;
-        let mut ended = Ended { record, gaps_us: seen.gaps_us, is_unsent: false };
+        let mut ended = Ended { record, gaps_us: seen.gaps_us, is_unsent: false, policy: None };
         match result {
             Ok(()) => ended.record.ending = Ending::Completed,
             Err(Refusal { ending, reason, is_unsent }) => {
@@ -292,6 +297,7 @@ struct Exchange<'a> {
     sender: &'a Sender,
     record: &'a mut RequestRecord,
     seen: &'a mut Observation,
+    policy: &'a mut Option<String>,
     may_be_whole: bool,
     /// Tokens after which the client hangs up.
     tokens_max: Option<u32>,
@@ -312,6 +318,7 @@ impl Exchange<'_> {
         self.record.status = Some(response.status().as_u16());
         self.record.replica = text(headers::REPLICA);
         self.record.decision = text(headers::DECISION);
+        *self.policy = text(headers::POLICY);
         self.record.attempts = text(headers::ATTEMPTS).and_then(|it| it.parse().ok());
         let is_stream = is_stream(response.headers());
         if response.status() != StatusCode::OK || !(is_stream || self.may_be_whole) {

@@ -300,6 +300,7 @@ pub struct Frontier {
     /// Replicas, where known.
     pub replicas: Option<u32>,
     /// The promise.
+    #[serde(with = "crate::millis::slo")]
     pub slo: Slo,
     /// The currency of all costs.
     pub currency: Option<String>,

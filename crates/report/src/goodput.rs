@@ -19,6 +19,7 @@ use crate::record::{Ending, RequestRecord, Verdicts};
 #[serde(default)]
 pub struct Terms {
     /// Bounds on latency.
+    #[serde(with = "crate::millis::slo")]
     pub slo: Slo,
     /// Most times that a router may send a request again; absent, any number.
     pub retries_max: Option<u32>,

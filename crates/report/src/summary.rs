@@ -60,8 +60,11 @@ pub struct RunInfo {
     /// What every random draw followed from.
     pub seed: u64,
     /// Length of the schedule; absent, up to the last scheduled send.
+    #[serde(rename = "scheduled_for_ms", alias = "scheduled_for")]
+    #[serde(with = "crate::millis::optional")]
     pub scheduled_for: Option<Duration>,
     /// Start of the schedule that does not count: requests scheduled in it are left out.
+    #[serde(rename = "warm_up_ms", alias = "warm_up", with = "crate::millis::required")]
     pub warm_up: Duration,
     /// What the fleet costs; absent where nobody said.
     pub costs: Option<Costs>,

@@ -26,6 +26,7 @@ use crate::{
     goodput::Goodput,
     intake::Reader,
     network::Network,
+    peers::Peers,
     quarantine::Quarantine,
     registry::Registry,
     reload::Reloader,
@@ -57,6 +58,10 @@ pub(crate) struct App {
     pub(crate) ending: AtomicBool,
     /// Comes when the time for open answers is over.
     pub(crate) cut: Cut,
+    /// What is known of the other routers of the fleet.
+    pub(crate) peers: Peers,
+    /// Comes when the router has ended.
+    pub(crate) over: CancellationToken,
     request_ids: RequestIds,
 }
 
@@ -73,6 +78,8 @@ pub(crate) struct Settings {
     pub(crate) prices: Option<Prices>,
     pub(crate) tenants: Tenants,
     pub(crate) admin_key: Option<KeyHash>,
+    /// What other routers are shown, as a header has it.
+    pub(crate) peer_key: Option<HeaderValue>,
     pub(crate) registrable: Vec<Network>,
     pub(crate) pools: Pools,
     pub(crate) upstream: Upstream,
@@ -119,6 +126,8 @@ impl Settings {
 
     fn build(config: &Config, reader: Reader, tenants: &Tenants) -> Result<Self, Vec<String>> {
         let key = config.admin.key.as_ref().map(Secret::hash).transpose();
+        let peer_key = config.peers.shown_key(config.admin.key.as_ref());
+        let peer_key = peer_key.and_then(|it| it.map(|it| bearer(&it)).transpose());
         Ok(Self {
             limits: config.limits,
             timeouts: config.timeouts,
@@ -130,6 +139,7 @@ impl Settings {
             prices: config.costs.clone(),
             tenants: Tenants::new(&config.tenants, tenants)?,
             admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
+            peer_key: peer_key.map_err(|problem| vec![format!("peers.key: {problem}")])?,
             registrable: config.admin.networks()?,
             pools: config.pools.clone(),
             upstream: config.upstream.clone(),
@@ -138,6 +148,14 @@ impl Settings {
             drain_timeout: config.drain.timeout,
         })
     }
+}
+
+/// The header that shows `key`.
+fn bearer(key: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+        .map_err(|_| "holds what no header may hold".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The moment from which answers that are still open are cut off.
@@ -174,7 +192,7 @@ struct RequestIds {
 
 impl App {
     /// Puts together what requests share; `run` tells this run's request ids from another's.
-    pub(crate) fn new(fleet: Fleet, config: &Config, settings: Settings, run: u32) -> Self {
+    pub(crate) fn new(fleet: Fleet, config: &Config, settings: Settings, run: u64) -> Self {
         let telemetry = Telemetry::new();
         telemetry.begin_classes(config.slo.classes.keys().map(String::as_str));
         Self {
@@ -190,7 +208,12 @@ impl App {
             bodies: Budget::new(config.limits.body_bytes_in_flight_max.0),
             ending: AtomicBool::new(false),
             cut: Cut::default(),
-            request_ids: RequestIds { run, next: AtomicU64::new(0) },
+            peers: Peers::new(run),
+            over: CancellationToken::new(),
+            request_ids: RequestIds {
+                run: u32::try_from(run >> 32).unwrap_or_default(),
+                next: AtomicU64::new(0),
+            },
         }
     }
 

@@ -22,6 +22,8 @@ use types::block::HashKey;
 
 pub(crate) use self::promises::{Asked, read as read_promise};
 pub use self::{
+    draft::Draft,
+    peers::Peers,
     pools::{Pool, Pools},
     promises::{Bounds, Priorities, Promises},
     replica::Replica,
@@ -35,6 +37,8 @@ pub use self::{
 };
 pub use types::units;
 
+mod draft;
+mod peers;
 mod pools;
 mod promises;
 mod replica;
@@ -61,6 +65,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Where more replicas are found. Absent: nowhere.
     pub discovery: Option<Discovery>,
+    /// Other routers of the fleet, with whom this one shares what it knows of the caches. Absent: none.
+    pub peers: Peers,
     /// Who may send requests, and how many. Absent: everyone, without a key.
     pub tenants: Vec<Tenant>,
     /// How replicas are chosen.
@@ -108,6 +114,7 @@ impl Default for Config {
             pools: Pools::default(),
             upstream: Upstream::default(),
             discovery: None,
+            peers: Peers::default(),
             tenants: Vec::new(),
             policy: Policy::default(),
             slo: Promises::default(),
@@ -134,10 +141,10 @@ pub enum ConfigError {
     /// The file can't be read.
     #[error("cannot read configuration {path}: {source}")]
     Read { path: String, source: std::io::Error },
-    /// It is not YAML, or has a field that no configuration has.
+    /// It is not YAML, or not of the kind that is asked for.
     #[error("cannot parse configuration {path}: {source}")]
     Parse { path: String, source: serde_yaml::Error },
-    /// Its values are wrong; all of them are listed.
+    /// Keys that nobody knows, values of the wrong kind, values that are wrong: all of them are listed.
     #[error("configuration {origin} is invalid:{problems}")]
     Invalid { origin: String, problems: Problems },
 }
@@ -156,21 +163,21 @@ impl fmt::Display for Problems {
 ///
 /// # Errors
 ///
-/// When it can't be read or parsed, or with everything that is wrong with its values.
+/// When it can't be read or is no YAML, or with everything that is wrong with its keys and values.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     read(path)?.checked(&path.display().to_string())
 }
 
-/// Reads the configuration at `path`, to be completed and then [checked](Config::checked).
+/// Reads the configuration at `path`, to be completed and then [checked](Draft::checked).
 ///
 /// # Errors
 ///
-/// When it can't be read or parsed.
-pub fn read(path: &Path) -> Result<Config, ConfigError> {
+/// When it can't be read or is no YAML.
+pub fn read(path: &Path) -> Result<Draft, ConfigError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: name.clone(), source })?;
-    serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse { path: name, source })
+    Draft::parse(&text).map_err(|source| ConfigError::Parse { path: name, source })
 }
 
 impl Config {
@@ -196,6 +203,7 @@ impl Config {
         problems.extend(self.admission.problems().into_iter().map(|it| format!("admission.{it}")));
         problems.extend(self.admin.problems());
         problems.extend(tls::problems(self));
+        problems.extend(peers::problems(self));
         problems.extend(self.tenant_problems());
         if self.listen == self.admin.listen && self.listen.port() != 0 {
             problems.push(format!("admin.listen: {} is the data port too", self.listen));
@@ -205,6 +213,10 @@ impl Config {
         }
         if self.tenant_header.is_some() && self.tenant_header().is_none() {
             problems.push("tenant_header: must be a header name, such as x-tenant-id".to_owned());
+        }
+        #[cfg(not(feature = "tokenizer"))]
+        if let Err(error) = crate::tokenize::Tokenizers::load(&self.tokenizers, HashKey(0)) {
+            problems.push(format!("tokenizers: {error}"));
         }
         let limits = &self.limits;
         if limits.body_bytes_in_flight_max < limits.body_bytes_max {

@@ -3,8 +3,8 @@
 //! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
 //! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
 //! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
-//! `routes`, `models`, `feedback` and `admin` what is served on them; `body` bounds the memory that bodies
-//! take; `goodput` says what became of requests.
+//! `peers` is what the routers of one fleet tell each other; `body` bounds the memory that bodies take;
+//! `routes`, `models`, `feedback` and `admin` what is served on the ports; `goodput` what became of requests.
 
 mod addresses;
 mod admin;
@@ -21,6 +21,7 @@ mod intake;
 mod models;
 mod network;
 mod passage;
+mod peers;
 mod ports;
 mod quarantine;
 mod registry;
@@ -39,5 +40,9 @@ mod tokenize;
 #[cfg(not(feature = "tokenizer"))]
 #[path = "tokenize_absent.rs"]
 mod tokenize;
+#[cfg(all(test, feature = "tokenizer"))]
+#[path = "tokenize_absent.rs"]
+#[allow(dead_code, unreachable_pub, reason = "tested here too, where it stands for nothing")]
+mod tokenize_absent;
 mod upstream;
 mod visit;

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fleet::replica::ReplicaSpec;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use types::replica::ReplicaId;
 
@@ -30,6 +31,15 @@ pub(crate) enum Source {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     members: Mutex<BTreeMap<String, Member>>,
+    /// Their numbers by their base URLs, by which other routers name them.
+    urls: Mutex<FxHashMap<String, ReplicaId>>,
+}
+
+impl Registry {
+    /// The replica at `url`.
+    pub(crate) fn at(&self, url: &str) -> Option<ReplicaId> {
+        self.urls.lock().get(url).copied()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +80,7 @@ pub(crate) fn join(app: &App, spec: ReplicaSpec, source: Source) -> Result<(), C
         return Err(CannotJoin::Full);
     }
     let id = app.fleet.join(spec.clone());
+    app.registry.urls.lock().insert(spec.origin.to_string(), id);
     if let Some(replica) = app.fleet.replica(id) {
         // Its counters begin at zero, not with its first request.
         app.telemetry.replica(&replica);
@@ -141,7 +152,8 @@ pub(crate) fn drain(app: &App, name: &str) -> bool {
 /// Has the replica called `name` leave once its requests have ended. Says whether it was there.
 pub(crate) fn remove(app: &Arc<App>, name: &str) -> bool {
     let member = app.registry.members.lock().remove(name);
-    let Some(Member { id, .. }) = member else { return false };
+    let Some(Member { id, spec, .. }) = member else { return false };
+    app.registry.urls.lock().remove(&spec.origin.to_string());
     let Some(replica) = app.fleet.replica(id) else { return false };
     replica.drain();
     let app = Arc::clone(app);

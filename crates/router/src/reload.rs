@@ -180,7 +180,7 @@ fn stamp(file: &Path) -> Option<Stamp> {
 }
 
 /// What is read at the start only, by name, in a form that can be compared.
-fn fixed(config: &Config) -> [(&'static str, String); 19] {
+fn fixed(config: &Config) -> [(&'static str, String); 20] {
     let Config { policy, limits, timeouts, .. } = config;
     [
         ("listen", config.listen.to_string()),
@@ -196,6 +196,7 @@ fn fixed(config: &Config) -> [(&'static str, String); 19] {
         ("tokenizers", format!("{:?}", config.tokenizers)),
         ("hash_seed", format!("{:?}", config.hash_seed)),
         ("discovery", format!("{:?}", config.discovery)),
+        ("peers", format!("{:?}", config.peers)),
         ("timeouts.connect", format!("{:?}", timeouts.connect)),
         ("timeouts.upstream_idle", format!("{:?}", timeouts.upstream_idle)),
         ("timeouts.client_head", format!("{:?}", timeouts.client_head)),

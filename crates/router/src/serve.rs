@@ -34,7 +34,7 @@ use crate::{
     config::{Config, ConfigError, Drain, Problems, Recording, Timeouts},
     discovery,
     h2_streams::Streams,
-    ports, registry,
+    peers, ports, registry,
     reload::{self, Reloader},
     routes, telemetry,
     tokenize::Tokenizers,
@@ -188,7 +188,9 @@ impl Router {
         if let Some(discovery) = &config.discovery {
             helpers.push(tokio::spawn(discovery::watch(Arc::clone(&app), discovery.clone())));
         }
+        helpers.extend(peers::start(&app, &config.peers));
         let _helpers = Helpers(helpers);
+        let _over = app.over.clone().drop_guard();
         let doors = Doors::new(&config, Arc::clone(&app));
         let close = CancellationToken::new();
         let open = doors.serve(data, close.clone());
@@ -231,10 +233,12 @@ fn assemble(config: &Config) -> Result<Arc<App>, StartError> {
     let settings = Settings::first(config, hash_key, tokenizers).map_err(|problems| {
         ConfigError::Invalid { origin: "given".to_owned(), problems: Problems(problems) }
     })?;
-    let run = u32::try_from(draw()? >> 32).unwrap_or_default();
+    let run = draw()?;
     let dispatcher = config.dispatcher(draw()?);
     let recording = config.recording.as_ref();
-    let recorder = recording.map(|it| record(it, run, dispatcher)).transpose()?;
+    let recorder = recording
+        .map(|it| record(it, u32::try_from(run >> 32).unwrap_or_default(), dispatcher))
+        .transpose()?;
     let fleet = Fleet::new(config.fleet(hash_key), Dispatch::recorded(dispatcher, recorder));
     let app = Arc::new(App::new(fleet, config, settings, run));
     registry::sync(&app, registry::Source::Configuration, &reload::replicas(config));

@@ -28,6 +28,7 @@ use crate::{app::App, passage::End, reject::DROPPED_REASONS};
 
 mod caches;
 mod goodput;
+mod peers;
 
 /// A metric that the router exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,11 +105,19 @@ const RELOADS: &str = "sluice_config_reloads_total";
 const JUDGED: &str = "sluice_judged_requests_total";
 const COST_PER_ACCEPTED: &str = "sluice_cost_per_accepted";
 const COST_PER_HOUR: &str = "sluice_cost_per_hour";
+const PLACEMENTS_TOLD: &str = "sluice_placements_told_total";
+const PLACEMENTS_DROPPED: &str = "sluice_placements_dropped_total";
+const PLACEMENTS_LISTENERS: &str = "sluice_placements_listeners";
+const PLACEMENTS_RECEIVED: &str = "sluice_placements_received_total";
+const PLACEMENTS_UNKNOWN: &str = "sluice_placements_unknown_total";
+const PEERS: &str = "sluice_peers";
+const PEERS_CONNECTED: &str = "sluice_peers_connected";
+const PEER_FAILURES: &str = "sluice_peer_failures_total";
 const TASKS: &str = "sluice_tasks";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 51] = [
+pub const METRICS: [Metric; 59] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
@@ -198,6 +207,26 @@ pub const METRICS: [Metric; 51] = [
         "Cost of a good answer in the last ten minutes, by SLO class; where prices are known",
     ),
     metric(COST_PER_HOUR, Kind::Gauge, "What is paid by the hour; where prices are known"),
+    metric(PLACEMENTS_TOLD, Kind::Counter, "News of requests put down for other routers"),
+    metric(
+        PLACEMENTS_DROPPED,
+        Kind::Counter,
+        "News that was dropped because another router took too little",
+    ),
+    metric(PLACEMENTS_LISTENERS, Kind::Gauge, "Routers that listen to what this one places"),
+    metric(PLACEMENTS_RECEIVED, Kind::Counter, "News of requests that other routers told"),
+    metric(
+        PLACEMENTS_UNKNOWN,
+        Kind::Counter,
+        "Placements told of on replicas that this router does not have",
+    ),
+    metric(PEERS, Kind::Gauge, "Addresses of routers to listen to, this one's own included"),
+    metric(PEERS_CONNECTED, Kind::Gauge, "Other routers that are listened to"),
+    metric(
+        PEER_FAILURES,
+        Kind::Counter,
+        "Times that another router could not be listened to, by reason",
+    ),
     metric(TASKS, Kind::Gauge, "Tasks that run or wait: one for each connection, and some"),
     metric(BUILD_INFO, Kind::Gauge, "Always 1; the version is a label"),
 ];
@@ -409,6 +438,7 @@ impl Telemetry {
         metrics::with_local_recorder(&self.recorder, || {
             read_gauges(&app.fleet);
             goodput::read_gauges(app);
+            peers::read_gauges(app);
         });
         self.handle.render()
     }

@@ -49,3 +49,20 @@ impl Tokenizers {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_tokenizers_says_so_and_how_to_have_them() {
+        let load = |models: BTreeMap<String, PathBuf>| Tokenizers::load(&models, HashKey(1));
+        assert!(load(BTreeMap::new()).is_ok_and(|it| !it.knows("m")));
+        let told =
+            load([("m".to_owned(), PathBuf::from("models/m"))].into()).unwrap_err().to_string();
+        assert!(
+            told.contains("--features tokenizer") && told.contains("leave `tokenizers`"),
+            "{told}"
+        );
+    }
+}

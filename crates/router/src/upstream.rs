@@ -19,7 +19,7 @@ use fleet::{
     replica::Replica,
 };
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use policy::event::Reject;
 use wire::{headers, openai::Endpoint, sse::Scanner, usage::Answer as Account};
 
@@ -155,7 +155,7 @@ async fn attempt(
     replica: &Arc<Replica>,
     outbound: &Outbound,
 ) -> Attempt {
-    let mut request = Request::new(Full::<Bytes>::new(outbound.body.clone()));
+    let mut request = Request::new(outbound.body.clone());
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = outbound.path.clone().into();
     request.headers_mut().clone_from(&outbound.headers);

@@ -136,6 +136,12 @@ pub struct Signals {
     pub event_lag: Option<Duration>,
     /// Share of such messages that are noticed to be missing, and asked for, with the next one only.
     pub event_loss: f64,
+    /// Time until what one router places is known to the others; routers tell each other nothing when
+    /// absent.
+    #[serde(with = "friendly_optional")]
+    pub placements_lag: Option<Duration>,
+    /// Whether the work of such a placement counts until it has left, and not its blocks alone.
+    pub placements_work: bool,
     /// Whether routers are told how fast each replica is, and learn nothing: an oracle, to compare with.
     pub speeds_known: bool,
     /// Time until a router knows that a replica is gone or back, unless a request finds out.
@@ -228,6 +234,8 @@ impl Default for Signals {
             scrape_loss: 0.0,
             event_lag: None,
             event_loss: 0.0,
+            placements_lag: None,
+            placements_work: true,
             speeds_known: false,
             health_delay: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),

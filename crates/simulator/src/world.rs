@@ -7,6 +7,7 @@
 mod check;
 mod faults;
 mod kv_events;
+mod peers;
 mod refusals;
 mod replicas;
 mod requests;
@@ -22,7 +23,11 @@ use std::{
 };
 
 use engine::{InvalidProfile, KvMessage, Progress};
-use policy::{dispatcher::Dispatcher, event::Decision, explanation::Explanation};
+use policy::{
+    dispatcher::Dispatcher,
+    event::{Decision, News},
+    explanation::Explanation,
+};
 use rand::rngs::Xoshiro256PlusPlus;
 use report::{Histogram, RequestRecord};
 use types::{
@@ -118,6 +123,8 @@ pub(crate) enum Event {
     Reported { router: u32, replica: u32, report: LoadReport },
     /// What an engine published reaches the routers.
     Told { at: (u32, u32), messages: Vec<KvMessage> },
+    /// What one router tells the others reaches them.
+    Heard { router: u32, news: Box<News> },
     /// A router's probe finds out how a replica is.
     Probed { router: u32, replica: u32 },
     /// A fault of the setup begins.
@@ -304,6 +311,7 @@ impl<'a> World<'a> {
             Event::Scrape { router } => self.scrape(router),
             Event::Reported { router, replica, report } => self.reported(router, replica, report),
             Event::Told { at, messages } => self.told(at, messages),
+            Event::Heard { router, news } => self.heard(router, &news),
             Event::Probed { router, replica } => self.probed(router, replica),
             Event::Fault { index } => self.begin_fault(index),
             Event::FaultEnds { index, generation } => self.end_fault(index, generation),

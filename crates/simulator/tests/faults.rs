@@ -91,6 +91,8 @@ fn world(seed: u64) -> (Setup, Vec<Arrival>) {
                 .then(|| Duration::from_millis(draws.random_range(0..500))),
             event_loss: draws.random_range(0.0..0.5),
             health_delay: millis(&mut draws, 2_000),
+            placements_lag: draws.random_bool(0.5).then(|| millis(&mut draws, 500)),
+            placements_work: draws.random(),
             ..Signals::default()
         },
         faults,

@@ -165,6 +165,16 @@ fn a_conversation_that_another_router_placed_is_found_more_often_than_by_lot() {
 }
 
 #[test]
+fn routers_that_tell_each_other_what_they_place_find_as_much_as_one() {
+    let hits = |changes: &str| hit_rate(&least_latency(CHAT, changes, 50.0));
+    let (one, alone) = (hits(""), hits("routers: 3\n"));
+    for lag in ["5ms", "100ms"] {
+        let told = hits(&format!("routers: 3\nsignals: {{ placements_lag: {lag} }}\n"));
+        assert!(one - 0.02 < told && alone + 0.05 < told, "{one}, {alone} and {told} at {lag}");
+    }
+}
+
+#[test]
 fn routers_that_read_no_loads_for_a_while_go_on_as_well() {
     let lost = "routers: 3\nfaults: [{ kind: lost-reports, at: 20s, for: 60s }]\n";
     let with = good(&least_latency(CHAT, lost, 40.0));

@@ -73,6 +73,9 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
     for note in &cases.notes {
         eprintln!("{note}");
     }
+    if let Some(folder) = &compare.out {
+        output::prepare(folder)?;
+    }
     let shown = Shown::default();
     let runs = cases.run(compare.what.jobs, |case, done| {
         if compare.out.is_some() {
@@ -84,11 +87,6 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
         paired::compare(&runs, &report::summary::rules(baseline.as_str(), admission.as_str()));
     let schema = paired::SCHEMA;
     let all = json!({ "schema": schema, "runs": runs, "differences": differences });
-    if let Some(folder) = &compare.out {
-        output::write_summary(folder, &Summary::new(runs.clone()))?;
-        output::write_text(folder, "comparison.json", &format!("{all:#}\n"))?;
-        results::write_page(folder, &shown.into_page(&cases, &runs, differences.clone()))?;
-    }
     if compare.json {
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
@@ -99,6 +97,11 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
     }
     if let Some(note) = cases.limits_note(&runs) {
         eprintln!("{note}");
+    }
+    if let Some(folder) = &compare.out {
+        output::write_summary(folder, &Summary::new(runs.clone()))?;
+        output::write_text(folder, "comparison.json", &format!("{all:#}\n"))?;
+        results::write_page(folder, &shown.into_page(&cases, &runs, differences.clone()))?;
     }
     Ok(())
 }

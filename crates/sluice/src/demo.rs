@@ -1,9 +1,13 @@
 //! `sluice demo`: the main job on embedded parts.
 //!
+//! The figures are doubted as those of a replay are, on top of them; a demonstration ends well all the same,
+//! for nobody acts on its figures.
+//!
 //! Emulated replicas, the router and the load generator run in this one process and talk HTTP over
 //! loopback, as they would between machines. Each workload is replayed under each policy, each time
 //! on a fresh fleet with cold caches; then one fleet stays up for whoever wants to send a request.
 
+mod lag;
 mod stage;
 mod verdict;
 
@@ -14,16 +18,17 @@ use std::{
 
 use anyhow::Context as _;
 use policy::config::StrategyName;
+use replay::Lag;
 use report::{Run, RunInfo, Summary, Terms, table};
 use tokio_util::sync::CancellationToken;
-use types::{quantity::Tokens, slo::Slo};
+use types::{quantity::Tokens, slo::Slo, time::Timestamp};
 use wire::openai::Endpoint;
 use workload::{
     Arrival, Load, Schedule, Workload, arrival, bundled, support_chat::SupportChat, trace::Trace,
 };
 
 use self::stage::{MODEL, REPLICAS, Stage};
-use crate::{limits, shutdown};
+use crate::{limits, shutdown, typed};
 
 /// The policies that are compared, the plainest first; those in a pair run side by side.
 const POLICIES: [[StrategyName; 2]; 2] = [
@@ -53,8 +58,8 @@ pub(crate) struct Demo {
     #[arg(long)]
     json: bool,
     /// How long each workload is sent under each policy.
-    #[arg(long, value_name = "TIME", default_value = "15s")]
-    duration: jiff::SignedDuration,
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = typed::some_time)]
+    duration: Duration,
 }
 
 /// A workload of the demo.
@@ -76,32 +81,36 @@ pub(crate) fn run(demo: &Demo) -> anyhow::Result<()> {
     runtime.block_on(perform(demo))
 }
 
-#[expect(clippy::print_stdout, reason = "the result is for the terminal")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 async fn perform(demo: &Demo) -> anyhow::Result<()> {
-    let duration = Duration::try_from(demo.duration)
-        .context("--duration: a length of time can't be negative")?;
-    let acts = [trace(duration)?, support_chat(duration)?];
+    let acts = [trace(demo.duration)?, support_chat(demo.duration)?];
     // Found out now that the port is taken, and not after two minutes.
     let port = stage::reserve(demo.port).await?;
     if !demo.json {
         println!("{}", introduction(&acts));
     }
-    let mut runs = Vec::new();
+    let (mut runs, mut lags) = (Vec::new(), Vec::new());
     for act in &acts {
         // Two at a time, each on a fleet of its own: emulated replicas mostly sleep, and two fleets
         // with their router and clients keep a third of one core busy.
         for [one, other] in POLICIES {
             progress(&format!("{}: {one} and {other} …", act.name));
             let (one, other) = tokio::try_join!(measure(act, one), measure(act, other))?;
-            runs.extend([one, other]);
+            for (run, lag) in [one, other] {
+                runs.push(run);
+                lags.push(lag);
+            }
         }
     }
     progress("");
     let summary = Summary::new(runs);
+    if let Some(doubt) = lag::doubt(&summary.runs, &lags) {
+        eprintln!("{doubt}\n");
+    }
     if demo.json {
         println!("{}", serde_json::to_string_pretty(&summary)?);
     } else {
-        println!("{}", table::comparison(&summary.runs));
+        println!("{}{}\n", table::comparison(&summary.runs), lag::note(&lags));
         println!("{}", verdict::of(&summary.runs, acts.iter().map(|it| (it.name, it.reuse))));
     }
     if demo.exit { Ok(()) } else { serve(port, demo.json).await }
@@ -180,7 +189,7 @@ fn introduction(acts: &[Act]) -> String {
 }
 
 /// Replays `act` under `policy` on a fleet of its own.
-async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<Run> {
+async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<(Run, Lag)> {
     let stage = Stage::open(policy, act.kv_tokens).await?;
     let options = replay::ReplayOptions {
         targets: vec![stage.url().parse()?],
@@ -202,7 +211,8 @@ async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<Run> {
         costs: None,
         workload_class: None,
     };
-    Ok(Run::measure(&info, &recording.records, &recording.gaps))
+    let lag = Lag::of(&recording.records, Timestamp::ZERO, recording.unsent);
+    Ok((Run::measure(&info, &recording.records, &recording.gaps), lag))
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]

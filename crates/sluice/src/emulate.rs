@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use emulator::{Fault, KvEvents, Options};
+use engine::Profile;
 use types::quantity::{Blocks, Tokens};
 
-use crate::{limits, shutdown, simulate::load};
+use crate::{limits, shutdown, simulate::load, typed};
 
 /// Serves emulated replicas that speak the OpenAI API and vLLM's metrics; no GPU, no model.
 #[derive(Debug, clap::Args)]
@@ -14,14 +15,16 @@ use crate::{limits, shutdown, simulate::load};
   sluice emulate --listen 127.0.0.1:8000 --replicas 4 --profile llama-3-8b-h100")]
 pub(crate) struct Emulate {
     /// Address of the first replica; the others take the ports after it.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
+    #[arg(value_parser = typed::address)]
     listen: SocketAddr,
     /// Number of replicas.
     #[arg(long, value_name = "N", default_value_t = 1)]
     replicas: u16,
     /// The model and GPU to emulate, by name or as a file; an unknown name lists the known ones.
     #[arg(long, value_name = "NAME|FILE", default_value = "llama-3-8b-h100")]
-    profile: String,
+    #[arg(value_parser = profile)]
+    profile: Box<Profile>,
     /// Name under which the model is served; the profile's when absent.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -49,14 +52,17 @@ pub(crate) struct Emulate {
     fault: Fault,
 }
 
+fn profile(text: &str) -> Result<Box<Profile>, String> {
+    load::profile(text).map(Box::new).map_err(|error| format!("{error:#}"))
+}
+
 pub(crate) fn run(emulate: Emulate) -> anyhow::Result<()> {
-    let profile = load::profile(&emulate.profile)?;
     let (replay, topic) = (emulate.kv_events_replay, emulate.kv_events_topic);
     let options = Options {
         listen: emulate.listen,
         replicas: emulate.replicas,
-        profile: profile.name.clone(),
-        own_profile: Some(profile),
+        profile: emulate.profile.name.clone(),
+        own_profile: Some(*emulate.profile),
         model: emulate.model,
         kv_blocks: emulate.kv_blocks.map(Blocks),
         max_num_seqs: emulate.max_num_seqs,

@@ -130,19 +130,22 @@ type Found = (Vec<Frontier>, Vec<Detail>, Vec<String>);
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if let Some(folder) = &args.out {
+        output::prepare(folder)?;
+    }
     let (frontiers, details, doubts) = match &args.scenario {
         Some(file) => of_policies(file, &args.live.traced, &args.policy, &args.effort, &args.paid)?,
         None => target::measure(&args.live, &args.effort, &args.paid, progress)?,
     };
     let all = Frontiers::new(frontiers);
-    if let Some(folder) = &args.out {
-        write(folder, &all, details)?;
-    }
     doubts.iter().for_each(|it| eprintln!("{it}"));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         all.frontiers.iter().for_each(|it| println!("{}", table::frontier(it)));
+    }
+    if let Some(folder) = &args.out {
+        write(folder, &all, details)?;
     }
     if !doubts.is_empty() && !args.live.trust.allow_lag {
         bail!("the load generator fell behind; its figures are not its target's");

@@ -22,7 +22,11 @@ use crate::args::LogFormat;
 
 mod line;
 
-/// Bytes that may wait to be written; beyond it lines are lost rather than requests delayed.
+/// The variable that says which lines are written.
+const FILTER: &str = "SLUICE_LOG";
+
+/// Bytes that may wait to be written, those included that are just being written; beyond it lines are lost
+/// rather than requests delayed.
 const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// Longest time that a line waits before it is written.
@@ -31,17 +35,24 @@ const WRITE_EVERY: Duration = Duration::from_millis(50);
 /// Lines that wait to be written.
 #[derive(Debug, Default)]
 struct Lines {
-    waiting: Mutex<Vec<u8>>,
+    waiting: Mutex<Waiting>,
     lost: AtomicU64,
     is_over: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Bytes taken out to be written, which takes as long as whoever reads them.
+    being_written: usize,
 }
 
 impl Lines {
     /// Appends a line, unless too much is waiting.
     fn add(&self, line: &[u8]) {
         let mut waiting = self.waiting.lock();
-        if waiting.len() + line.len() <= WAITING_BYTES_MAX {
-            waiting.extend_from_slice(line);
+        if waiting.being_written + waiting.lines.len() + line.len() <= WAITING_BYTES_MAX {
+            waiting.lines.extend_from_slice(line);
         } else {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -49,9 +60,14 @@ impl Lines {
 
     /// Writes what waits, and how many lines were lost.
     fn write_to(&self, out: &mut impl Write) {
-        let waiting = mem::take(&mut *self.waiting.lock());
+        let lines = {
+            let mut waiting = self.waiting.lock();
+            waiting.being_written = waiting.lines.len();
+            mem::take(&mut waiting.lines)
+        };
         // Nobody is left to be told that nothing can be written.
-        let _ = out.write_all(&waiting);
+        let _ = out.write_all(&lines);
+        self.waiting.lock().being_written = 0;
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if 0 < lost {
             let _ = writeln!(
@@ -106,8 +122,13 @@ impl Drop for LogGuard {
 /// Starts to write log lines; those still waiting are written when the guard is dropped.
 pub(crate) fn start(format: LogFormat, default_filter: &str) -> LogGuard {
     let lines = Arc::new(Lines::default());
-    let filter = EnvFilter::try_from_env("SLUICE_LOG");
-    let filter = filter.unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let asked = std::env::var(FILTER).ok().filter(|it| !it.trim().is_empty());
+    let parsed = asked.as_ref().map(|it| EnvFilter::try_new(it));
+    let (filter, refused) = match parsed {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new(default_filter), Some(error)),
+        None => (EnvFilter::new(default_filter), None),
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(LineWriter(Arc::clone(&lines)));
@@ -116,6 +137,12 @@ pub(crate) fn start(format: LogFormat, default_filter: &str) -> LogGuard {
         logs.with_target(false).init();
     } else {
         logs.event_format(line::Lines(format)).init();
+    }
+    if let Some(error) = refused {
+        tracing::warn!(
+            "{FILTER} is not followed: `{}`: {error}; write {default_filter}, debug or router=trace",
+            asked.unwrap_or_default()
+        );
     }
     let writing = Arc::clone(&lines);
     let thread = thread::Builder::new().name("logs".to_owned()).spawn(move || write_on(&writing));
@@ -158,5 +185,27 @@ mod tests {
         lines.write_to(&mut out);
         let told = String::from_utf8_lossy(out.get(WAITING_BYTES_MAX..).unwrap()).into_owned();
         assert!(told.starts_with("1 log lines were lost"), "{told}");
+    }
+
+    #[test]
+    fn what_is_being_written_counts_as_waiting() {
+        /// Where as much more is logged while something is written.
+        struct Busy<'a>(&'a Lines);
+
+        impl Write for Busy<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.add(&vec![b'y'; bytes.len()]);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let lines = Lines::default();
+        lines.add(&vec![b'x'; WAITING_BYTES_MAX]);
+        lines.write_to(&mut Busy(&lines));
+        assert_eq!(lines.waiting.lock().lines.len(), 0, "there was no room for it");
     }
 }

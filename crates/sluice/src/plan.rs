@@ -70,6 +70,9 @@ pub(crate) struct Plan {
 #[expect(clippy::print_stdout, reason = "the result is for the terminal")]
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<()> {
     let demand = Demand { rate_per_s: plan.rate, burst: plan.burst, failures: plan.failures };
+    if let Some(folder) = &plan.out {
+        replay::output::prepare(folder)?;
+    }
     let frontier = match (&plan.frontier, &plan.scenario) {
         (Some(path), _) => Some(read(path, plan.policy)?),
         (None, Some(file)) => Some(frontier::of_scenario(file, plan.policy, &Effort::default())?),

@@ -4,7 +4,6 @@ mod progress;
 mod traffic;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use replay::{
     output::{self, Host, Manifest},
 };
 use report::{
-    Run, RunInfo, Summary,
+    Run, RunInfo, SloMillis, Summary,
     cost::Costs,
     html::{Detail, Page},
     judged::Judged,
@@ -23,7 +22,7 @@ use report::{
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use workload::{Load, Workload, bundled, trace::Skipped};
+use workload::{Load, Workload, trace::Skipped};
 
 use self::{progress::Progress, traffic::Traffic};
 use crate::{
@@ -32,7 +31,7 @@ use crate::{
     results::{self, Gates, Paid},
     sending::{self, Sending, Trust},
     shutdown,
-    simulate::load,
+    simulate::load::trace as trace_text,
     typed,
 };
 
@@ -90,6 +89,13 @@ pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
 async fn send(replay: &Replay) -> anyhow::Result<()> {
     let workload = replay.traffic.workload()?;
     let loads = replay.traffic.loads()?;
+    let trace_sha256 = match &replay.out {
+        Some(folder) => {
+            output::prepare(folder)?;
+            traffic::sha256(&workload)?
+        }
+        None => None,
+    };
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {
@@ -98,13 +104,14 @@ async fn send(replay: &Replay) -> anyhow::Result<()> {
     });
     let mut sent = Vec::new();
     for (rate, load) in loads {
-        sent.push(replay.once(&workload, rate, &load, &stop).await?);
+        sent.push(replay.once(&workload, rate, &load, trace_sha256.as_deref(), &stop).await?);
     }
+    let told = replay.tell(&sent);
     let is_sweep = sent.iter().any(|it| it.rate.is_some());
     if let Some(folder) = replay.out.as_deref().filter(|_| is_sweep) {
         replay.write_sweep(folder, &sent)?;
     }
-    replay.tell(&sent)?;
+    told?;
     replay.gates.check(sent.iter().map(|it| {
         let name = it.rate.map_or_else(String::new, |rate| format!("{rate}/s"));
         (name, &it.run)
@@ -134,9 +141,10 @@ impl Replay {
         workload: &Workload,
         rate: Option<f64>,
         load: &Load,
+        trace_sha256: Option<&str>,
         stop: &CancellationToken,
     ) -> anyhow::Result<Sent> {
-        let planned = workload.plan(load, load::trace)?;
+        let (planned, goes_on) = sending::planned(workload, load, trace_text)?;
         if planned.skipped != Skipped::default() {
             eprintln!("left out of the trace: {}", planned.skipped);
         }
@@ -159,14 +167,12 @@ impl Replay {
         let recording =
             replay::run(&options, arrivals, stop.clone(), |it| progress.ended(it)).await?;
         drop(progress);
-        let info = self.info(workload, rate, load);
+        let info = RunInfo {
+            scheduled_for: load.duration.filter(|_| goes_on && !self.sending.is_closed()),
+            policy: recording.policy.clone().unwrap_or_else(|| "unknown".to_owned()),
+            ..self.info(workload, rate, load)
+        };
         let run = Run::measure(&info, &recording.records, &recording.gaps);
-        if let Some(folder) = &self.out {
-            let manifest = self.manifest(&info, workload, &options, started)?;
-            let folder = rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
-            let summary = Summary::new(vec![run.clone()]);
-            output::write(&folder, &manifest, &recording.records, &summary)?;
-        }
         let sent = Sent {
             rate,
             run,
@@ -175,6 +181,17 @@ impl Replay {
             left_out: recording.left_out,
             doubt: self.trust.doubt(&recording.records, self.warm_up, recording.unsent),
         };
+        if let Some(folder) = &self.out {
+            let trace_sha256 = trace_sha256.map(str::to_owned);
+            let manifest = self.manifest(&info, workload, &options, started, trace_sha256);
+            let folder = rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
+            let summary = Summary::new(vec![sent.run.clone()]);
+            if let Err(error) = output::write(&folder, &manifest, &recording.records, &summary) {
+                // What was measured is told at least; that it has no place matters more than its doubts.
+                let _ = self.tell(std::slice::from_ref(&sent));
+                return Err(error.into());
+            }
+        }
         if stop.is_cancelled() && recording.records.len() < count {
             self.tell(std::slice::from_ref(&sent))?;
             bail!("stopped after {} of {count} requests", recording.records.len());
@@ -187,20 +204,16 @@ impl Replay {
     }
 
     fn info(&self, workload: &Workload, rate: Option<f64>, load: &Load) -> RunInfo {
-        // A trace may end before the time is over, and then its last request ends the schedule; so may
-        // conversations that wait for answers.
-        let has_end = !matches!(workload, Workload::Trace(_)) && !self.sending.is_closed();
         let name = workload.name();
         let prices = self.paid.costs.clone();
         RunInfo {
             workload: rate.map_or_else(|| name.to_owned(), |it| format!("{name} @ {it}/s")),
-            policy: "unknown".to_owned(),
             admission: "unknown".to_owned(),
             seed: load.seed,
-            scheduled_for: load.duration.filter(|_| has_end),
             warm_up: self.warm_up,
             costs: prices.map(|prices| Costs { prices, replicas: self.replicas }),
             workload_class: self.paid.workload_class,
+            ..RunInfo::default()
         }
     }
 
@@ -267,19 +280,10 @@ impl Replay {
         workload: &Workload,
         options: &ReplayOptions,
         started: String,
-    ) -> anyhow::Result<Manifest> {
-        let trace = match workload {
-            Workload::Trace(trace) if trace.file == bundled::MOONCAKE_SLICE_NAME => {
-                Some(bundled::MOONCAKE_SLICE.as_bytes().to_vec())
-            }
-            Workload::Trace(trace) => Some(fs::read(&trace.file)?),
-            Workload::SupportChat(_)
-            | Workload::Independent(_)
-            | Workload::Documents(_)
-            | Workload::Mix(_) => None,
-        };
+        trace_sha256: Option<String>,
+    ) -> Manifest {
         let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
-        Ok(Manifest {
+        Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("SLUICE_COMMIT").map(str::to_owned),
             command: results::command_line(),
@@ -288,14 +292,14 @@ impl Replay {
                 "targets": targets,
                 "model": options.model,
                 "endpoint": options.endpoint.path(),
-                "slo": options.terms.slo,
+                "slo": SloMillis::from(options.terms.slo),
                 "slo_classes": options.classes,
             }),
             workload: info.workload.clone(),
             policy: info.policy.clone(),
             admission: info.admission.clone(),
             seed: info.seed,
-            trace_sha256: trace.as_deref().map(output::sha256),
+            trace_sha256,
             host: Host::this(),
             clock: "real".to_owned(),
             started: Some(started),
@@ -305,6 +309,6 @@ impl Replay {
                 classes: options.classes.clone(),
                 ..Judged::default()
             },
-        })
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! To whom requests are sent and how, as the command line says it: the same options for whatever puts a
 //! server under load.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use replay::{Conversations, HangUps, Lag, ReplayOptions, Target, lag::LAG_MAX, models};
 use report::{Ending, RequestRecord};
 use types::time::Timestamp;
 use wire::openai::Endpoint;
-use workload::Arrival;
+use workload::{Arrival, Load, Planned, Workload, WorkloadError};
 
 use crate::typed;
 
@@ -162,6 +162,31 @@ impl Sending {
     }
 }
 
+/// The requests of `load`, and whether there would be more after its time. A trace may end before that,
+/// and then its last request ends the schedule; `read` reads its file.
+///
+/// # Errors
+/// As [`Workload::plan`].
+pub(crate) fn planned(
+    workload: &Workload,
+    load: &Load,
+    read: impl Fn(&str) -> io::Result<String>,
+) -> Result<(Planned, bool), WorkloadError> {
+    let (Workload::Trace(_), Some(duration)) = (workload, load.duration) else {
+        return Ok((workload.plan(load, read)?, load.duration.is_some()));
+    };
+    let mut planned = workload.plan(&Load { duration: None, ..load.clone() }, &read)?;
+    let end = Timestamp::from_elapsed(duration);
+    let all = planned.arrivals.len();
+    planned.arrivals.retain(|it| it.at < end);
+    if planned.arrivals.is_empty() {
+        // Nothing to send, which the workload says in its own words.
+        return Ok((workload.plan(load, read)?, false));
+    }
+    let goes_on = planned.arrivals.len() < all;
+    Ok((planned, goes_on))
+}
+
 /// Refuses a run in which nobody answered anything: its figures are of nothing.
 ///
 /// # Errors
@@ -213,6 +238,41 @@ impl Trust {
         unsent: u64,
     ) -> Option<String> {
         let lag = Lag::of(records, Timestamp::from_elapsed(warm_up), unsent);
-        lag.verdict(self.lag_max.unwrap_or(LAG_MAX)).map(|it| it.to_string())
+        let behind = lag.verdict(self.lag_max.unwrap_or(LAG_MAX))?;
+        let or = if self.allow_lag { "" } else { ", or pass --allow-lag" };
+        Some(format!(
+            "{behind}; send less, from more cores, with a higher --open-requests-max or `ulimit -n`{or}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use workload::{Schedule, bundled, trace::Trace};
+
+    use super::*;
+
+    #[test]
+    fn a_trace_that_ends_before_its_time_has_no_end_of_its_own() {
+        let workload = Workload::Trace(Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned()));
+        let none = |_: &str| Err(io::ErrorKind::NotFound.into());
+        let planned = |duration| {
+            let duration = Some(Duration::from_secs(duration));
+            let load = Load { schedule: Schedule::Trace { speedup: 1.0 }, duration, seed: 1 };
+            let (planned, goes_on) = planned(&workload, &load, none).unwrap();
+            assert_eq!(planned.arrivals, workload.plan(&load, none).unwrap().arrivals);
+            goes_on
+        };
+        assert!(planned(60) && !planned(6_000));
+    }
+
+    #[test]
+    fn who_allows_lag_is_not_told_to() {
+        let doubt = |allow_lag| {
+            let trust = Trust { allow_lag, lag_max: None };
+            trust.doubt(&[], Duration::ZERO, 1).unwrap()
+        };
+        assert!(doubt(false).contains("--allow-lag") && !doubt(true).contains("--allow-lag"));
+        assert!(doubt(true).contains("send less"));
     }
 }

@@ -5,12 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::Context as _;
 use policy::config::StrategyName;
 use router::{
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, Draft},
     reload::Source,
     serve::Router,
 };
 
-use crate::{limits, shutdown};
+use crate::{limits, shutdown, typed};
 
 /// Routes requests to replicas that speak the OpenAI API.
 #[derive(Debug, clap::Args)]
@@ -29,13 +29,13 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME")]
     policy: Option<StrategyName>,
     /// Address of the data port.
-    #[arg(long, value_name = "ADDR", env = "SLUICE_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", env = "SLUICE_LISTEN", value_parser = typed::address)]
     listen: Option<SocketAddr>,
     /// Address of the admin port.
-    #[arg(long, value_name = "ADDR", env = "SLUICE_ADMIN_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", env = "SLUICE_ADMIN_LISTEN", value_parser = typed::address)]
     admin_listen: Option<SocketAddr>,
     /// Threads that serve; one for each core when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = typed::threads)]
     worker_threads: Option<std::num::NonZeroUsize>,
     /// Records every decision in a file of its own in this folder, for `sluice simulate --recording`.
     #[arg(long, value_name = "DIR")]
@@ -79,10 +79,11 @@ pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
 
 /// The configuration file with what was typed laid over it, and no more than `clients_max` connections.
 fn configuration(serve: &Serve, clients_max: usize) -> Result<Config, ConfigError> {
-    let mut config = match &serve.config {
+    let mut draft = match &serve.config {
         Some(path) => config::read(path)?,
-        None => Config::default(),
+        None => Draft::default(),
     };
+    let config = &mut draft.config;
     config.replicas.extend(serve.replica.iter().cloned().map(config::Replica::at));
     config.policy.strategy = serve.policy.unwrap_or(config.policy.strategy);
     config.listen = serve.listen.unwrap_or(config.listen);
@@ -90,8 +91,8 @@ fn configuration(serve: &Serve, clients_max: usize) -> Result<Config, ConfigErro
     config.limits.connections_max = config.limits.connections_max.min(clients_max);
     config.worker_threads = serve.worker_threads.or(config.worker_threads);
     let recording = serve.record.clone().map(config::Recording::into_directory);
-    config.recording = recording.or(config.recording);
+    config.recording = recording.or(config.recording.take());
     let file = serve.config.as_ref();
-    let origin = file.map_or_else(|| "given".to_owned(), |it| it.display().to_string());
-    config.checked(&origin)
+    let typed = || "from the command line".to_owned();
+    draft.checked(&file.map_or_else(typed, |it| it.display().to_string()))
 }

@@ -92,6 +92,7 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
     }
     if let Some(folder) = &simulate.out {
         cases.refuse_strangers(folder)?;
+        output::prepare(folder)?;
     }
     let shown = Shown::default();
     let runs = cases.run(simulate.what.jobs, |case, done| match &simulate.out {
@@ -102,12 +103,6 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
         None => Ok(()),
     })?;
     let summary = Summary::new(runs);
-    if let Some(folder) = &simulate.out {
-        output::write_summary(folder, &summary)?;
-        let first = summary.runs.first().map(report::Run::rules).unwrap_or_default();
-        let differences = paired::compare(&summary.runs, &first);
-        results::write_page(folder, &shown.into_page(&cases, &summary.runs, differences))?;
-    }
     if simulate.json {
         println!("{}", serde_json::to_string_pretty(&summary)?);
     } else if let [run] = summary.runs.as_slice() {
@@ -121,6 +116,12 @@ pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
     }
     if let Some(note) = cases.limits_note(&summary.runs) {
         eprintln!("{note}");
+    }
+    if let Some(folder) = &simulate.out {
+        output::write_summary(folder, &summary)?;
+        let first = summary.runs.first().map(report::Run::rules).unwrap_or_default();
+        let differences = paired::compare(&summary.runs, &first);
+        results::write_page(folder, &shown.into_page(&cases, &summary.runs, differences))?;
     }
     let named = |run: &report::Run| format!("{}, seed {}", run.policy, run.seed);
     simulate.gates.check(summary.runs.iter().map(|run| (named(run), run)))

@@ -1,6 +1,6 @@
 //! Values as they are typed: lengths of time, rates, counts that make sense.
 
-use std::time::Duration;
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use workload::range::DurationRange;
 
@@ -12,6 +12,16 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let form = |_| format!("'{text}' is no length of time; write it as 30s or 5m");
     let span: jiff::SignedDuration = text.parse().map_err(form)?;
     Duration::try_from(span).map_err(|_| format!("'{text}' is negative"))
+}
+
+/// Reads the address of a port.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| match text.trim_start_matches(':').parse::<u16>() {
+        Ok(port) => {
+            format!("'{text}' is no address, but a port; write IP:PORT, as in 127.0.0.1:{port}")
+        }
+        Err(_) => format!("'{text}' is no address; write IP:PORT, as in 127.0.0.1:8080"),
+    })
 }
 
 /// Reads a length of time that is more than none.
@@ -46,6 +56,14 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| format!("'{text}' is no whole number above 0"))
 }
 
+/// Reads a number of threads.
+pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse().ok();
+    threads.ok_or_else(|| {
+        format!("'{text}' is no whole number above 0; leave it out for one for each core")
+    })
+}
+
 /// Reads a factor: a number above 0.
 pub(crate) fn factor(text: &str) -> Result<f64, String> {
     let factor = number(text)?;
@@ -75,6 +93,15 @@ mod tests {
         assert!(some_time("0s").unwrap_err().contains("no time at all"));
         let (min, max) = (Duration::from_secs(2), Duration::from_secs(6));
         assert_eq!(times("2s..6s"), Ok(DurationRange { min, max }));
+    }
+
+    #[test]
+    fn addresses_are_read_and_a_port_alone_is_told_apart() {
+        assert_eq!(address("[::1]:80"), Ok("[::1]:80".parse().unwrap()));
+        assert!(address("20182").unwrap_err().contains("127.0.0.1:20182"));
+        assert!(address(":80").unwrap_err().contains("127.0.0.1:80"));
+        assert!(address("localhost:80").unwrap_err().contains("IP:PORT"));
+        assert!(threads("0").unwrap_err().contains("above 0") && threads("2").is_ok());
     }
 
     #[test]

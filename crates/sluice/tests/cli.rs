@@ -37,6 +37,30 @@ fn a_configuration_with_three_mistakes_is_told_all_three() {
 }
 
 #[test]
+fn keys_kinds_and_values_that_are_wrong_are_told_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("router.yaml");
+    let text = "polcy: {}\nlisten: notaport\nreplicas: [{ url: 'http://127.0.0.1:9' }]\n\
+        timeouts: { stall: -5s }\ndrain: { lame_duk: 5s }\nattempts_max: 0\n";
+    fs::write(&file, text).unwrap();
+    for verb in ["check", "serve"] {
+        let (code, told) = failed(&[verb, "-c", file.to_str().unwrap()]);
+        assert_eq!(code, 78, "{told}");
+        for told_of in [
+            "polcy (line 1): `polcy` is no key here, did you mean `policy`?",
+            "listen (line 2): `notaport`: ",
+            "write for example 127.0.0.1:8080",
+            "timeouts.stall (line 4): ",
+            "drain.lame_duk (line 5): ",
+            "attempts_max: must be more than zero",
+        ] {
+            assert!(told.contains(told_of), "{told_of} is missing: {told}");
+        }
+        assert_eq!(told.lines().count(), 6, "{told}");
+    }
+}
+
+#[test]
 fn a_configuration_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("router.yaml");
@@ -51,6 +75,7 @@ fn a_configuration_that_cannot_be_read_is_named() {
     assert!(code == 78 && told.contains("no/such/file.yaml"), "{told}");
     let (code, told) = failed(&["serve"]);
     assert!(code == 78 && told.contains("--replica URL"), "{told}");
+    assert!(told.contains("from the command line is invalid"), "{told}");
 }
 
 #[test]
@@ -76,9 +101,10 @@ fn a_bad_line_of_a_trace_is_named_with_the_cure() {
         let target = ["replay", "--target", "http://127.0.0.1:9", "--model", "m"];
         let (code, told) = failed(&[&target[..], &["--trace", file_name]].concat());
         assert_eq!(code, 1, "{told}");
-        for part in ["trace.jsonl", "2", "--skip-bad-lines"] {
+        for part in ["/trace.jsonl, line 2: ", "--skip-bad-lines"] {
             assert!(told.contains(part), "{part} is missing: {told}");
         }
+        assert_eq!(told.matches("line ").count(), 1, "{told}");
     }
 }
 
@@ -91,8 +117,32 @@ fn what_is_mistyped_is_a_usage_error() {
     }
     let (_, told) = failed(&["serve", "--policy", "robin"]);
     assert!(told.contains("round-robin"), "{told}");
-    let (code, told) = failed(&["emulate", "--profile", "gpt-9"]);
-    assert!(code == 1 && told.contains("llama-3-8b-h100"), "{told}");
+    for (arguments, cure) in [
+        (&["emulate", "--profile", "gpt-9"][..], "llama-3-8b-h100"),
+        (&["emulate", "--fault", "gremlins"], "--fault"),
+        (&["emulate", "--listen", "20182"], "127.0.0.1:20182"),
+        (&["serve", "--listen", "20182"], "127.0.0.1:20182"),
+        (&["serve", "--admin-listen", "here"], "IP:PORT"),
+        (&["serve", "--worker-threads", "0"], "above 0; leave it out"),
+        (&["demo", "--duration", "0s"], "no time at all"),
+    ] {
+        let (code, told) = failed(arguments);
+        assert!(code == 2 && told.contains(cure), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
+fn no_emulated_replica_is_ready_before_all_have_a_port() {
+    let (code, told) = failed(&["emulate", "--listen", "127.0.0.1:65535", "--replicas", "3"]);
+    assert!(code == 1 && told.contains("65535") && !told.contains("ready"), "{told}");
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_told() {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    check.args(["check", "-c", "no/such/file.yaml"]).env("SLUICE_LOG", "router=loud");
+    let told = String::from_utf8(check.output().unwrap().stderr).unwrap();
+    assert!(told.contains("SLUICE_LOG") && told.contains("router=loud"), "{told}");
 }
 
 #[test]

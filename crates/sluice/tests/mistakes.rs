@@ -64,7 +64,9 @@ fn files_that_are_no_traces_are_named_with_what_is_wrong() {
         for verb in ["simulate", "compare", "frontier"] {
             refused(&[verb, "-s", QUEUE, "--trace", &file], 1, &parts);
         }
-        refused(&["replay", "--target", NOBODY, "--model", "m", "--trace", &file], 1, &parts);
+        let replay = ["replay", "--target", NOBODY, "--model", "m", "--trace", &file];
+        refused(&replay, 1, &parts);
+        assert!(!told(&replay).1.contains("that exists"), "{name}");
     }
     let good = written(folder, "good.jsonl", ROW.as_bytes());
     let azure = ["simulate", "-s", QUEUE, "--trace", &good, "--format", "azure"];
@@ -93,6 +95,24 @@ fn a_server_that_answers_nothing_is_no_result() {
     let once = ["--warm-up", "0s", "--settle", "0s", "--rates", "5", "--seeds", "1"];
     refused(&[&frontier[..], &once].concat(), 1, &["no request was answered", "refused"]);
     refused(&[&frontier[..], &["--warmth", "cold"]].concat(), 1, &["--restart COMMAND"]);
+}
+
+#[test]
+fn a_folder_for_results_is_tried_before_anything_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = format!("{}/below", written(folder.path(), "file", b""));
+    for line in [
+        &["replay", "--target", NOBODY, "--model", "m", "--speedup", "1000", "--allow-lag"][..],
+        &["frontier", "--target", NOBODY, "--model", "m"],
+        &["frontier", "-s", QUEUE],
+        &["simulate", "-s", QUEUE],
+        &["compare", "-s", QUEUE],
+    ] {
+        let arguments = [line, &["--out", &out]].concat();
+        let (code, error) = told(&arguments);
+        assert!(code == 1 && error.contains("cannot write"), "{arguments:?}: {error}");
+        assert!(!error.contains("no request was answered"), "{arguments:?}: {error}");
+    }
 }
 
 #[test]

@@ -188,3 +188,51 @@ fn a_sweep_sends_each_rate_by_itself_and_can_be_read_again() {
     assert_eq!(read["runs"].as_array().unwrap().len(), 2, "{}", told(&again));
     assert!(out.join("report.html").is_file());
 }
+
+#[test]
+fn a_run_says_what_it_was_and_a_table_outlives_its_folder() {
+    let fleet = common::Fleet::of(1);
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        common::written(folder.path(), &fleet.configuration("policy: { strategy: sticky }\n"));
+    let router = common::Start::with(&config).now();
+    router.until_ready();
+    let target = format!("http://{}", router.data);
+    let trace = folder.path().join("trace.jsonl");
+    let row = |at: usize| {
+        let at = at * 400;
+        format!(
+            "{{\"timestamp\": {at}, \"input_length\": 20, \"output_length\": 2, \"hash_ids\": [{at}]}}\n"
+        )
+    };
+    fs::write(&trace, (0..9).map(row).collect::<String>()).unwrap();
+    let out = folder.path().join("out");
+    let (trace, name) = (trace.to_str().unwrap(), out.to_str().unwrap());
+    let replay = ["replay", "--target", &target, "--trace", trace, "--allow-lag", "--out", name];
+    let output = sluice(&[&replay[..], &["--duration", "1s"]].concat());
+    assert!(output.status.success(), "{}", told(&output));
+    let manifest = json(&out.join("run.json"));
+    assert_eq!(manifest["policy"], "sticky", "what the answers say: {manifest}");
+    assert_eq!(manifest["judged"]["terms"]["slo"]["ttft_ms"], 1500.0, "{manifest}");
+    assert_eq!(manifest["config"]["slo"]["tpot_ms"], 60.0, "{manifest}");
+    assert_eq!(manifest["judged"]["info"]["scheduled_for_ms"], 1000.0, "{manifest}");
+    assert_eq!(manifest["trace_sha256"].as_str().map(str::len), Some(64), "{manifest}");
+    let is_repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.git").exists();
+    let commit = manifest["commit"].as_str().map(str::len);
+    assert_eq!(commit, is_repository.then_some(40), "{manifest}");
+    // Three requests within a second that does not end with the last of them.
+    let run = json(&out.join("summary.json"))["runs"][0].clone();
+    assert_eq!((&run["requests"], &run["offered_rps"]), (&3.into(), &3.0.into()), "{run}");
+    // The trace ends before its time, and so does what counts.
+    let whole = sluice(&[&replay[..], &["--speedup", "8", "--duration", "9s"]].concat());
+    assert!(whole.status.success(), "{}", told(&whole));
+    let manifest = json(&out.join("run.json"));
+    assert!(manifest["judged"]["info"]["scheduled_for_ms"].is_null(), "{manifest}");
+    // What cannot be written is told all the same.
+    fs::remove_file(out.join("summary.json")).unwrap();
+    fs::create_dir(out.join("summary.json")).unwrap();
+    let lost = sluice(&[&replay[..], &["--speedup", "8"]].concat());
+    let text = told(&lost);
+    assert!(lost.status.code() == Some(1) && text.contains("cannot write"), "{text}");
+    assert!(text.contains("TTFT"), "the table is missing: {text}");
+}

@@ -6,43 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// The crates of the workspace and which of its crates each may use; the table of
-/// `docs/architecture.md`.
-const MAY_USE: &[(&str, &[&str])] = &[
-    ("types", &[]),
-    ("policy", &["types"]),
-    ("engine", &["types"]),
-    ("workload", &["types"]),
-    ("report", &["types"]),
-    ("limits", &["types"]),
-    ("wire", &["types"]),
-    ("tokens", &["types", "wire"]),
-    ("fleet", &["types", "policy", "wire"]),
-    ("router", &["types", "policy", "wire", "fleet", "report", "tokens"]),
-    ("emulator", &["types", "engine", "wire"]),
-    ("replay", &["types", "workload", "wire", "report"]),
-    ("simulator", &["types", "policy", "engine", "workload", "report", "limits"]),
-    ("calibration", &["types", "engine", "workload", "report"]),
-    (
-        "sluice",
-        &[
-            "types",
-            "policy",
-            "engine",
-            "workload",
-            "report",
-            "wire",
-            "router",
-            "emulator",
-            "replay",
-            "simulator",
-            "calibration",
-        ],
-    ),
-];
-
-/// Look at the others from outside, so may use any.
-const EXEMPT: &[&str] = &["benches", "tidy"];
+/// Looks at the others from outside, so may use any.
+const EXEMPT: &str = "benches";
 
 /// The crates that only think: time, randomness and bytes reach them as arguments.
 const PURE: &[&str] = &[
@@ -77,23 +42,89 @@ fn workspace() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-#[test]
-fn dependencies_point_down() {
-    let workspace = workspace();
+/// The crates that the table of a page lists, each with those that it says may be used: rows of
+/// `` | `crate` | one sentence | crate, crate | ``, in an order in which what is used comes first.
+fn table(page: &str) -> Vec<(String, BTreeSet<String>)> {
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ").collect();
+        let [name, _, uses] = cells.as_slice() else { return None };
+        let uses = uses.split(", ").filter(|it| *it != "–").map(str::to_owned);
+        Some((name.strip_suffix('`')?.to_owned(), uses.collect()))
+    };
+    let head = |line: &&str| *line != "| crate | one sentence | may use |";
+    page.lines().skip_while(head).skip(2).map_while(row).collect()
+}
+
+/// Everything in which `listed` and the workspace differ.
+fn differences(
+    listed: &[(String, BTreeSet<String>)],
+    workspace: &BTreeMap<String, BTreeSet<String>>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (name, uses) in workspace.iter().filter(|it| !EXEMPT.contains(&it.0.as_str())) {
-        let Some((_, allowed)) = MAY_USE.iter().find(|(of, _)| of == name) else {
-            wrong.push(format!("{name} is not in the table: say which crates it may use"));
+    let mut before = BTreeSet::new();
+    for (name, allowed) in listed {
+        let Some(uses) = workspace.get(name) else {
+            wrong.push(format!("{name} is in the table and not in the workspace"));
             continue;
         };
-        for used in uses.iter().filter(|it| !allowed.contains(&it.as_str())) {
-            wrong.push(format!("{name} must not use {used}"));
-        }
+        wrong.extend(uses.difference(allowed).map(|it| format!("{name} must not use {it}")));
+        wrong
+            .extend(allowed.difference(uses).map(|it| format!("{name} may use {it} and does not")));
+        wrong.extend(allowed.difference(&before).map(|it| format!("{it} must come before {name}")));
+        before.insert(name.clone());
     }
-    for (name, _) in MAY_USE.iter().filter(|(name, _)| !workspace.contains_key(*name)) {
-        wrong.push(format!("{name} is in the table and not in the workspace"));
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let unlisted = workspace.keys().filter(|it| *it != EXEMPT && !before.contains(*it));
+    wrong.extend(
+        unlisted.map(|it| format!("{it} is not in the table: say which crates it may use")),
+    );
+    wrong
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(tidy::root().join("docs").join(name)).unwrap()
+}
+
+#[test]
+fn the_table_of_the_page_is_what_the_manifests_say() {
+    let wrong = differences(&table(&page("architecture.md")), &workspace());
+    assert!(wrong.is_empty(), "docs/architecture.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn each_way_to_differ_is_told() {
+    let page = "text\n| crate | one sentence | may use |\n|---|---|---|\n| `types` | Terms. | – |\n\
+        | `wire` | Bytes. | types, policy |\n| `gone` | Was. | types |\n\nmore\n";
+    let listed = table(page);
+    assert_eq!(listed.len(), 3);
+    let uses = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect();
+    let workspace = [
+        ("types".to_owned(), uses(&["wire"])),
+        ("wire".to_owned(), uses(&["types"])),
+        ("new".to_owned(), uses(&[])),
+        (EXEMPT.to_owned(), uses(&["types"])),
+    ];
+    let expected = [
+        "types must not use wire",
+        "wire may use policy and does not",
+        "policy must come before wire",
+        "gone is in the table and not in the workspace",
+        "new is not in the table: say which crates it may use",
+    ];
+    assert_eq!(differences(&listed, &workspace.into()), expected);
+}
+
+#[test]
+fn pages_name_every_pure_crate() {
+    let contributing = page("contributing.md").replace('\n', " ");
+    let named = contributing.split("The pure crates (").nth(1).unwrap().split(')').next().unwrap();
+    let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
+    assert_eq!(named, PURE);
+    let architecture = page("architecture.md");
+    let drawn = architecture.split("```").nth(1).unwrap();
+    let is_drawn =
+        |name: &&&str| drawn.split(|c: char| !c.is_alphanumeric()).any(|it| it == **name);
+    let missing: Vec<_> = PURE.iter().filter(|it| !is_drawn(it)).collect();
+    assert!(missing.is_empty(), "not in the diagram: {missing:?}");
 }
 
 #[test]

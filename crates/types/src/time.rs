@@ -32,6 +32,13 @@ impl Timestamp {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// Seconds from `earlier` to `self`, zero when `earlier` is later; but for rounding, and quicker than
+    /// by a duration.
+    #[must_use]
+    pub const fn seconds_since(self, earlier: Self) -> f64 {
+        self.0.saturating_sub(earlier.0) as f64 * 1e-9
+    }
 }
 
 impl ops::Add<Duration> for Timestamp {

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head)
+[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head http1 placements)
 triple=$(rustc -vV | sed -n 's/host: //p')
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -19,8 +19,9 @@ body() { sed '1,/^\r*$/d' "$1"; }
 pick() { # target, recording: the part of the recording that the target reads, or nothing
   case $1:$2 in
     request:*.request.http) printf '\0'; body "$2" ;;
-    stream:*.request.http | answer:*.request.http) ;;
+    stream:*.request.http | answer:*.request.http | http1:*.request.http) ;;
     stream:*stream*.http) printf '\7'; body "$2" ;;
+    http1:*.http) printf '\7'; cat "$2" ;;
     answer:*.http) body "$2" ;;
     metrics:*metrics*) cat "$2" ;;
     head:*.request.http) sed '/^\r*$/q' "$2" ;;

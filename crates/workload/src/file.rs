@@ -53,10 +53,7 @@ pub enum WorkloadError {
     #[error("{}", .0.join("; "))]
     Invalid(Vec<String>),
     /// The trace could not be read.
-    #[error(
-        "cannot read the trace {file}: {source}; pass the path of a file that exists, or {}",
-        bundled::MOONCAKE_SLICE_NAME
-    )]
+    #[error("cannot read the trace {file}: {source}{}", cure(source))]
     Unreadable {
         /// The file as the user named it.
         file: String,
@@ -74,6 +71,15 @@ pub enum WorkloadError {
         /// What was left out.
         skipped: Skipped,
     },
+}
+
+/// What helps where a trace cannot be read; what is told of a file that is there is the reader's.
+fn cure(source: &io::Error) -> String {
+    if source.kind() == io::ErrorKind::NotFound {
+        format!("; pass the path of a file that exists, or {}", bundled::MOONCAKE_SLICE_NAME)
+    } else {
+        String::new()
+    }
 }
 
 impl Workload {

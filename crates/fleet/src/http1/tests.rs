@@ -1,6 +1,6 @@
 //! Connections against a server that is played byte by byte.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http_body_util::BodyExt as _;
 use tokio::{
@@ -20,7 +20,7 @@ async fn pool() -> (Arc<Pool>, TcpListener) {
 }
 
 fn request() -> Message {
-    Request::post("/v1/completions").body(Full::from("ask")).unwrap()
+    Request::post("/v1/completions").body(Bytes::from("ask")).unwrap()
 }
 
 /// Reads up to the end of a request; false where the other side has closed.
@@ -39,7 +39,7 @@ async fn read_request(socket: &mut TcpStream) -> bool {
 }
 
 async fn whole(pool: &Arc<Pool>) -> Bytes {
-    let response = pool.send(request()).await.unwrap();
+    let response = pool.send(request(), false).await.unwrap();
     response.into_body().collect().await.unwrap().to_bytes()
 }
 
@@ -94,7 +94,7 @@ async fn pieces_come_as_they_are_sent_and_a_body_that_is_dropped_closes_its_conn
         }
         socket.read(&mut [0]).await.unwrap_or(0)
     });
-    let mut body = pool.send(request()).await.unwrap().into_body();
+    let mut body = pool.send(request(), false).await.unwrap().into_body();
     for _ in 0..100 {
         tell.send(()).await.unwrap();
         let piece = tokio::time::timeout(Duration::from_secs(5), body.frame()).await.unwrap();
@@ -133,26 +133,134 @@ async fn an_answer_that_breaks_off_is_an_error_and_so_is_none() {
         let (mut socket, _) = listener.accept().await.unwrap();
         assert!(read_request(&mut socket).await);
     });
-    let broken = pool.send(request()).await.unwrap().into_body().collect().await;
+    let broken = pool.send(request(), false).await.unwrap().into_body().collect().await;
     assert!(broken.is_err());
-    assert!(matches!(pool.send(request()).await, Err(SendError::Http1(_))));
-    let refused = pool.send(request()).await.unwrap_err();
+    assert!(matches!(pool.send(request(), false).await, Err(SendError::Http1(_))));
+    let refused = pool.send(request(), false).await.unwrap_err();
     assert!(matches!(refused, SendError::Connect(_)));
     assert_eq!(crate::client::failure_of(&refused), crate::health::Failure::Refused);
 }
 
+/// Requests at once, each on a connection of its own, beyond what a server's queue holds.
+const BURST: usize = 400;
+
 #[tokio::test]
-async fn a_bell_that_rang_while_muted_has_the_task_look_again() {
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(Arc::clone(&bell));
-    waker.wake_by_ref();
-    assert!(!bell.unmute(), "it rang meanwhile");
-    bell.mute();
-    assert!(bell.unmute());
-    let woken = poll_fn(|cx| {
-        bell.rings_for(cx.waker());
-        waker.wake_by_ref();
-        Poll::Ready(())
+async fn a_burst_of_requests_does_not_overrun_the_queue_of_a_busy_server() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(100).unwrap();
+    let origin = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    // What the queue drops comes again after a second.
+    let connector = Connector::new(Duration::from_millis(900), None);
+    let pool = Pool::new(connector, origin, Duration::from_secs(60), BURST);
+    tokio::spawn(async move {
+        for taken in 1.. {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                assert!(read_request(&mut socket).await);
+                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+                socket.write_all(answer).await.unwrap();
+            });
+            if taken % 20 == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
     });
-    woken.await;
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..BURST {
+        let pool = Arc::clone(&pool);
+        asked.spawn(async move { whole(&pool).await });
+    }
+    while let Some(answer) = asked.join_next().await {
+        assert_eq!(answer.unwrap(), "ok");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_used_any_more_is_closed() {
+    let (pool, listener) = pool().await;
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(read_request(&mut socket).await);
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        socket.read(&mut [0]).await.unwrap()
+    });
+    assert_eq!(whole(&pool).await, "ok");
+    pool.tidy();
+    assert_eq!(pool.idle.lock().len(), 1);
+    pool.idle.lock().iter_mut().for_each(|it| it.0 -= Duration::from_secs(61));
+    pool.tidy();
+    assert_eq!(pool.idle.lock().len(), 0);
+    assert_eq!(server.await.unwrap(), 0, "the server sees its end");
+}
+
+/// An answer that a server sends without reading the request to its end, then closes.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_is_sent_is_an_answer() {
+    let (pool, listener) = pool().await;
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 64]).await.unwrap();
+        socket.write_all(b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    });
+    let long = Request::post("/").body(Bytes::from(vec![b'x'; 32 << 20])).unwrap();
+    let response = pool.send(long, false).await.unwrap();
+    assert_eq!(response.status(), 413);
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "no");
+    assert!(pool.idle.lock().is_empty(), "nobody knows where its next request would begin");
+}
+
+#[tokio::test]
+async fn what_comes_before_an_answer_or_behind_it_is_none_of_it() {
+    let (pool, listener) = pool().await;
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            assert!(read_request(&mut socket).await);
+            let early =
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\n".repeat(1_000);
+            let late = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged";
+            let answer = format!("{early}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok{late}");
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(whole(&pool).await, "ok");
+        assert!(pool.idle.lock().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_given_up() {
+    let (pool, listener) = pool().await;
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(read_request(&mut socket).await);
+        socket.write_all(b"HTTP/1.1 200 OK\r\nx: ").await.unwrap();
+        while socket.write_all(&[b'y'; 4_096]).await.is_ok() {}
+    });
+    let failed = pool.send(request(), false).await.unwrap_err();
+    assert!(matches!(failed, SendError::Http1(Failed::HeadTooLong)), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_request_is_framed_by_what_is_sent() {
+    let (pool, listener) = pool().await;
+    let seen = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"ask") {
+            assert_ne!(socket.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        String::from_utf8(seen).unwrap()
+    });
+    let forged = Request::post("/a?b=c")
+        .header("content-length", "9")
+        .header("transfer-encoding", "chunked");
+    pool.send(forged.body(Bytes::from("ask")).unwrap(), false).await.unwrap();
+    let host = pool.host.to_str().unwrap();
+    let expected = format!("POST /a?b=c HTTP/1.1\r\nhost: {host}\r\ncontent-length: 3\r\n\r\nask");
+    assert_eq!(seen.await.unwrap(), expected);
 }

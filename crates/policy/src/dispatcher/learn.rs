@@ -23,12 +23,13 @@ impl Dispatcher {
         }
         self.book.first_token(id, took_s);
         // Without a prompt there is nothing that the time could follow from.
-        if let Some(it) = self.fleet.get_mut(replica)
-            && is_sized
-        {
-            it.estimate.learn_ttft(&forecast, took_s);
-            Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
-        }
+        self.fleet.learn(replica, |it| {
+            it.estimate.begins(now);
+            if is_sized {
+                it.estimate.learn_ttft(&forecast, took_s);
+                Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
+            }
+        });
         if let Some(session) = session {
             self.sessions.served(now, session, replica);
         }
@@ -65,10 +66,20 @@ impl Dispatcher {
     /// Learns how many tokens of its prompt an answer found in its replica's cache.
     pub(super) fn found(&mut self, it: &InFlight, cached: Tokens) {
         self.caches.found(it.replica, it.reserved, cached);
+        self.lacked(it.replica, it.believed, cached);
+    }
+
+    /// Learns that an answer found `cached` tokens where `believed` was believed to be, the last of which
+    /// was last used then.
+    pub(super) fn lacked(
+        &mut self,
+        replica: ReplicaId,
+        (believed, last_used): (Tokens, Option<u32>),
+        cached: Tokens,
+    ) {
         // A hit that was not there: what was last used then is gone, and all that is staler.
-        let (believed, last_used) = it.believed;
         let is_missing = cached + self.block < believed;
-        let slot = self.fleet.get(it.replica).map(|it| it.slot);
+        let slot = self.fleet.get(replica).map(|it| it.slot);
         if let Some((slot, last_used)) = slot.zip(last_used).filter(|_| is_missing) {
             self.prefixes.lacks(slot, last_used);
         }

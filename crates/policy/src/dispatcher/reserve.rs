@@ -54,7 +54,7 @@ impl Dispatcher {
             ttft: explain::duration(forecast.ttft_s),
         };
         self.decide(now, &request, Ok(placement), decisions);
-        self.admission.placed(now, &request, found.work_s());
+        self.admission.placed(now, &request, arrived, found.work_s());
         self.reserve(now, request, arrived, chosen, forecast, tried);
     }
 
@@ -69,7 +69,8 @@ impl Dispatcher {
         tried: Tried,
     ) {
         let uncached = request.prompt.saturating_sub(chosen.cached);
-        let last_used = self.prefixes.insert_for(chosen.slot, request.tenant, &request.blocks);
+        let (tenant, blocks) = (request.tenant, &request.blocks);
+        let last_used = self.prefixes.insert_found(chosen.slot, tenant, blocks, &self.hits);
         let reserved = self.caches.placed(chosen.id, &request);
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
             replica.estimate.place(now, request.id, &forecast);
@@ -79,6 +80,10 @@ impl Dispatcher {
         self.strategy.placed(now, chosen.id, &request.blocks, &forecast);
         if !request.streamed {
             self.unseen.insert((due(now, &forecast), request.id));
+        }
+        let is_counted = self.routing.cost.copies && self.strategy.weighs_cost();
+        if is_counted {
+            self.sharers.come(&request.blocks);
         }
         let in_flight = InFlight {
             replica: chosen.id,
@@ -90,6 +95,7 @@ impl Dispatcher {
             answering: false,
             reserved,
             believed: (chosen.cached, last_used),
+            is_counted,
             first_token: None,
             tried,
             request,
@@ -105,8 +111,14 @@ impl Dispatcher {
         self.fleet.release_request(it.replica);
         self.caches.gone(it.replica, &it.request, it.reserved);
         self.strategy.left(it.replica, &it.request.blocks);
+        if it.is_counted {
+            self.sharers.leave(&it.request.blocks);
+        }
         if let Some(replica) = self.fleet.get_mut(it.replica) {
-            replica.estimate.left(&it.forecast, replica.load.in_flight == 0);
+            if let Some(begun) = it.first_token {
+                replica.estimate.ends(begun);
+            }
+            replica.estimate.left(&it.forecast, replica.known() == 0);
             replica.promises.remove(it.request.slo.tpot);
         }
         if !it.request.streamed {
@@ -131,7 +143,10 @@ impl Dispatcher {
     pub(super) fn pass_unseen(&mut self, now: Timestamp) {
         while let Some(&(due, id)) = self.unseen.first().filter(|it| it.0 <= now) {
             self.unseen.remove(&(due, id));
-            let Some(it) = self.in_flight.get_mut(&id) else { continue };
+            let Some(it) = self.in_flight.get_mut(&id) else {
+                self.computed_elsewhere(now, id);
+                continue;
+            };
             if !std::mem::replace(&mut it.answering, true) {
                 let (replica, uncached) = (it.replica, it.uncached);
                 self.release_prefill(now, replica, id, uncached);
@@ -141,6 +156,6 @@ impl Dispatcher {
 }
 
 /// When a request placed at `placed` should have its first token.
-fn due(placed: Timestamp, forecast: &Forecast) -> Timestamp {
+pub(super) fn due(placed: Timestamp, forecast: &Forecast) -> Timestamp {
     placed + Duration::try_from_secs_f64(forecast.ttft_s).unwrap_or_default()
 }

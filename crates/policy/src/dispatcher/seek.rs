@@ -3,17 +3,18 @@
 use smallvec::SmallVec;
 use types::{
     quantity::{Blocks, Tokens},
-    replica::ReplicaId,
+    replica::{LoadReport, ReplicaId},
     request::{Request, RequestId},
     time::Timestamp,
 };
 
-use super::{Dispatcher, Tried, admit::Full, warm::HeldBack};
+use super::{Dispatcher, Tried, admit::Full, caches::Caches, warm::HeldBack};
 use crate::{
     estimate::{Asked, Forecast},
     event::Reason,
     explanation::PassedOver,
-    fleet_view::Replica,
+    fleet_view::Glance,
+    prefix_index::{Hits, Slot},
     saturation::Bound,
     session::Turn,
     strategy::{Ask, Candidate},
@@ -34,7 +35,63 @@ pub(super) struct Found {
     pub(super) held: HeldBack,
 }
 
+/// What replicas hold of a prompt that was looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held<'a> {
+    pub(super) request: &'a Request,
+    pub(super) home: Option<(ReplicaId, Turn)>,
+    pub(super) hits: &'a Hits,
+    /// What engines say, where any does.
+    told: Option<&'a Caches>,
+    block: Tokens,
+    most: Tokens,
+}
+
+/// What all replicas that take a request tell together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Survey {
+    /// Requests on them.
+    requests: usize,
+    /// Most of the prompt that one of them holds.
+    most_cached: Tokens,
+    /// Whether there is one.
+    is_any: bool,
+    /// What the replica of its conversation holds of it.
+    at_home: Option<Tokens>,
+}
+
 type Candidates = SmallVec<[Candidate; 64]>;
+
+/// What was chosen, whether the replica of the request's conversation might have been, and what was held
+/// back.
+type Choice = (Option<(Candidate, Reason)>, bool, HeldBack);
+
+impl Held<'_> {
+    /// Tokens of the prompt that a replica holds, and those of them that the index names.
+    pub(super) fn on(&self, it: &Glance) -> (Tokens, Tokens) {
+        let hits = Blocks(self.hits.of(it.slot)).tokens(self.block);
+        let held = match self.home {
+            Some((id, turn)) if id == it.id => {
+                turn.continued(hits, self.block, self.request.prompt)
+            }
+            Some(_) | None => hits,
+        };
+        let told = self.told.and_then(|caches| caches.told(it.id, self.request));
+        (told.unwrap_or(held.min(self.most)), hits.min(self.most))
+    }
+}
+
+impl Survey {
+    /// Counts a replica that takes the request and holds `cached` tokens of its prompt.
+    pub(super) fn count(&mut self, it: &Glance, cached: Tokens, held: &Held<'_>) {
+        self.requests = self.requests.saturating_add(it.sharing.all as usize);
+        self.most_cached = self.most_cached.max(cached);
+        self.is_any = true;
+        if held.home.is_some_and(|home| home.0 == it.id) {
+            self.at_home = Some(cached);
+        }
+    }
+}
 
 impl Found {
     pub(super) const fn work_s(&self) -> f64 {
@@ -52,52 +109,100 @@ impl Dispatcher {
         tried: &Tried,
     ) -> Result<Option<Found>, Full> {
         let asked = self.asked(now, request, arrived);
-        let mut candidates = std::mem::take(&mut self.candidates);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
-        self.find_candidates(now, request, &asked, tried, home, &mut candidates);
-        let lost = home.and_then(|(id, turn)| {
-            let there = candidates.iter().find(|it| it.id == id)?;
-            Some((id, turn.lost(there.cached, self.block, request.prompt)))
-        });
-        // Whether others send at least a quarter of what the replicas have.
-        let requests = candidates.iter().map(|it| it.requests as usize).sum::<usize>();
-        let is_shared = self.in_flight.len() < requests / 4 * 3;
-        let most_cached = candidates.iter().map(|it| it.cached).max();
-        let ask = Ask {
+        let alone = self.weighs_alone(now, request);
+        self.look_up(now, request);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        let there = self.what_is_held(request, home);
+        let mut ask = Ask {
             prompt: request.prompt,
             blocks: &request.blocks,
             block: self.block,
             bound,
             key: key_of(request),
-            is_shared: is_shared && request.session.is_some(),
+            is_shared: request.session.is_some() && self.is_shared(self.fleet.requests()),
         };
-        self.draft(now, request.id, &ask, &candidates);
-        let mut held = self.hold_back(now, request, &mut candidates);
-        let mut admitted = if candidates.is_empty() || !tried.is_empty() {
-            Ok(())
-        } else {
-            self.admit(now, request, arrived, &asked, &mut candidates)
+        let survey = match &alone {
+            Some(weights) => {
+                let asks = (&asked, &ask);
+                self.shortlist(now, asks, &there, tried, weights, &mut candidates)
+            }
+            None => self.find_candidates(now, &asked, &there, tried, &mut candidates),
         };
-        if admitted.is_err() && !held.candidates.is_empty() {
-            // None of those that were to be preferred has room.
-            candidates.extend(held.candidates.drain(..));
-            admitted = self.admit(now, request, arrived, &asked, &mut candidates);
+        // Costs alone decide only where nobody shares.
+        if alone.is_none() && self.weighs_copies() {
+            self.sharers.weigh(request, self.block, &mut candidates);
         }
-        self.drafted_left(request.id, PassedOver::Admission, &candidates);
-        let home_takes_requests = candidates.iter().any(|it| bound == Some(it.id));
-        let chosen = admitted.map(|()| self.choose(request.id, &ask, &candidates));
+        ask.is_shared &= self.is_shared(survey.requests);
+        let lost = home
+            .zip(survey.at_home)
+            .map(|((id, turn), cached)| (id, turn.lost(cached, self.block, request.prompt)));
+        let found = if alone.is_some() {
+            let before = cfg!(debug_assertions).then(|| self.rng.clone());
+            let chosen = self.choose(request.id, &ask, &candidates);
+            debug_assert!(
+                before.is_none_or(|before| {
+                    let there = self.what_is_held(request, home);
+                    let choice = (&before, chosen.as_ref().map(|it| &it.0));
+                    self.is_choice_of_all(now, &asked, &ask, &there, tried, choice)
+                }),
+                "the shortlist left out the choice"
+            );
+            Ok((chosen, survey.at_home.is_some(), HeldBack::default()))
+        } else {
+            self.draft(now, request.id, &ask, &candidates);
+            self.choose_admitted(now, request, arrived, tried, (&asked, &ask), &mut candidates)
+        };
         self.candidates = candidates;
-        Ok(chosen?.map(|(chosen, reason)| Found {
+        let (chosen, home_takes_requests, held) = found?;
+        Ok(chosen.map(|(chosen, reason)| Found {
             chosen,
             reason,
             asked,
             home_takes_requests,
             lost,
-            most_cached,
+            most_cached: survey.is_any.then_some(survey.most_cached),
             held,
         }))
+    }
+
+    /// Chooses among those of `candidates` that are neither held back nor closed.
+    fn choose_admitted(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        arrived: Timestamp,
+        tried: &Tried,
+        (asked, ask): (&Asked, &Ask<'_>),
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<Choice, Full> {
+        let mut held = self.hold_back(now, request, candidates);
+        let mut admitted = if candidates.is_empty() || !tried.is_empty() {
+            Ok(())
+        } else {
+            self.admit(now, request, arrived, asked, candidates)
+        };
+        if admitted.is_err() && !held.candidates.is_empty() {
+            // None of those that were to be preferred has room.
+            candidates.append(&mut held.candidates);
+            admitted = self.admit(now, request, arrived, asked, candidates);
+        }
+        self.drafted_left(request.id, PassedOver::Admission, candidates);
+        admitted?;
+        let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
+        Ok((self.choose(request.id, ask, candidates), is_home_there, held))
+    }
+
+    /// Whether a copy that others on their way will use as well is cheaper to make.
+    pub(super) const fn weighs_copies(&self) -> bool {
+        self.routing.cost.copies && self.strategy.weighs_cost()
+    }
+
+    /// Whether others who do not tell send at least a quarter of the `requests` that replicas have.
+    fn is_shared(&self, requests: usize) -> bool {
+        self.in_flight.len().saturating_add(self.elsewhere.len()) < requests / 4 * 3
     }
 
     /// What replicas are asked about `request`, which has waited since `arrived`.
@@ -113,54 +218,88 @@ impl Dispatcher {
         }
     }
 
-    /// The replicas that take `request`, with what each holds of its prompt.
-    pub(super) fn find_candidates(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        asked: &Asked,
-        tried: &Tried,
-        home: Option<(ReplicaId, Turn)>,
-        candidates: &mut Vec<Candidate>,
-    ) {
+    /// Finds what is held of the prompt, for [`Self::what_is_held`], and how the replicas are at `now`.
+    pub(super) fn look_up(&mut self, now: Timestamp, request: &Request) {
+        self.fleet.refresh(now);
         self.prefixes.hits(&request.blocks, &mut self.hits);
         self.caches.look_up(&request.blocks);
-        // The last token is always computed, or there would be nothing to continue from.
-        let cached_max = request.prompt.saturating_sub(Tokens(1));
-        let (forecasts, follows_any) = (self.forecasts(), self.caches.follows_any());
-        let candidate = |replica: &Replica| {
-            let hits = Blocks(self.hits.of(replica.slot)).tokens(self.block);
-            let held = match home {
-                Some((id, turn)) if id == replica.id => {
-                    turn.continued(hits, self.block, request.prompt)
-                }
-                Some(_) | None => hits,
-            };
-            let told = if follows_any { self.caches.told(replica.id, request) } else { None };
-            let cached = told.unwrap_or(held.min(cached_max));
-            let sharing = replica.sharing(now);
-            Candidate {
-                id: replica.id,
-                slot: replica.slot,
-                requests: sharing.all,
-                queued_prefill: replica.load.queued_prefill,
-                cached,
-                indexed: hits.min(cached_max),
-                forecast: if forecasts {
-                    replica.forecast(now, asked, cached, sharing)
-                } else {
-                    Forecast::default()
-                },
-                has_room: replica.has_room(now, sharing),
-                reported: replica.reported(),
+    }
+
+    /// What replicas hold of the prompt that was looked up; `home` is where its conversation was.
+    pub(super) fn what_is_held<'a>(
+        &'a self,
+        request: &'a Request,
+        home: Option<(ReplicaId, Turn)>,
+    ) -> Held<'a> {
+        Held {
+            request,
+            home,
+            hits: &self.hits,
+            told: Some(&self.caches).filter(|it| it.follows_any()),
+            block: self.block,
+            // The last token is always computed, or there would be nothing to continue from.
+            most: request.prompt.saturating_sub(Tokens(1)),
+        }
+    }
+
+    /// The replicas that take a request, with what each holds of its prompt.
+    pub(super) fn find_candidates(
+        &self,
+        now: Timestamp,
+        asked: &Asked,
+        held: &Held<'_>,
+        tried: &Tried,
+        candidates: &mut Vec<Candidate>,
+    ) -> Survey {
+        let mut survey = Survey::default();
+        // Written over the last ones, which cost half as much as new ones that are moved to their place.
+        let mut found = 0;
+        for (at, it) in self.fleet.pool_for(held.request.model, held.request.prompt, tried) {
+            let (cached, indexed) = held.on(it);
+            survey.count(it, cached, held);
+            if candidates.len() <= found {
+                candidates.push(nobody());
             }
-        };
-        candidates.clear();
-        candidates.reserve(self.fleet.replicas().len());
-        let pool = self.fleet.pool_for(request.model, request.prompt, tried);
-        // Not by `extend`, which moves each of them twice.
-        for replica in pool {
-            candidates.push(candidate(replica));
+            if let Some(place) = candidates.get_mut(found) {
+                self.fill(place, now, asked, at, it, (cached, indexed));
+            }
+            found = found.saturating_add(1);
+        }
+        candidates.truncate(found);
+        survey
+    }
+
+    /// Describes in `place` the replica at a place of the fleet, which holds so much of the prompt, `indexed`
+    /// of it by the index. Where nobody forecasts, nobody did for who is described there.
+    pub(super) fn fill(
+        &self,
+        place: &mut Candidate,
+        now: Timestamp,
+        asked: &Asked,
+        at: usize,
+        it: &Glance,
+        (cached, indexed): (Tokens, Tokens),
+    ) {
+        let Candidate {
+            id,
+            slot,
+            requests,
+            queued_prefill,
+            cached: all_cached,
+            indexed: all_indexed,
+            own,
+            forecast,
+            has_room,
+            reported,
+        } = place;
+        (*id, *slot) = (it.id, it.slot);
+        (*requests, *queued_prefill) = (it.sharing.all, it.queued_prefill);
+        (*all_cached, *all_indexed, *own) = (cached, indexed, 1.0);
+        (*has_room, *reported) = (it.has_room, it.reported);
+        if self.forecasts()
+            && let Some(replica) = self.fleet.replicas().get(at)
+        {
+            *forecast = replica.forecast(now, asked, cached, it.sharing);
         }
     }
 
@@ -199,4 +338,20 @@ fn key_of(request: &Request) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
     let session = request.session.map(|it| it.0 as u64);
     session.or_else(|| request.blocks.first().map(|it| it.0))
+}
+
+/// A candidate before it is anybody.
+pub(super) fn nobody() -> Candidate {
+    Candidate {
+        id: ReplicaId(0),
+        slot: Slot::default(),
+        requests: 0,
+        queued_prefill: Tokens::ZERO,
+        cached: Tokens::ZERO,
+        indexed: Tokens::ZERO,
+        own: 1.0,
+        forecast: Forecast::default(),
+        has_room: false,
+        reported: LoadReport::default(),
+    }
 }

@@ -15,7 +15,7 @@ use types::{
 use super::{CacheMode, Dispatcher};
 use crate::{
     config::{DispatcherConfig, Routing, StrategyName},
-    event::{Decision, Event, Placement, Reason, Reject},
+    event::{Decision, Event, News, PeerId, Placement, Reason, Reject},
     fleet_view::Load,
 };
 
@@ -191,6 +191,30 @@ fn event() -> impl Strategy<Value = Event> {
             Event::BlocksRemoved { replica, blocks }
         }),
         1 => strategy.prop_map(|it| Event::RoutingChanged(Routing::new(it))),
+        8 => (0..2_u16, news()).prop_map(|(peer, news)| {
+            Event::PeerTold { peer: PeerId(peer), news }
+        }),
+    ]
+}
+
+/// What another router may say.
+fn news() -> impl Strategy<Value = News> {
+    let id = || (0..20_u64).prop_map(RequestId);
+    let placed = (0..20_u64, 0..5_u64, 0..20_u64, 0..6_u32, any::<bool>(), 0..2_000_u32);
+    prop_oneof![
+        6 => placed.prop_map(|(id, family, blocks, replica, streamed, cached)| News::Placed {
+            request: Request { streamed, ..request(id, family, blocks) },
+            replica: ReplicaId(replica),
+            cached: Tokens(cached),
+        }),
+        3 => id().prop_map(News::FirstToken),
+        4 => (id(), option::of(0..1_000_u32)).prop_map(|(request, cached)| News::Ended {
+            request,
+            outcome: Outcome::Finished,
+            output: Some(Tokens(9)),
+            cached: cached.map(Tokens),
+        }),
+        1 => Just(News::Lost),
     ]
 }
 
@@ -238,8 +262,12 @@ fn decide(events: &[Event]) -> Vec<Decision> {
             Event::Ended { request: id, outcome: Outcome::Cancelled, output: None, cached: None };
         dispatcher.handle(Timestamp::ZERO, ended, &mut all);
     }
+    for peer in (0..2).map(PeerId) {
+        told(&mut dispatcher, Event::PeerTold { peer, news: News::Lost });
+    }
     check_books(&dispatcher, 0);
-    let idle = dispatcher.fleet().replicas().iter().all(|it| it.load == Load::default());
+    let none = (Load::default(), Load::default());
+    let idle = dispatcher.fleet().replicas().iter().all(|it| (it.load, it.told) == none);
     assert!(idle, "all that was reserved was given back: {:?}", dispatcher.fleet());
     assert!(dispatcher.caches.is_idle(), "nothing is on its way any more");
     all

@@ -23,7 +23,7 @@ pub(super) struct HeldBack {
     /// Replicas that are not warm yet, with their share of the request.
     shares: SmallVec<[(ReplicaId, f64); 2]>,
     /// Replicas that take the request only in need.
-    pub(super) candidates: SmallVec<[Candidate; 2]>,
+    pub(super) candidates: Vec<Candidate>,
     is_for_adapter: bool,
 }
 
@@ -100,7 +100,7 @@ impl Dispatcher {
             may_take
         });
         if candidates.is_empty() {
-            candidates.extend(held.candidates.drain(..));
+            candidates.append(&mut held.candidates);
         }
         held
     }

@@ -28,6 +28,11 @@ impl Decayed {
         self.sum * fading(now.since(self.at).as_secs_f64() / self.time_constant_s)
     }
 
+    /// When something was last added.
+    pub(crate) const fn at(&self) -> Timestamp {
+        self.at
+    }
+
     /// The amount added in a second, of late.
     pub(crate) fn rate(&self, now: Timestamp) -> f64 {
         self.sum(now) / self.time_constant_s

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Age at which a load report no longer counts; several scrapes must have failed by then.
-const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
+pub(super) const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Share of a KV cache in use from which one more request would have to wait, or make others compute
 /// anew.
@@ -83,6 +83,8 @@ pub struct Replica {
     pub adapters: Adapters,
     /// Work placed here.
     pub load: Load,
+    /// Work that other routers say they placed here.
+    pub told: Load,
     /// How fast it is, and what it has to do.
     pub estimate: ReplicaEstimate,
     /// What its cache has lost of late.
@@ -97,10 +99,10 @@ pub struct Replica {
     pub accuracy: Accuracy,
     /// Tokens that its KV cache holds, as far as its reports tell.
     kv_tokens: Option<f64>,
-    /// Requests that others placed here, when that was seen.
-    foreign: Option<(Timestamp, u32)>,
+    /// Requests that others placed here who do not tell, when that was seen.
+    pub(super) foreign: Option<(Timestamp, u32)>,
     /// What its engine last said of its load, and when.
-    report: Option<(Timestamp, LoadReport)>,
+    pub(super) report: Option<(Timestamp, LoadReport)>,
     /// Whether its cache is empty, or was lost since it last took requests.
     pub(super) is_cold: bool,
     /// Since when it takes requests, having come cold.
@@ -118,6 +120,7 @@ impl Replica {
             prompt_max: None,
             adapters: Adapters::default(),
             load: Load::default(),
+            told: Load::default(),
             estimate,
             evictions: Evictions::default(),
             promises: Promises::default(),
@@ -139,13 +142,19 @@ impl Replica {
             Some((seen, requests)) if now.since(seen) <= REPORT_AGE_MAX => requests,
             Some(_) | None => 0,
         };
-        self.load.in_flight.saturating_add(foreign)
+        self.known().saturating_add(foreign)
     }
 
-    /// The requests on it at `now`, and whose they are.
+    /// Requests on it of which it is known what they are: those placed here, and those that other routers
+    /// told of.
+    pub(crate) const fn known(&self) -> u32 {
+        self.load.in_flight.saturating_add(self.told.in_flight)
+    }
+
+    /// The requests on it at `now`, and how many of them are known.
     #[must_use]
     pub fn sharing(&self, now: Timestamp) -> Sharing {
-        Sharing { own: self.load.in_flight, all: self.requests(now) }
+        Sharing { own: self.known(), all: self.requests(now) }
     }
 
     /// Whether one more request has a seat in its batch beside those that `sharing` counts at `now`, and
@@ -214,11 +223,11 @@ impl Replica {
         if is_fresh { (self.estimate.context() + new.max(0.0)) / tokens } else { 0.0 }
     }
 
-    /// Learns what its engine says of its load: whatever exceeds what was placed here is the work of
-    /// others.
+    /// Learns what its engine says of its load: whatever exceeds what was placed here, and what others told
+    /// of, is the work of others who do not tell.
     pub(super) fn report(&mut self, now: Timestamp, report: LoadReport) {
         let requests = report.running.saturating_add(report.waiting);
-        let foreign = requests.saturating_sub(self.load.in_flight);
+        let foreign = requests.saturating_sub(self.known());
         self.foreign = Some((now, foreign));
         self.report = Some((now, report));
         self.learn_kv(report.kv_usage);

@@ -39,6 +39,16 @@ impl Horizons {
         Self { slots, masks: vec![vec![(0, u64::MAX)]; words] }
     }
 
+    /// Begins anew with `words × 64` slots, when nothing is filed any more. What caches have room for stays
+    /// known.
+    pub(super) fn begin_anew(&mut self, words: usize) {
+        for it in &mut self.slots {
+            *it = Turnover { capacity: it.capacity, ..Turnover::default() };
+        }
+        self.slots.resize(words.saturating_mul(64), Turnover::default());
+        self.masks = vec![vec![(0, u64::MAX)]; words];
+    }
+
     /// The slots of a word that still hold what was last used at `stamp`.
     pub(super) fn reaching(&self, word: usize, stamp: u32) -> u64 {
         let masks = self.masks.get(word).map(Vec::as_slice).unwrap_or_default();

@@ -17,6 +17,9 @@ pub(super) const RUN: usize = 8;
 /// Parts, among which tenants are spread by their hashes.
 const PARTS: usize = 256;
 
+/// Runs that are looked for at once, at most.
+const AHEAD: usize = 8;
+
 const NIL: u32 = u32::MAX;
 
 /// Every run, by number.
@@ -113,18 +116,31 @@ impl Runs {
         self.capacity
     }
 
-    /// The runs along a chain, each with how many of its blocks are the chain's.
-    pub(super) fn along<'a>(
-        &'a self,
-        chain: &'a [BlockHash],
-    ) -> impl Iterator<Item = (u32, usize)> + 'a {
-        let mut rest = chain;
-        std::iter::from_fn(move || {
-            let run = self.find(*rest.first()?)?;
-            let shared = shared(self.blocks_of(run), rest);
-            rest = rest.get(shared..)?;
-            Some((run, shared))
-        })
+    /// Names the runs along a chain, each with how many of its blocks are the chain's.
+    ///
+    /// A look-up waits for memory twice, and look-ups that don't depend on each other wait together. Where
+    /// runs are full it is known where the next ones begin, so they are looked for at once: the more of
+    /// them, the more were full before.
+    pub(super) fn along(&self, chain: &[BlockHash], mut each: impl FnMut(u32, usize)) {
+        let (mut rest, mut ahead) = (chain, AHEAD / 2);
+        while !rest.is_empty() {
+            let mut runs = [None; AHEAD];
+            for (run, piece) in runs.iter_mut().zip(rest.chunks(RUN)).take(ahead) {
+                *run = piece.first().and_then(|it| self.find(*it));
+            }
+            let mut is_full = true;
+            for run in runs.into_iter().take(ahead) {
+                let Some(run) = run else { return };
+                let shared = shared(self.blocks_of(run), rest);
+                each(run, shared);
+                rest = rest.get(shared..).unwrap_or_default();
+                is_full = shared == RUN;
+                if !is_full {
+                    break;
+                }
+            }
+            ahead = if is_full { AHEAD } else { 1 };
+        }
     }
 
     fn find(&self, hash: BlockHash) -> Option<u32> {
@@ -168,10 +184,26 @@ impl Runs {
 
     /// Makes a run the newest of its part; returns when it was last used before.
     pub(super) fn touch(&mut self, run: u32, stamp: u32) -> u32 {
-        self.unlink(run);
-        self.link(run, NIL);
-        let meta = self.metas.get_mut(run as usize);
-        meta.map_or(0, |it| std::mem::replace(&mut it.stamp, stamp))
+        let Some(meta) = self.metas.get_mut(run as usize) else { return 0 };
+        let (newer, older) = (meta.newer, meta.older);
+        let used = std::mem::replace(&mut meta.stamp, stamp);
+        let part = self.parts.get_mut(usize::from(meta.part)).filter(|_| newer != NIL);
+        let Some(part) = part else { return used };
+        let newest = std::mem::replace(&mut part.newest, run);
+        if older == NIL {
+            part.oldest = newer;
+        }
+        (meta.newer, meta.older) = (NIL, newest);
+        if let Some(meta) = self.metas.get_mut(newer as usize) {
+            meta.older = older;
+        }
+        if let Some(meta) = self.metas.get_mut(older as usize) {
+            meta.newer = newer;
+        }
+        if let Some(meta) = self.metas.get_mut(newest as usize) {
+            meta.newer = run;
+        }
+        used
     }
 
     /// Adds blocks to the end of a run as far as it has room; returns how many.

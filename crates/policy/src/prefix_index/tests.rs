@@ -192,11 +192,16 @@ proptest! {
         let mut index = index_of(capacity);
         let mut slots: Vec<Slot> = (0..6).map(|_| index.join()).collect();
         let mut model: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); 6];
+        let mut hits = Hits::default();
         for step in steps {
             match step {
                 Step::Insert { replica, family, depth } => {
                     let blocks = prompt(family, shared, depth);
-                    index.insert(slots[replica], &blocks);
+                    // Hits of now, of before, or of another prompt.
+                    if depth % 3 == 0 {
+                        index.hits(&blocks, &mut hits);
+                    }
+                    index.insert_found(slots[replica], TenantId::NONE, &blocks, &hits);
                     model[replica].extend(blocks.iter().map(|it| it.0));
                 }
                 Step::Leave { replica } => {
@@ -280,6 +285,23 @@ fn a_replica_holds_no_more_than_its_cache_has_room_for() {
     assert!((9..=11).contains(&held(small)), "{}", held(small));
     assert_eq!(depth_of(&index, small, &prompts[49]), 10);
     assert_eq!(depth_of(&index, small, &prompts[0]), 0);
+}
+
+#[test]
+fn what_caches_have_room_for_is_known_after_the_index_started_anew() {
+    let mut index = PrefixIndex::new(10_000 * Runs::run_bytes(2), 64);
+    let small = index.join();
+    index.bound(small, 100);
+    let last = (0..64).map(|_| index.join()).last().unwrap();
+    assert_eq!(last.index(), 64, "more than there was room for");
+    let prompts: Vec<_> = (0..50).map(|family| prompt(family, 0, 10)).collect();
+    for blocks in &prompts {
+        index.insert(small, blocks);
+        index.insert(last, blocks);
+    }
+    let held = |slot| prompts.iter().filter(|it| depth_of(&index, slot, it) == 10).count();
+    assert_eq!(held(last), 50);
+    assert!((9..=11).contains(&held(small)), "{}", held(small));
 }
 
 #[test]

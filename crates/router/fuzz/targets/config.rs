@@ -4,15 +4,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use router::config::Config;
+use router::config::{Config, Draft};
 use serde_yaml::{from_str, to_string};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let Ok(config) = from_str::<Config>(text) else { return };
-    match config.checked("fuzz") {
+    let Ok(draft) = Draft::parse(text) else { return };
+    match draft.checked("fuzz") {
         Err(error) => assert!(error.to_string().starts_with("configuration fuzz is invalid:\n  ")),
         Ok(config) => {
+            assert!(from_str::<Config>(text).is_ok(), "what is used was read without a mistake");
             let written = to_string(&config).expect("what was read can be written");
             let again: Config = from_str(&written).expect("and read");
             assert_eq!(written, to_string(&again).expect("and written again"));

@@ -31,12 +31,26 @@ impl Secret {
             (Some(hex), None, None) => {
                 from_hex(hex).ok_or_else(|| "sha256: must be 64 hexadecimal digits".to_owned())
             }
+            _ => self.reveal().map(|key| hash_key(key.as_bytes())),
+        }
+    }
+
+    /// The key itself, to be shown to somebody else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::hash`]; and where there is only a hash.
+    pub(crate) fn reveal(&self) -> Result<String, String> {
+        match (&self.sha256, &self.env, &self.file) {
+            (Some(_), None, None) => {
+                Err("sha256: a hash opens nothing; give env or file".to_owned())
+            }
             (None, Some(name), None) => match std::env::var(name) {
-                Ok(key) if !key.is_empty() => Ok(hash_key(key.as_bytes())),
+                Ok(key) if !key.is_empty() => Ok(key),
                 _ => Err(format!("env: the variable {name} is not set")),
             },
             (None, None, Some(file)) => match std::fs::read_to_string(file) {
-                Ok(key) if !key.trim().is_empty() => Ok(hash_key(key.trim().as_bytes())),
+                Ok(key) if !key.trim().is_empty() => Ok(key.trim().to_owned()),
                 Ok(_) => Err(format!("file: {} is empty", file.display())),
                 Err(error) => Err(format!("file: cannot read {}: {error}", file.display())),
             },

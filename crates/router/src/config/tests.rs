@@ -83,6 +83,14 @@ drain: { lame_duck: 0s }
     assert!(!error.contains("lame_duck"), "zero is a choice there: {error}");
 }
 
+#[cfg(not(feature = "tokenizer"))]
+#[test]
+fn tokenizers_are_refused_by_a_program_without_them() {
+    let text = "replicas: [{ url: 'http://a:1' }]\ntokenizers: { m: models/m }";
+    let told = problems(text);
+    assert!(told.contains("tokenizers: this program was built without tokenizers"), "{told}");
+}
+
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let error = load(Path::new("no/such/router.yaml")).unwrap_err().to_string();

@@ -190,6 +190,7 @@ pub(crate) fn paths(config: &Config) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = ports
         .flat_map(Tls::paths)
         .chain(replicas.chain([&config.upstream.tls]).flat_map(TrustFiles::paths))
+        .chain(config.peers.paths())
         .map(Path::to_owned)
         .collect();
     paths.sort();

@@ -69,10 +69,16 @@ impl World<'_> {
 
     fn check_reservations(&mut self, router: usize) {
         let Some(dispatcher) = self.routers.get(router).map(|it| &it.dispatcher) else { return };
-        let reserved = dispatcher.fleet().replicas().iter().find(|it| it.load != Load::default());
+        let reserved = dispatcher
+            .fleet()
+            .replicas()
+            .iter()
+            .find(|it| it.load != Load::default() || it.told != Load::default());
         if let Some(replica) = reserved {
-            let (id, load) = (replica.id, replica.load);
-            self.violated(format!("router {router} still reserves {load:?} on {id}"));
+            let (id, load, told) = (replica.id, replica.load, replica.told);
+            self.violated(format!(
+                "router {router} still reserves {load:?} on {id}, and others there {told:?}"
+            ));
         } else if dispatcher.in_flight() != 0 {
             let left = dispatcher.in_flight();
             self.violated(format!("router {router} still knows {left} requests"));

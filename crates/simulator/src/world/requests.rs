@@ -1,7 +1,7 @@
 //! The path of a request: arrive, be decided on, be sent, be answered, leave.
 
 use engine::{Answer, Job, Progress};
-use policy::event::{Decision, Event as Learned, Placement, Reject};
+use policy::event::{Decision, Event as Learned, News, Placement, Reject};
 use rand::RngExt as _;
 use report::{
     RequestRecord,
@@ -135,9 +135,13 @@ impl World<'_> {
             match verdict {
                 Ok(placement) => {
                     self.let_in(number, router, came);
+                    self.tell_placement(router, number, &placement);
                     self.send(number, router, placement);
                 }
-                Err(reject) => self.turned_away(number, &reject),
+                Err(reject) => {
+                    self.tell_left(router, number);
+                    self.turned_away(number, &reject);
+                }
             }
         }
     }
@@ -292,6 +296,7 @@ impl World<'_> {
         flight.pauses.extend(pause);
         if is_first && is_streamed {
             self.tell(router, Learned::FirstToken(token.id));
+            self.tell_others(router, News::FirstToken(token.id));
         }
         if token.last {
             self.end(number, Outcome::Finished, None);
@@ -331,6 +336,7 @@ impl World<'_> {
         let output = output.filter(|_| is_whole);
         let cached = cached.filter(|_| is_whole);
         self.tell(router, Learned::Ended { request, outcome, output, cached });
+        self.tell_others(router, News::Ended { request, outcome, output, cached });
     }
 
     /// Takes a request off the replica it was sent to.

@@ -95,7 +95,8 @@ impl Bench<'_> {
         let length = warm_up.saturating_add(self.live.duration);
         let schedule = Schedule::Poisson { rate_per_s: rate };
         let load = Load { schedule, duration: Some(length), seed };
-        let planned = self.workload.plan(&load, |_| Ok(self.text.clone().unwrap_or_default()))?;
+        let text = |_: &str| Ok(self.text.clone().unwrap_or_default());
+        let (planned, goes_on) = sending::planned(&self.workload, &load, text)?;
         let options = ReplayOptions {
             run_id: format!("frontier-{rate}-{seed}"),
             send_for: Some(length),
@@ -125,7 +126,11 @@ impl Bench<'_> {
             })
             .into_iter()
             .collect();
-        let info = self.info(seed, warm_up);
+        let info = RunInfo {
+            scheduled_for: Some(length).filter(|_| goes_on && !self.live.sending.is_closed()),
+            policy: recording.policy.clone().unwrap_or_else(|| "unknown".to_owned()),
+            ..self.info(seed, warm_up)
+        };
         let run = Run::measure(&info, &recording.records, &recording.gaps);
         let name = format!("{rate}/s, {}", warmth.as_str());
         let detail = Detail::of(&name, &recording.records, &disruptions);
@@ -135,18 +140,14 @@ impl Bench<'_> {
     }
 
     fn info(&self, seed: u64, warm_up: Duration) -> RunInfo {
-        let length = warm_up.saturating_add(self.live.duration);
-        let has_end =
-            !matches!(self.workload, Workload::Trace(_)) && !self.live.sending.is_closed();
         RunInfo {
             workload: self.workload.name().to_owned(),
-            policy: "unknown".to_owned(),
             admission: "unknown".to_owned(),
             seed,
-            scheduled_for: Some(length).filter(|_| has_end),
             warm_up,
             costs: self.costs(),
             workload_class: self.paid.workload_class,
+            ..RunInfo::default()
         }
     }
 

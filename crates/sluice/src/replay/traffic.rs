@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
+use replay::output;
 use workload::{Load, Pacing, Rates, Schedule, Workload, bundled, trace::Trace};
 
 use crate::{simulate::load, traced::Traced, typed};
@@ -125,6 +126,26 @@ impl Traffic {
             None => rates,
         })
     }
+}
+
+/// The SHA-256 of the workload's trace, if it has one.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn sha256(workload: &Workload) -> anyhow::Result<Option<String>> {
+    Ok(match workload {
+        Workload::Trace(trace) if trace.file == bundled::MOONCAKE_SLICE_NAME => {
+            Some(output::sha256(bundled::MOONCAKE_SLICE.as_bytes()))
+        }
+        Workload::Trace(Trace { file, .. }) => {
+            let bytes = fs::read(file).with_context(|| format!("cannot read the trace {file}"))?;
+            Some(output::sha256(&bytes))
+        }
+        Workload::SupportChat(_)
+        | Workload::Independent(_)
+        | Workload::Documents(_)
+        | Workload::Mix(_) => None,
+    })
 }
 
 #[cfg(test)]

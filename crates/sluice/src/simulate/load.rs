@@ -81,7 +81,12 @@ pub(crate) fn trace(file: &str) -> io::Result<String> {
         let mut unpacked = flate2::bufread::MultiGzDecoder::new(packed()?);
         io::Read::read_to_string(&mut unpacked, &mut text).map_err(damaged)?;
     } else {
-        text = fs::read_to_string(file)?;
+        let told =
+            "it is no text in UTF-8; convert it, or pack it under a name that ends in .zst or .gz";
+        text = fs::read_to_string(file).map_err(|error| {
+            let is_text = error.kind() != io::ErrorKind::InvalidData;
+            if is_text { error } else { io::Error::new(error.kind(), told) }
+        })?;
     }
     Ok(text)
 }

@@ -65,7 +65,13 @@ impl Problem {
 
 impl From<serde_json::Error> for Problem {
     fn from(error: serde_json::Error) -> Self {
-        Self::unreadable(error.to_string())
+        let told = error.to_string();
+        // Of the file's lines only one is told, and that is not the parser's.
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        match told.strip_suffix(&place) {
+            Some(reason) => Self::unreadable(format!("{reason} (column {})", error.column())),
+            None => Self::unreadable(told),
+        }
     }
 }
 
