@@ -115,6 +115,7 @@ impl Case {
             warm_up: self.scenario.load.warm_up,
             costs: None,
             workload_class: None,
+            ..RunInfo::default()
         };
         Ok(Run::measure(&info, &recording.records, &recording.gaps))
     }

@@ -97,9 +97,9 @@ mod tests {
             tokio::spawn(turn.until_answered(pending::<()>()));
         }
         all(&pace).await;
-        // Timers count in milliseconds and round up.
-        let over = began.elapsed().checked_sub(UNANSWERED_MAX).unwrap();
-        assert!(over <= Duration::from_millis(2), "{over:?}");
+        // Timers are as fine as a millisecond.
+        let waited = began.elapsed().as_millis();
+        assert!((100..=101).contains(&waited), "{waited} ms");
     }
 
     #[tokio::test(start_paused = true)]

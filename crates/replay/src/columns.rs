@@ -49,11 +49,12 @@ fn gaps(record: &RequestRecord, part: fn(Gaps) -> f64) -> Option<f64> {
 }
 
 /// Every column, in the order of `requests.jsonl`.
-const COLUMNS: [(&str, Column); 31] = [
+const COLUMNS: [(&str, Column); 32] = [
     ("request_id", Column::Text(|it| Some(&it.request_id))),
     // Names of sessions are 64 bits wide, of which a column of whole numbers has the same, signed.
     ("session", Column::Whole(|it| it.session.map(u64::cast_signed))),
     ("turn", Column::Whole(|it| Some(it.turn.into()))),
+    ("turns", Column::Whole(|it| it.turns.map(Into::into))),
     ("tenant", Column::Whole(|it| it.tenant.map(Into::into))),
     ("slo_class", Column::Text(|it| it.slo_class.as_deref())),
     ("workload_class", Column::Text(|it| it.workload_class.map(|it| it.as_str()))),

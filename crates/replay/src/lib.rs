@@ -13,6 +13,7 @@ mod body;
 mod client;
 #[cfg(feature = "parquet")]
 mod columns;
+pub mod events;
 pub mod hang_up;
 pub mod lag;
 pub mod models;

@@ -35,6 +35,10 @@ const ERROR_BODY_BYTES_MAX: usize = 16 * 1024;
 /// Most that is read of an answer which is not to be a stream.
 const WHOLE_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Most times that a router can have sent a request again before its deadline; what says more says
+/// nothing, and would be paid for.
+const ATTEMPTS_MAX: u32 = 1_000;
+
 /// The version of Anthropic's API that its endpoint wants to be named.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 
@@ -55,6 +59,9 @@ pub(crate) struct Sender {
     client: HttpClient,
     /// Each endpoint on each target.
     uris: Vec<[Uri; ENDPOINTS.len()]>,
+    /// What each target is called where its answers do not say who gave them; nothing where there is
+    /// only one.
+    names: Vec<String>,
     frame: Frame,
     /// What goes into every request's head.
     common: HeaderMap,
@@ -128,6 +135,8 @@ impl Sender {
             }
         }
         let uri = |target: &crate::Target, endpoint: Endpoint| target.uri(endpoint.path());
+        let names = options.targets.iter().map(ToString::to_string);
+        let names = if options.targets.len() > 1 { names.collect() } else { Vec::new() };
         Ok(Self {
             plan,
             client: client(&options.targets, options.ca_pem.as_deref())?,
@@ -136,6 +145,7 @@ impl Sender {
                 .iter()
                 .map(|target| ENDPOINTS.map(|it| uri(target, it).unwrap_or_default()))
                 .collect(),
+            names,
             frame: Frame {
                 model: serde_json::Value::from(options.model.as_str()).to_string(),
                 endpoint: options.endpoint,
@@ -169,10 +179,13 @@ impl Sender {
         let record = RequestRecord {
             session: arrival.session,
             turn: arrival.turn,
+            turns: arrival.turns,
             tenant: arrival.tenant,
             slo_class: slo_class.map(str::to_owned),
+            workload_class: arrival.workload_class,
             scheduled: arrival.at,
             input_tokens: arrival.prompt.tokens(),
+            replica: index.checked_rem(self.names.len()).and_then(|it| self.names.get(it)).cloned(),
             request_id,
             ..RequestRecord::default()
         };
@@ -316,10 +329,13 @@ impl Exchange<'_> {
         })?;
         let text = |name: HeaderName| header_text(response.headers(), &name);
         self.record.status = Some(response.status().as_u16());
-        self.record.replica = text(headers::REPLICA);
+        if let Some(replica) = text(headers::REPLICA) {
+            self.record.replica = Some(replica);
+        }
         self.record.decision = text(headers::DECISION);
         *self.policy = text(headers::POLICY);
         self.record.attempts = text(headers::ATTEMPTS).and_then(|it| it.parse().ok());
+        self.record.attempts = self.record.attempts.filter(|it| *it <= ATTEMPTS_MAX);
         let is_stream = is_stream(response.headers());
         if response.status() != StatusCode::OK || !(is_stream || self.may_be_whole) {
             return Err(Box::pin(refusal(response)).await);

@@ -179,6 +179,21 @@ async fn targets_take_turns_and_connections_are_kept() {
 }
 
 #[tokio::test]
+async fn of_several_targets_each_is_a_replica_that_need_not_say_so() {
+    let (_, first) = serve(Manner::Anonymous).await;
+    let (_, second) = serve(Manner::Tokens(Duration::from_millis(1))).await;
+    let name = first.to_string();
+    let both =
+        ReplayOptions { targets: vec![first.clone(), second.clone()], ..options(second) };
+    let recording = run(&both, arrivals(2, Duration::from_millis(10))).await;
+    let replicas: Vec<_> = recording.records.iter().map(|it| it.replica.as_deref()).collect();
+    assert_eq!(replicas, [Some(name.as_str()), Some("gpu-3")]);
+    // One target is no fleet: who answered behind it, nobody knows.
+    let recording = run(&options(first), arrivals(1, Duration::ZERO)).await;
+    assert_eq!(recording.records[0].replica, None);
+}
+
+#[tokio::test]
 async fn conversations_need_the_chat_endpoint() {
     let (server, target) = serve(Manner::Tokens(Duration::from_millis(1))).await;
     let endpoint = wire::openai::Endpoint::Completions;

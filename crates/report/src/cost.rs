@@ -6,119 +6,46 @@
 //!
 //! Results of different kinds of work are different things, so each kind has a unit of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use types::time::Timestamp;
+pub use types::work::WorkloadClass;
 
 use crate::{
     record::{Ending, RequestRecord},
+    session::{Session, Sessions},
     stats::ratio,
 };
 
-/// A kind of work, by what counts as one result of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WorkloadClass {
-    /// People talk with it; a result is a conversation all of whose turns were good.
-    Conversational,
-    /// It works through steps; a result is a task all of whose steps were good.
-    Agentic,
-    /// It answers from documents; a result is a good answer.
-    Rag,
-    /// It turns documents into data; a result is a good record.
-    Extraction,
-    /// People speak with it; a result is a minute of a call all of whose turns were good.
-    Voice,
-    /// Nobody waits for it; a result is a row accepted within the completion window.
-    Batch,
-}
-
-impl WorkloadClass {
-    /// Every class.
-    pub const ALL: [Self; 6] = [
-        Self::Conversational,
-        Self::Agentic,
-        Self::Rag,
-        Self::Extraction,
-        Self::Voice,
-        Self::Batch,
-    ];
-
-    /// The name as files and command lines spell it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Conversational => "conversational",
-            Self::Agentic => "agentic",
-            Self::Rag => "rag",
-            Self::Extraction => "extraction",
-            Self::Voice => "voice",
-            Self::Batch => "batch",
+/// The accepted results among `records`, which are all of this class, and the names of the
+/// conversations that are no results, because they were not whole.
+fn accepted(class: WorkloadClass, records: &[&RequestRecord]) -> (f64, BTreeSet<u64>) {
+    match class {
+        WorkloadClass::Rag | WorkloadClass::Extraction | WorkloadClass::Batch => {
+            let good = records.iter().filter(|it| it.slo.good).count();
+            (crate::stats::count(good), BTreeSet::new())
         }
-    }
-
-    /// What one result is called.
-    #[must_use]
-    pub const fn unit(self) -> &'static str {
-        match self {
-            Self::Conversational => "conversation",
-            Self::Agentic => "task",
-            Self::Rag => "answer",
-            Self::Extraction => "record",
-            Self::Voice => "minute",
-            Self::Batch => "row",
+        WorkloadClass::Conversational | WorkloadClass::Agentic => {
+            let Sessions { whole, unfinished } = sessions(records);
+            let good = whole.iter().filter(|it| it.is_good).count();
+            (crate::stats::count(good), unfinished)
         }
-    }
-
-    /// The accepted results among `records`, which are all of this class. A request that belongs to
-    /// no session is one of its own.
-    fn accepted(self, records: &[&RequestRecord]) -> f64 {
-        match self {
-            Self::Rag | Self::Extraction | Self::Batch => {
-                crate::stats::count(records.iter().filter(|it| it.slo.good).count())
-            }
-            Self::Conversational | Self::Agentic => {
-                crate::stats::count(spans(records).filter(|it| it.is_good).count())
-            }
-            Self::Voice => {
-                let good = spans(records).filter(|it| it.is_good);
-                good.map(|it| it.until.since(it.from).as_secs_f64() / 60.0).sum()
-            }
+        WorkloadClass::Voice => {
+            let Sessions { whole, unfinished } = sessions(records);
+            let good = whole.iter().filter(|it| it.is_good);
+            let minutes = good.map(|it| it.until.since(it.from).as_secs_f64() / 60.0);
+            (minutes.sum(), unfinished)
         }
     }
 }
 
-impl std::str::FromStr for WorkloadClass {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let names = Self::ALL.map(Self::as_str).join(", ");
-        let named = Self::ALL.into_iter().find(|it| it.as_str() == text);
-        named.ok_or_else(|| format!("'{text}' is no class of workload; use one of {names}"))
-    }
-}
-
-/// A session from its first turn to its last token.
-#[derive(Clone, Copy)]
-struct Span {
-    from: Timestamp,
-    until: Timestamp,
-    is_good: bool,
-}
-
-fn spans(records: &[&RequestRecord]) -> impl Iterator<Item = Span> {
-    let mut sessions: BTreeMap<(Option<u64>, usize), Span> = BTreeMap::new();
-    for (number, record) in records.iter().enumerate() {
-        let alone = if record.session.is_some() { 0 } else { number };
-        let until = record.last_token.unwrap_or(record.ended);
-        let own = Span { from: record.scheduled, until, is_good: record.slo.good };
-        let span = sessions.entry((record.session, alone)).or_insert(own);
-        span.from = span.from.min(own.from);
-        span.until = span.until.max(own.until);
-        span.is_good &= own.is_good;
-    }
-    sessions.into_values()
+/// The conversations among `records`, and the names of those that were not whole. A request that
+/// belongs to none is one of its own.
+fn sessions(records: &[&RequestRecord]) -> Sessions {
+    let mut all = Sessions::of(records.iter().copied());
+    let alone = records.iter().filter(|it| it.session.is_none());
+    all.whole.extend(alone.filter_map(|it| Session::of(std::iter::once(*it))));
+    all
 }
 
 /// What is paid, in one currency. What is left out costs nothing.
@@ -280,9 +207,13 @@ pub struct ClassCost {
     pub requests: u64,
     /// Accepted results, in the class's unit.
     pub accepted: f64,
+    /// Conversations that were not whole, because turns of them came before counting began or were to
+    /// come after the end: no results, neither accepted nor refused.
+    #[serde(default)]
+    pub unfinished: u64,
     /// What the class cost; none where nobody said what anything costs.
     pub cost: Option<f64>,
-    /// The same for each accepted result.
+    /// The same for each accepted result, without what unfinished conversations cost.
     pub cost_per_accepted: Option<f64>,
 }
 
@@ -319,17 +250,22 @@ pub fn by_class(
         ratio(work(of), all).or_else(by_number).unwrap_or_default()
     };
     let class_cost = |(class, of): (WorkloadClass, Vec<&RequestRecord>)| {
-        let cost = costs.map(|(costs, all)| {
-            let own: f64 = of.iter().map(|it| Paid::of(&costs.prices, it).total()).sum();
-            (all.fleet + all.other) * share(&of) + own
-        });
-        let accepted = class.accepted(&of);
+        let cost = |of: &[&RequestRecord]| {
+            costs.map(|(costs, all)| {
+                let own: f64 = of.iter().map(|it| Paid::of(&costs.prices, it).total()).sum();
+                (all.fleet + all.other) * share(of) + own
+            })
+        };
+        let (accepted, unfinished) = accepted(class, &of);
+        let is_whole = |it: &RequestRecord| it.session.is_none_or(|it| !unfinished.contains(&it));
+        let whole: Vec<&RequestRecord> = of.iter().copied().filter(|it| is_whole(it)).collect();
         ClassCost {
             class,
             requests: of.len() as u64,
             accepted,
-            cost,
-            cost_per_accepted: cost.and_then(|it| ratio(it, accepted)),
+            unfinished: unfinished.len() as u64,
+            cost: cost(&of),
+            cost_per_accepted: cost(&whole).and_then(|it| ratio(it, accepted)),
         }
     };
     classes.into_iter().map(class_cost).collect()

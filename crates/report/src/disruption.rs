@@ -39,9 +39,27 @@ pub struct Disruption {
     pub from: Timestamp,
     /// When its window closed.
     pub until: Timestamp,
+    /// Whether the fleet had recovered then; if not, it was the run that ended, and the window is the
+    /// shortest that it can have been.
+    #[serde(default = "always")]
+    pub recovered: bool,
+}
+
+/// What results say that were written before anybody asked.
+const fn always() -> bool {
+    true
 }
 
 impl Disruption {
+    /// What befell the fleet `from` then on, until `ended` at least, in a run of these `windows`.
+    #[must_use]
+    pub fn seen(kind: String, windows: &[Window], from: Timestamp, ended: Timestamp) -> Self {
+        let back = recovered(windows, from, ended);
+        let end = Timestamp::from_elapsed(Duration::from_secs(windows.len() as u64));
+        let until = back.unwrap_or_else(|| end.max(ended).max(from));
+        Self { kind, from, until, recovered: back.is_some() }
+    }
+
     /// Whether its window was open at any time from `from` to `until`.
     #[must_use]
     pub fn touches(&self, from: Timestamp, until: Timestamp) -> bool {
@@ -51,9 +69,8 @@ impl Disruption {
 
 /// When a fleet that was disrupted at `from`, until `ended` at least, had recovered: the first second
 /// from which on, for five seconds, the hit rate was nine tenths of what it had been in the time
-/// before, and the median TTFT at most a quarter longer. A fleet that never does recovers at the end.
-#[must_use]
-pub fn recovered(windows: &[Window], from: Timestamp, ended: Timestamp) -> Timestamp {
+/// before, and the median TTFT at most a quarter longer. None where the run ends before that.
+fn recovered(windows: &[Window], from: Timestamp, ended: Timestamp) -> Option<Timestamp> {
     let second = |at: Timestamp| usize::try_from(at.elapsed().as_secs()).unwrap_or(usize::MAX);
     let before = windows.get(..second(from).min(windows.len())).unwrap_or_default();
     // The start of a run, when caches were still filling, is no measure.
@@ -62,8 +79,7 @@ pub fn recovered(windows: &[Window], from: Timestamp, ended: Timestamp) -> Times
     let start = second(ended.max(from));
     let last = windows.len();
     let is_back = |at: usize| {
-        let slice = windows.get(at..at.saturating_add(RECOVERED_FOR_S).min(last));
-        let slice = slice.unwrap_or_default();
+        let Some(slice) = windows.get(at..at.saturating_add(RECOVERED_FOR_S)) else { return false };
         let hits = hit_before.is_none_or(|before| {
             mean_hit_rate(slice).is_some_and(|it| it >= before * HIT_RATE_SHARE)
         });
@@ -71,9 +87,9 @@ pub fn recovered(windows: &[Window], from: Timestamp, ended: Timestamp) -> Times
             .is_none_or(|before| median_ttft(slice).is_some_and(|it| it <= before * TTFT_FACTOR));
         hits && ttft
     };
-    let at = (start..last).find(|at| is_back(*at)).unwrap_or(last);
+    let at = (start..last).find(|at| is_back(*at))?;
     let at = Timestamp::from_elapsed(Duration::from_secs(at as u64));
-    at.max(ended).max(from)
+    Some(at.max(ended).max(from))
 }
 
 fn mean_hit_rate(windows: &[Window]) -> Option<f64> {
@@ -146,9 +162,23 @@ impl Split {
         }
     }
 
+    /// Disruptions that the fleet had not recovered from when the run ended.
+    #[must_use]
+    pub fn unrecovered(&self) -> usize {
+        self.disruptions.iter().filter(|it| !it.recovered).count()
+    }
+
+    /// Most such windows that a day has room for.
+    #[must_use]
+    pub fn per_day_max(&self) -> Option<f64> {
+        ratio(DAY_S, self.window_mean_s)
+    }
+
     /// What a fleet is like that has so many such windows a day, each figure weighted by what it counts:
     /// TTFT by requests, the good fraction by requests, the hit rate by requests, the cost by good
-    /// requests. None where both parts say nothing, or the windows fill more than the day.
+    /// requests. None where both parts say nothing, or the windows fill more than the day. Where a fleet
+    /// had not recovered when its run ended, a window takes longer than was seen, and the blend is too
+    /// favourable.
     #[must_use]
     pub fn blended(&self, per_day: f64) -> Option<Blend> {
         let share = per_day * self.window_mean_s / DAY_S;
@@ -163,6 +193,7 @@ impl Split {
         Some(Blend {
             per_day,
             share_of_time: share,
+            is_bound: self.unrecovered() > 0,
             ttft_ms_mean: weighted(by_requests, ttft(inside), ttft(outside)),
             cache_hit_rate: weighted(by_requests, inside.cache_hit_rate, outside.cache_hit_rate),
             good_request_fraction: weighted(
@@ -186,6 +217,10 @@ pub struct Blend {
     pub per_day: f64,
     /// Share of the day in their windows.
     pub share_of_time: f64,
+    /// Whether it is only a bound, since a fleet had not recovered when its run ended: it is no better than
+    /// this.
+    #[serde(default)]
+    pub is_bound: bool,
     /// Mean time to first token.
     pub ttft_ms_mean: Option<f64>,
     /// Cached over all prompt tokens.
@@ -263,7 +298,7 @@ mod tests {
 
     fn split() -> Split {
         let kind = "rolling-deployment".to_owned();
-        let disruption = Disruption { kind, from: at(40), until: at(60) };
+        let disruption = Disruption { kind, from: at(40), until: at(60), recovered: true };
         let prices = Prices { replica_hour: 36.0, ..Prices::default() };
         let costs = Costs { prices, replicas: 1 };
         Split::of(&records(), vec![disruption], (at(0), at(100)), Some(&costs))
@@ -287,7 +322,7 @@ mod tests {
     #[test]
     fn what_was_under_way_when_a_window_opened_is_inside() {
         let kind = "crash".to_owned();
-        let window = Disruption { kind, from: at(40), until: at(60) };
+        let window = Disruption { kind, from: at(40), until: at(60), recovered: true };
         let split = |scheduled_s: u64, ttft_ms: u64| {
             let record = answered(scheduled_s * 1_000, ttft_ms, None);
             let split = Split::of(&[record], vec![window.clone()], (at(0), at(100)), None);
@@ -319,9 +354,28 @@ mod tests {
     #[test]
     fn a_window_stays_open_until_caches_are_warm_again() {
         let windows = crate::windows::windows(&records());
-        let closed = recovered(&windows, at(40), at(45)).elapsed().as_secs();
-        assert!((58..=62).contains(&closed), "{closed}");
+        let seen = |ended| Disruption::seen("crash".to_owned(), &windows, at(40), ended);
+        let closed = seen(at(45));
+        let second = closed.until.elapsed().as_secs();
+        assert!((58..=62).contains(&second) && closed.recovered, "{closed:?}");
         // What recovers before the event itself is over is open until then.
-        assert_eq!(recovered(&windows, at(40), at(80)), at(80));
+        assert_eq!(seen(at(80)).until, at(80));
+    }
+
+    #[test]
+    fn a_fleet_that_has_not_recovered_is_not_told_as_one_that_has() {
+        // The run ends while everything is still slow; and while it has been as before for two seconds.
+        for last_s in [55, 62] {
+            let records: Vec<RequestRecord> = records().into_iter().take(last_s).collect();
+            let windows: Vec<Window> =
+                crate::windows::windows(&records).into_iter().take(last_s).collect();
+            let open = Disruption::seen("crash".to_owned(), &windows, at(40), at(45));
+            let until = open.until.elapsed().as_secs();
+            assert!(!open.recovered && until == last_s as u64, "{last_s}: {open:?}");
+            let split = Split::of(&records, vec![open], (at(0), at(last_s as u64)), None);
+            assert_eq!(split.unrecovered(), 1);
+            assert!(split.blended(2.0).unwrap().is_bound);
+        }
+        assert!(!split().blended(2.0).unwrap().is_bound);
     }
 }

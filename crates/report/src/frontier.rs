@@ -119,14 +119,17 @@ pub struct Point {
     pub offered_rps: f64,
     /// How near it is to the knee.
     pub band: Band,
+    /// Whether it is the one that stands for the knee: the highest rate measured that is not beyond.
+    #[serde(default)]
+    pub is_at_knee: bool,
     /// Runs.
     pub runs: u64,
     /// Requests of all runs.
     pub requests: u64,
     /// Completed requests per second of the window, whenever they were completed.
     pub request_throughput: f64,
-    /// Completed requests per second of the window and of the time it took to work off what was left,
-    /// beyond the time that an answer takes when nothing waits: what the fleet sustains.
+    /// Answers that came per second of the window, whenever they were asked for: what the fleet
+    /// sustains. It has the same denominator as the goodput and is never less.
     pub sustained_rps: f64,
     /// Good requests per second.
     pub request_goodput: f64,
@@ -190,10 +193,9 @@ fn by_slo_class(runs: &[Run]) -> Vec<ClassPoint> {
 }
 
 impl Point {
-    /// The figures of `runs`, all of one rate, of a fleet that takes up to `answer_s` seconds for an
-    /// answer when nothing waits.
+    /// The figures of `runs`, all of one rate.
     #[must_use]
-    pub fn of(rate_per_s: f64, runs: &[Run], answer_s: f64) -> Self {
+    pub fn of(rate_per_s: f64, runs: &[Run]) -> Self {
         let mean = |of: fn(&Run) -> f64| mean(runs.iter().map(of)).unwrap_or_default();
         let some = |of: fn(&Run) -> Option<f64>| self::mean(runs.iter().filter_map(of));
         let stats = |of: fn(&Run) -> Option<Stats>| mean_stats(runs.iter().filter_map(of));
@@ -209,11 +211,11 @@ impl Point {
             rate_per_s,
             offered_rps: mean(|it| it.offered_rps),
             band: Band::Comfortable,
+            is_at_knee: false,
             runs: runs.len() as u64,
             requests,
             request_throughput: mean(|it| it.request_throughput),
-            sustained_rps: self::mean(runs.iter().map(|it| sustained(it, answer_s)))
-                .unwrap_or_default(),
+            sustained_rps: mean(|it| it.served_rps),
             request_goodput: mean(|it| it.request_goodput),
             good_request_fraction: ratio(good, asked as f64),
             output_token_throughput: mean(|it| it.output_token_throughput),
@@ -231,18 +233,6 @@ impl Point {
             by_slo_class: by_slo_class(runs),
         }
     }
-}
-
-fn sustained(run: &Run, answer_s: f64) -> f64 {
-    let backlog_s = (run.drain_s - answer_s).max(0.0);
-    ratio(run.completed as f64, run.window_s + backlog_s).unwrap_or_default()
-}
-
-/// How long the slowest hundredth of answers takes at the lowest rate, in seconds: the drain of a fleet
-/// that has fallen behind in nothing.
-fn unhurried_answer_s(rates: &[(f64, Vec<Run>)]) -> f64 {
-    let lowest = rates.first().map(|it| it.1.as_slice()).unwrap_or_default();
-    mean(lowest.iter().filter_map(|it| Some(it.e2e_ms?.p99 / 1_000.0))).unwrap_or_default()
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -321,6 +311,9 @@ pub struct Frontier {
     /// The same blended for a number of disruptions a day.
     #[serde(default)]
     pub blend: Option<Blend>,
+    /// Why figures are not the target's, where they are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
 }
 
 /// A `frontier.json`.
@@ -361,23 +354,29 @@ impl Measured {
             let values = |runs: &[Run]| runs.iter().map(of).collect();
             Curve(rates.iter().map(|(rate, runs)| (*rate, values(runs))).collect())
         };
-        let answer_s = unhurried_answer_s(rates);
         let goodput = curve(&|it| it.request_goodput);
-        let throughput = curve(&|it| sustained(it, answer_s));
-        let of_goodput = |points: &[(f64, f64)]| knee::find(&knee::running_maximum(points));
+        let throughput = curve(&|it| it.served_rps);
+        let of_smooth = |points: &[(f64, f64)]| knee::find(&knee::running_maximum(points));
+        let of_goodput = |points: &[(f64, f64)]| of_smooth(&knee::smoothed(points));
         let knee_by_goodput = knee_of(&goodput, of_goodput);
         let collapse_ratio = goodput.estimate(|points| {
-            let knee = of_goodput(points).ok()?.rate_per_s;
-            let at_knee = knee::value_at(points, knee)?;
-            ratio(knee::value_at(points, knee * OVERLOAD)?, at_knee)
+            let points = knee::smoothed(points);
+            let knee = of_smooth(&points).ok()?.rate_per_s;
+            let at_knee = knee::value_at(&points, knee)?;
+            ratio(knee::value_at(&points, knee * OVERLOAD)?, at_knee)
         });
         let mut points: Vec<Point> =
-            rates.iter().map(|(rate, runs)| Point::of(*rate, runs, answer_s)).collect();
+            rates.iter().map(|(rate, runs)| Point::of(*rate, runs)).collect();
         let best = points.iter().max_by(|a, b| a.request_goodput.total_cmp(&b.request_goodput));
         let knee = knee_by_goodput.rate_per_s.map(|it| it.value);
         let knee = knee.or(best.map(|it| it.rate_per_s)).unwrap_or(f64::INFINITY);
         for point in &mut points {
             point.band = Band::of(point.rate_per_s / knee);
+        }
+        let knee = knee_by_goodput.rate_per_s.map(|it| it.value);
+        let below = |it: &&mut Point| knee.is_some_and(|knee| it.rate_per_s <= knee * 1.001);
+        if let Some(point) = points.iter_mut().rfind(below) {
+            point.is_at_knee = true;
         }
         let knee_by_throughput = knee_of(&throughput, knee::find);
         Self { points, knee_by_goodput, knee_by_throughput, collapse_ratio }
@@ -405,26 +404,16 @@ impl Frontier {
     /// The rate at the knee by goodput, or that of the most goodput where there is none.
     #[must_use]
     pub fn knee_or_best(&self) -> Option<f64> {
+        let best = || self.points.iter().max_by(|a, b| a.request_goodput.total_cmp(&b.request_goodput));
         let knee = self.knee_by_goodput.rate_per_s.map(|it| it.value);
-        knee.or_else(|| self.at_knee().map(|it| it.rate_per_s))
+        knee.or_else(|| best().map(|it| it.rate_per_s))
     }
 
-    /// How long the slowest hundredth of answers takes at the lowest rate, in seconds.
-    #[must_use]
-    pub fn unhurried_answer_s(&self) -> f64 {
-        self.points.first().and_then(|it| it.e2e_ms).map_or(0.0, |it| it.p99 / 1_000.0)
-    }
-
-    /// The point nearest below the knee, or that of the most goodput where there is no knee.
+    /// The point that stands for the knee: the highest rate measured that is not beyond; none where
+    /// there is no knee.
     #[must_use]
     pub fn at_knee(&self) -> Option<&Point> {
-        let knee = self.knee_by_goodput.rate_per_s.map(|it| it.value);
-        match knee {
-            Some(knee) => self.points.iter().rfind(|it| it.rate_per_s <= knee * 1.001),
-            None => {
-                self.points.iter().max_by(|a, b| a.request_goodput.total_cmp(&b.request_goodput))
-            }
-        }
+        self.points.iter().find(|it| it.is_at_knee)
     }
 }
 

@@ -56,6 +56,12 @@ pub enum Failed {
 }
 
 impl Gate {
+    /// The figure that it is on, or the structure that the figure is a part of.
+    #[must_use]
+    pub fn of(&self) -> &str {
+        self.figure.split('.').next().unwrap_or_default()
+    }
+
     /// Whether the threshold holds for `figures`, a structure of the results.
     ///
     /// # Errors

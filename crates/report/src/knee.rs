@@ -10,6 +10,11 @@
 //! falls, in whatever shape, and a straight line through a collapse says more about the rates that
 //! happened to be tried than about the knee. So for goodput the rule is applied to the curve's running
 //! maximum, the goodput that can be had at up to that rate by turning the rest away.
+//!
+//! A running maximum alone would believe the luckiest of several rates on the slope, where runs scatter
+//! most. So the curve is smoothed before, by the one thing that is known of its shape: the share of
+//! requests that is good does not grow with the load. [`smoothed`] finds the goodput of the least
+//! squared error whose share never grows; a rate that did better than a lower one is pooled with it.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use serde::{Deserialize, Serialize};
@@ -88,6 +93,25 @@ pub fn find(points: &[(f64, f64)]) -> Result<Knee, NoKnee> {
         return Err(NoKnee::BelowPeak);
     }
     Ok(Knee { rate_per_s: fit.bend, value: fit.at_bend })
+}
+
+/// The curve with a share (value over rate) that never grows with the rate, by least squares: where
+/// a rate has more of its requests good than a lower one, all rates between them have the share of their
+/// sum. What has no scatter is left as it is.
+#[must_use]
+pub fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    /// Rates that share a share: how many, the sum of the rates and that of the values.
+    struct Pool(usize, f64, f64);
+    let mut pools: Vec<Pool> = Vec::with_capacity(points.len());
+    for (rate, value) in points {
+        let mut pool = Pool(1, *rate, *value);
+        while let Some(last) = pools.pop_if(|last| pool.2 * last.1 > last.2 * pool.1) {
+            pool = Pool(last.0.saturating_add(pool.0), last.1 + pool.1, last.2 + pool.2);
+        }
+        pools.push(pool);
+    }
+    let shares = pools.iter().flat_map(|pool| std::iter::repeat_n(pool.2 / pool.1, pool.0));
+    points.iter().zip(shares).map(|((rate, _), share)| (*rate, rate * share)).collect()
 }
 
 /// The highest value at each rate or below it.

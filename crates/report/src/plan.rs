@@ -138,6 +138,13 @@ impl PerReplica {
 }
 
 impl Plan {
+    /// Whether sizing by throughput would buy fewer replicas than the promise needs; it does not where
+    /// the promise holds for as long as the fleet keeps up.
+    #[must_use]
+    pub fn throughput_misleads(&self) -> bool {
+        self.by_throughput.is_some_and(|it| it < self.by_goodput)
+    }
+
     /// Plans for `demand`; `frontier`, of `measured` replicas, tells what a fleet sized by throughput
     /// would give.
     ///

@@ -20,6 +20,10 @@ pub struct RequestRecord {
     pub session: Option<u64>,
     /// Place within the conversation, from zero.
     pub turn: u32,
+    /// Turns that the conversation was to have, also those that the run did not come to; absent where
+    /// nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turns: Option<u32>,
     /// Tenant it belongs to.
     pub tenant: Option<u32>,
     /// The promise it was under, by name; absent where there is only one.

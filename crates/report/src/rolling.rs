@@ -14,6 +14,7 @@ mod meter;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -78,7 +79,7 @@ impl Ring {
 /// A request that has left, while a label may still come.
 #[derive(Clone, Debug)]
 struct Left {
-    key: Key,
+    key: Arc<Key>,
     slot: u64,
     inside: bool,
     /// Good but for the label.
@@ -103,7 +104,8 @@ pub struct Opened {
 /// Rolling goodput.
 #[derive(Debug, Default)]
 pub struct Rolling {
-    keys: BTreeMap<Key, Ring>,
+    /// Shared with the requests that are remembered, of which there are many for each.
+    keys: BTreeMap<Arc<Key>, Ring>,
     recent: BTreeMap<u64, Left>,
     order: VecDeque<u64>,
     disruptions: VecDeque<Opened>,
@@ -122,10 +124,14 @@ impl Rolling {
         // What is lost with a replica was sent to it before the window opened.
         let inside = self.was_disrupted(record.scheduled, now);
         let counts = Counts::of(record, prices);
-        let is_known = self.keys.contains_key(&key);
-        let key = if is_known || self.keys.len() < KEYS_MAX { key } else { other() };
+        let known = |key: &Key| self.keys.get_key_value(key).map(|it| Arc::clone(it.0));
+        let key = match known(&key) {
+            Some(known) => known,
+            None if self.keys.len() < KEYS_MAX => Arc::new(key),
+            None => known(&other()).unwrap_or_else(|| Arc::new(other())),
+        };
         let slot = slot_at(now);
-        let ring = self.keys.entry(key.clone()).or_default();
+        let ring = self.keys.entry(Arc::clone(&key)).or_default();
         if let Some(it) = ring.slot(slot) {
             it.add(&counts);
         }
@@ -150,6 +156,12 @@ impl Rolling {
                 self.recent.remove(&oldest);
             }
         }
+    }
+
+    /// Whether a request is still remembered.
+    #[must_use]
+    pub fn remembers(&self, request_id: &str) -> bool {
+        self.recent.contains_key(&hashed(request_id))
     }
 
     /// Joins a label to its request; returns whether the request is still remembered.
@@ -206,7 +218,7 @@ impl Rolling {
         let all = self.sum(|_| true);
         let figures = |ring: &Ring| self.of(ring, &all, now, prices);
         let keys =
-            self.keys.iter().map(|(key, ring)| KeyView { key: key.clone(), of: figures(ring) });
+            self.keys.iter().map(|(key, ring)| KeyView { key: Key::clone(key), of: figures(ring) });
         View {
             now_s: now.elapsed().as_secs_f64(),
             is_disrupted: self.is_disrupted(now),

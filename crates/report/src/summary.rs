@@ -5,9 +5,12 @@
 //! ended. So goodput is the offered rate times the good fraction, two policies under the same
 //! schedule are divided by the same number, and neither a straggler nor an answer that outlives a
 //! short run moves the figures. The price: a fleet that is sent too much and works it off later
-//! still shows the completed requests as throughput. `drain_s` tells: where the last whole answer
-//! came much later after the window than an answer takes, the fleet did not keep up, and what it
-//! sustained is `completed / (window_s + drain_s)`, the figure that `vllm bench serve` prints.
+//! still shows the completed requests as throughput. `drain_s` tells that: the last whole answer
+//! came much later after the window than an answer takes. What the fleet sustained is `served_rps`:
+//! the answers that *came* within the window, whenever they were asked for, over the same window. A
+//! run that counts from its first request begins with an empty fleet, whose first answers take
+//! their time; there the window that is looked at begins and ends that much later. An answer that was
+//! good came in time, wherever a short window ends, so no fleet sustains less than its goodput.
 
 mod sums;
 
@@ -20,12 +23,17 @@ use self::sums::Sums;
 use crate::{
     classes::{SloClass, by_slo_class},
     cost::{self, Breakdown, ClassCost, Costs, WorkloadClass},
+    disruption::{Disruption, Split},
     histogram::Histogram,
     limits::Limits,
     record::{Ending, RequestRecord},
     regret::Regret,
-    stats::{Stats, count, ratio},
+    session::Sessions,
+    stats::{Stats, count, quantile_unsorted, ratio},
 };
+
+/// The part of a run, one over this, that tells how long answers take before anything waits.
+const EARLY_PART: usize = 10;
 
 /// What `summary.json` calls its own layout.
 pub const SCHEMA: &str = "sluice.summary/1";
@@ -59,7 +67,8 @@ pub struct RunInfo {
     pub admission: String,
     /// What every random draw followed from.
     pub seed: u64,
-    /// Length of the schedule; absent, up to the last scheduled send.
+    /// Length of the schedule; absent where nothing but the last request ends it: then it lasts for
+    /// the mean gap between requests after that.
     #[serde(rename = "scheduled_for_ms", alias = "scheduled_for")]
     #[serde(with = "crate::millis::optional")]
     pub scheduled_for: Option<Duration>,
@@ -70,6 +79,35 @@ pub struct RunInfo {
     pub costs: Option<Costs>,
     /// The kind of work that requests are which do not say; absent where nobody said.
     pub workload_class: Option<WorkloadClass>,
+    /// Records there are of it; a file with another number of them is not whole. Absent where nobody
+    /// said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// What is to be known before its figures are believed.
+    #[serde(flatten)]
+    pub caveats: Caveats,
+}
+
+/// What is to be known before the figures of a run are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Caveats {
+    /// Whether it was stopped before its end: what was open then counts as failed.
+    pub stopped: bool,
+    /// Requests that were due and never left, because the generator could open no more.
+    pub unsent: u64,
+    /// Why its figures are not its target's, where they are not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
+}
+
+impl Caveats {
+    /// Everything to be told before any figure, a sentence each.
+    #[must_use]
+    pub fn told(&self) -> Vec<String> {
+        let stopped = self.stopped.then(|| "THE RUN WAS STOPPED BEFORE ITS END".to_owned());
+        stopped.into_iter().chain(self.doubts.iter().cloned()).collect()
+    }
 }
 
 /// The figures of a run.
@@ -113,12 +151,19 @@ pub struct Run {
     pub offered_rps: f64,
     /// Completed requests per second of the window.
     pub request_throughput: f64,
+    /// Answers that came per second of the window: what the fleet sustained, at least its goodput.
+    #[serde(default)]
+    pub served_rps: f64,
     /// Good requests per second of the window.
     pub request_goodput: f64,
     /// Good requests over all that completed, failed or were rejected; null without any.
     pub good_request_fraction: Option<f64>,
-    /// Sessions all whose turns were good, over all sessions; null without sessions.
+    /// Sessions all whose turns were good, over all that were whole; null without any.
     pub good_session_fraction: Option<f64>,
+    /// Sessions that were not whole, because turns of them came before counting began or were to come
+    /// after the end; they are neither good nor bad.
+    #[serde(default)]
+    pub unfinished_sessions: u64,
     /// Sessions all whose turns were good, per second of the window.
     #[serde(default)]
     pub session_goodput: f64,
@@ -162,6 +207,13 @@ pub struct Run {
     /// What no policy can exceed on these requests; absent where nobody computed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// What it was like while something befell the fleet, and otherwise; absent where nothing did that is
+    /// known of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<Split>,
+    /// What is to be known before these figures are believed.
+    #[serde(flatten)]
+    pub caveats: Caveats,
 }
 
 /// The policy, with the admission mode where there is one.
@@ -184,14 +236,16 @@ impl Run {
     #[must_use]
     pub fn measure(info: &RunInfo, records: &[RequestRecord], gaps: &Histogram) -> Self {
         let warm = Timestamp::from_elapsed(info.warm_up);
-        let records: Vec<&RequestRecord> =
-            records.iter().filter(|it| it.scheduled >= warm).collect();
-        let mut sums = Sums::of(&records);
-        let window = Window::of(info, &sums);
+        let all = records;
+        let records: Vec<&RequestRecord> = all.iter().filter(|it| it.scheduled >= warm).collect();
+        let sums = Sums::of(&records);
+        let window = Window::of(info, &sums, records.len());
+        let served = window.served(all, info.warm_up);
         let per_s = |amount: f64| ratio(amount, window.length_s).unwrap_or_default();
         let paid_s = window.length_s + window.drain_s;
         let cost = info.costs.as_ref().map(|it| it.of(records.iter().copied(), paid_s));
-        let (good_sessions, sessions) = sums.sessions();
+        let sessions = Sessions::of(records.iter().copied());
+        let good_sessions = count(sessions.whole.iter().filter(|it| it.is_good).count());
         let Sums { completed, good, rejected, failed, cancelled, retries, .. } = sums;
         let Sums { input_tokens, output_tokens, good_tokens, .. } = sums;
         let (judged, cache_hit_rate, imbalance) =
@@ -217,9 +271,11 @@ impl Run {
             output_tokens,
             offered_rps: per_s(count(records.len())),
             request_throughput: per_s(completed as f64),
+            served_rps: per_s(count(served).max(goods)),
             request_goodput: per_s(goods),
             good_request_fraction: ratio(goods, judged as f64),
-            good_session_fraction: ratio(good_sessions, sessions),
+            good_session_fraction: ratio(good_sessions, count(sessions.whole.len())),
+            unfinished_sessions: sessions.unfinished.len() as u64,
             session_goodput: per_s(good_sessions),
             output_token_throughput: per_s(output_tokens as f64),
             output_token_goodput: per_s(good_tokens as f64),
@@ -241,29 +297,72 @@ impl Run {
             ),
             regret: Regret::of(records.iter().copied()),
             limits: None,
+            disruption: None,
+            caveats: info.caveats.clone(),
         }
+    }
+}
+
+impl Run {
+    /// The same, with what it was like while `disruptions` befell the fleet.
+    #[must_use]
+    pub fn disrupted(
+        self,
+        info: &RunInfo,
+        records: &[RequestRecord],
+        disruptions: &[Disruption],
+    ) -> Self {
+        if disruptions.is_empty() {
+            return self;
+        }
+        let from = Timestamp::from_elapsed(info.warm_up);
+        let until = from + Duration::try_from_secs_f64(self.window_s).unwrap_or_default();
+        let split = Split::of(records, disruptions.to_vec(), (from, until), info.costs.as_ref());
+        Self { disruption: Some(split), ..self }
     }
 }
 
 /// The time that a run's rates refer to.
 struct Window {
+    start: Timestamp,
+    end: Timestamp,
     length_s: f64,
     drain_s: f64,
 }
 
 impl Window {
     /// A schedule whose length is known starts with the run; one that is not, with its first request.
-    /// Requests that all leave at once have no window but the time it takes to answer them.
-    fn of(info: &RunInfo, sums: &Sums<'_>) -> Self {
+    /// There each request has a gap to the next one, the last one that of the mean: N requests over
+    /// N − 1 gaps would be more than the rate. Requests that all leave at once have no window but the
+    /// time it takes to answer them.
+    fn of(info: &RunInfo, sums: &Sums<'_>, requests: usize) -> Self {
         let (start, end) = match info.scheduled_for {
             Some(length) => {
                 (Timestamp::from_elapsed(info.warm_up), Timestamp::from_elapsed(length))
             }
-            None => sums.scheduled.unwrap_or_default(),
+            None => {
+                let (first, last) = sums.scheduled.unwrap_or_default();
+                let gaps = u32::try_from(requests.saturating_sub(1)).unwrap_or(u32::MAX);
+                (first, last + last.since(first).checked_div(gaps).unwrap_or_default())
+            }
         };
         let last = sums.last_token;
         let end = if end > start { end } else { last };
-        Self { length_s: end.since(start).as_secs_f64(), drain_s: last.since(end).as_secs_f64() }
+        let length_s = end.since(start).as_secs_f64();
+        Self { start, end, length_s, drain_s: last.since(end).as_secs_f64() }
+    }
+
+    /// How many of the answers to `records`, those of the warm-up included, came within the window:
+    /// moved on by what answers took when the run began, as far as the warm-up was shorter.
+    fn served(&self, records: &[RequestRecord], warm_up: Duration) -> usize {
+        let early = records.iter().take(records.len().div_ceil(EARLY_PART));
+        let mut took: Vec<f64> =
+            early.filter_map(|it| Some(it.e2e()?.as_secs_f64())).collect();
+        let took = quantile_unsorted(&mut took, 0.5).unwrap_or_default();
+        let moved = Duration::try_from_secs_f64(took).unwrap_or_default().saturating_sub(warm_up);
+        let (from, until) = (self.start + moved, self.end + moved);
+        let came = records.iter().filter(|it| it.ending == Ending::Completed);
+        came.filter_map(|it| it.last_token).filter(|at| (from..=until).contains(at)).count()
     }
 }
 

@@ -59,8 +59,14 @@ pub fn comparison(runs: &[Run]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "{}: {} requests at {:.1}/s for {:.0} s\n{table}",
-            first.workload, first.requests, first.offered_rps, first.window_s
+            "{}\n{table}",
+            heading(
+                &first.workload,
+                &format!(
+                    "{} requests at {:.1}/s for {:.0} s",
+                    first.requests, first.offered_rps, first.window_s
+                )
+            )
         );
     }
     out
@@ -89,21 +95,32 @@ pub fn single(run: &Run) -> String {
         count => format!(", cancelled {count}"),
     };
     let hit_rate = percent(run.cache_hit_rate);
+    let asked = format!("{requests} requests at {:.2}/s for {:.1} s", run.offered_rps, run.window_s);
+    let heading = heading(workload, &asked);
+    let disrupted = run.disruption.as_ref().map(|it| {
+        frontier::disruption(it, None, run.currency.as_deref())
+    });
+    let disrupted = disrupted.unwrap_or_default();
     format!(
-        "{workload}: {requests} requests at {:.2}/s for {:.1} s\n\
+        "{heading}\n\
          completed {completed}, rejected {rejected}, failed {failed}{cancelled}; good {good} ({fraction}); \
          last answer {:.1} s later\n\
          requests: throughput {:.2}/s, goodput {:.2}/s\n\
          output tokens: throughput {:.1}/s, goodput {:.1}/s\n\
-         cache hit rate: {hit_rate}\n{latencies}\n",
-        run.offered_rps,
-        run.window_s,
+         cache hit rate: {hit_rate}\n{latencies}\n{disrupted}",
         run.drain_s,
         run.request_throughput,
         run.request_goodput,
         run.output_token_throughput,
         run.output_token_goodput,
     )
+}
+
+/// A name and what is said of it, on two lines where one has no room for both.
+fn heading(name: &str, said: &str) -> String {
+    let columns = name.chars().count().saturating_add(said.chars().count()).saturating_add(2);
+    let between = if columns > usize::from(COLUMNS_MAX) { "\n" } else { " " };
+    format!("{name}:{between}{said}")
 }
 
 /// A table of cells, the first column to the left and the others to the right.
@@ -189,7 +206,8 @@ mod tests {
         let mut long = run(&records());
         long.policy = "a-policy-with-a-name-that-nobody-would-call-short".to_owned();
         long.admission = "knee-of-some-new-kind".to_owned();
-        for table in [comparison(&[long.clone()]), means(&[long])] {
+        long.workload = format!("{}.jsonl", "a-trace-with-a-name-of-many-words-".repeat(2));
+        for table in [comparison(&[long.clone()]), single(&long), means(&[long])] {
             assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
             assert!(table.contains("0.25/s") || table.contains("0.2/s"), "{table}");
         }

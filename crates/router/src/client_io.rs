@@ -5,10 +5,12 @@
 //! [`Timeouts::client_stall`](crate::config::Timeouts::client_stall) is not.
 //!
 //! Which protocol a client speaks is told by its first bytes, and until it is known neither protocol's
-//! own bound on time is in force. So those bytes have one here.
+//! own bound on time is in force. So those bytes have one here. All that has come with them is handed on
+//! at once: were it only as much as tells the protocols apart, what reads requests would want twice the room for
+//! the rest, for as long as the connection lives.
 
 use std::{
-    future::Future as _,
+    future::{Future as _, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -18,52 +20,38 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
 };
 
-/// Bytes by which HTTP/2 is told from HTTP/1; nothing else is read with so short a buffer.
-const GREETING_BYTES: usize = 24;
+/// What a client says first that speaks HTTP/2, and one that speaks HTTP/1 never says.
+const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection whose first bytes may not take for ever, and whose writes may not stand still.
+/// Most that is read before it is known what a client speaks.
+const GREETING_BYTES_MAX: usize = 8 << 10;
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// A connection whose first bytes have come, and whose writes may not stand still.
 #[derive(Debug)]
 pub(crate) struct ClientIo<T> {
     io: TokioIo<T>,
-    greeting: Greeting,
+    /// What has come and was not read yet.
+    greeting: Vec<u8>,
     stall: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-/// The first bytes of a connection.
-#[derive(Debug)]
-enum Greeting {
-    /// They may take so long.
-    Within(Duration),
-    /// They are waited for.
-    Awaited(Pin<Box<Sleep>>),
-    /// They have come.
-    Over,
-}
-
-impl Greeting {
-    /// Ready when there has been no greeting in time.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Self::Within(within) = self {
-            *self = Self::Awaited(Box::pin(tokio::time::sleep(*within)));
-        }
-        let Self::Awaited(deadline) = self else { return Poll::Pending };
-        ready!(deadline.as_mut().poll(cx));
-        let told = "the client says nothing";
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, told)))
-    }
-}
-
 impl<T> ClientIo<T> {
-    /// Gives the connection up when its first bytes take longer than `head`, or a write has waited for
-    /// `stall`.
-    pub(crate) fn new(io: T, head: Duration, stall: Duration) -> Self {
-        Self { io: TokioIo::new(io), greeting: Greeting::Within(head), stall, waiting: None }
+    /// A connection that is given up when a write has waited for `stall`.
+    fn new(io: T, stall: Duration) -> Self {
+        Self { io: TokioIo::new(io), greeting: Vec::new(), stall, waiting: None }
     }
 
     /// Passes on what a write came to, unless it has waited for too long.
@@ -84,18 +72,58 @@ impl<T> ClientIo<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> ClientIo<T> {
+    /// Waits until the client on `io` has said which protocol it speaks, but no longer than for `within`. Given up
+    /// later when a write has waited for `stall`.
+    ///
+    /// # Errors
+    ///
+    /// When the client closes the connection first, or says nothing in time.
+    pub(crate) async fn greeted(
+        io: T,
+        within: Duration,
+        stall: Duration,
+    ) -> io::Result<(Self, Protocol)> {
+        let mut this = Self::new(io, stall);
+        let protocol = tokio::time::timeout(within, poll_fn(|cx| this.poll_greeting(cx))).await??;
+        Ok((this, protocol))
+    }
+
+    fn poll_greeting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Protocol>> {
+        loop {
+            let known = self.greeting.len().min(HTTP2_GREETING.len());
+            if !HTTP2_GREETING.starts_with(self.greeting.get(..known).unwrap_or_default()) {
+                return Poll::Ready(Ok(Protocol::Http1));
+            }
+            if known == HTTP2_GREETING.len() {
+                return Poll::Ready(Ok(Protocol::Http2));
+            }
+            // On the stack: who says nothing holds no room.
+            let mut room = [0; GREETING_BYTES_MAX];
+            let mut room = ReadBuf::new(&mut room);
+            ready!(Pin::new(self.io.inner_mut()).poll_read(cx, &mut room))?;
+            if room.filled().is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.greeting.extend_from_slice(room.filled());
+        }
+    }
+}
+
 impl<T: AsyncRead + Unpin> Read for ClientIo<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if GREETING_BYTES < buffer.remaining() {
-            this.greeting = Greeting::Over;
+        if this.greeting.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buffer);
         }
-        let read = Pin::new(&mut this.io).poll_read(cx, buffer);
-        if read.is_pending() { this.greeting.poll(cx) } else { read }
+        let rest = this.greeting.split_off(this.greeting.len().min(buffer.remaining()));
+        buffer.put_slice(&this.greeting);
+        this.greeting = rest;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -135,9 +163,7 @@ impl<T: AsyncWrite + Unpin> Write for ClientIo<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -148,7 +174,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_given_up_and_a_slow_one_is_not() {
         let (near, mut far) = tokio::io::duplex(4);
-        let mut io = ClientIo::new(near, Duration::from_secs(10), Duration::from_secs(60));
+        let mut io = ClientIo::new(near, Duration::from_secs(60));
         let reading = tokio::spawn(async move {
             for _ in 0..5 {
                 tokio::time::sleep(Duration::from_secs(50)).await;
@@ -163,5 +189,48 @@ mod tests {
         let _far = reading.await.unwrap();
         let error = write(&mut io, b"6").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// What a client's first bytes come to that come so many at a time.
+    async fn greeted(bytes: &'static [u8], size: usize) -> io::Result<(Protocol, Vec<u8>)> {
+        let (near, mut far) = tokio::io::duplex(64);
+        tokio::spawn(async move {
+            for part in bytes.chunks(size) {
+                far.write_all(part).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            // It goes on listening.
+            std::future::pending::<()>().await;
+        });
+        let within = Duration::from_secs(10);
+        let (mut io, protocol) = ClientIo::greeted(near, within, within).await?;
+        let mut read = Vec::new();
+        while read.len() < bytes.len() {
+            let mut room = [0; 5];
+            let mut room = hyper::rt::ReadBuf::new(&mut room);
+            poll_fn(|cx| Pin::new(&mut io).poll_read(cx, room.unfilled())).await?;
+            read.extend_from_slice(room.filled());
+        }
+        Ok((protocol, read))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_known_by_its_first_bytes_and_none_of_them_is_lost() {
+        let http2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let http1: &[u8] = b"PRICE /v1/models HTTP/1.1\r\nhost: r\r\n\r\n";
+        for size in [1, 2, 7, 24, 64] {
+            assert_eq!(greeted(http2, size).await.unwrap(), (Protocol::Http2, http2.to_vec()));
+            assert_eq!(greeted(http1, size).await.unwrap(), (Protocol::Http1, http1.to_vec()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_or_half_is_given_up() {
+        for bytes in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM"] {
+            let began = tokio::time::Instant::now();
+            let error = greeted(bytes, 64).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert_eq!(began.elapsed().as_secs(), 10);
+        }
     }
 }

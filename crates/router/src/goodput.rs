@@ -116,7 +116,7 @@ impl Goodput {
         record.slo.good
     }
 
-    /// Joins a label to its request. A label without a verdict, a mere grade, changes nothing here.
+    /// Joins a label to its request. One without a verdict, a mere grade, changes no figure here.
     pub(crate) fn label(&self, label: &Label) -> Joined {
         tracing::info!(
             request_id = label.request_id,
@@ -124,9 +124,11 @@ impl Goodput {
             quality = label.quality,
             "feedback"
         );
-        let joined = label
-            .accepted
-            .is_some_and(|accepted| self.rolling.lock().label(&label.request_id, accepted));
+        let mut rolling = self.rolling.lock();
+        let joined = match label.accepted {
+            Some(accepted) => rolling.label(&label.request_id, accepted),
+            None => rolling.remembers(&label.request_id),
+        };
         Joined { joined }
     }
 

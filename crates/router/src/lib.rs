@@ -3,8 +3,8 @@
 //! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
 //! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
 //! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
-//! `peers` is what the routers of one fleet tell each other; `body` bounds the memory that bodies take;
-//! `routes`, `models`, `feedback` and `admin` what is served on the ports; `goodput` what became of requests.
+//! `peers` is what the routers of one fleet tell each other; `routes`, `models`, `feedback` and `admin` what
+//! is served on the ports; `body` bounds the memory that bodies take; `goodput` says what became of requests.
 
 mod addresses;
 mod admin;

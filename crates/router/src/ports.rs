@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
-    server::conn::auto,
     service::TowerToHyperService,
 };
 use rustls::ServerConfig;
@@ -15,13 +15,20 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{app::App, client_io::ClientIo, config::Timeouts};
+use crate::{
+    app::App,
+    client_io::{ClientIo, Protocol},
+    config::Timeouts,
+};
 
 /// How long a refused `accept` (no file descriptors left, say) is waited out.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Most connections to the admin port at once.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// Most requests at once over one HTTP/2 connection to it.
+const ADMIN_STREAMS_MAX: u32 = 16;
 
 /// Longest head of a request to the admin port, in bytes.
 const ADMIN_HEAD_BYTES_MAX: usize = 16 << 10;
@@ -94,15 +101,22 @@ async fn serve_admin_on<T>(io: T, timeouts: &Timeouts, routes: axum::Router)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeouts.client_head)
-        .max_buf_size(ADMIN_HEAD_BYTES_MAX);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(16);
-    let io = ClientIo::new(io, timeouts.client_head, timeouts.client_stall);
-    if let Err(error) = builder.serve_connection(io, TowerToHyperService::new(routes)).await {
-        tracing::debug!(error, "admin connection ended");
+    let greeted = ClientIo::greeted(io, timeouts.client_head, timeouts.client_stall).await;
+    let Ok((io, protocol)) = greeted else { return };
+    let service = TowerToHyperService::new(routes);
+    let served = match protocol {
+        Protocol::Http1 => {
+            let mut http1 = http1::Builder::new();
+            http1.timer(TokioTimer::new()).header_read_timeout(timeouts.client_head);
+            http1.max_buf_size(ADMIN_HEAD_BYTES_MAX).serve_connection(io, service).await
+        }
+        Protocol::Http2 => {
+            let mut http2 = http2::Builder::new(TokioExecutor::new());
+            http2.timer(TokioTimer::new()).max_concurrent_streams(ADMIN_STREAMS_MAX);
+            http2.serve_connection(io, service).await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin connection ended");
     }
 }

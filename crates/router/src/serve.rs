@@ -7,30 +7,30 @@
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
-use hyper::service::service_fn;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::TokioTimer,
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use policy::config::DispatcherConfig;
 use rand::TryRng as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use types::{block::HashKey, replica::Health};
 
 use crate::{
-    addresses::Addresses,
+    addresses::{Addresses, Place},
     admin,
     app::{App, Settings},
-    client_io::ClientIo,
+    client_io::{ClientIo, Protocol},
     config::{Config, ConfigError, Drain, Problems, Recording, Timeouts},
     discovery,
     h2_streams::Streams,
@@ -296,19 +296,19 @@ struct Doors {
     addresses: Arc<Addresses>,
     client_head: Duration,
     client_stall: Duration,
-    builder: auto::Builder<Streams>,
+    http1: http1::Builder,
+    http2: http2::Builder<Streams>,
 }
 
 impl Doors {
     fn new(config: &Config, app: Arc<App>) -> Self {
-        let mut builder = auto::Builder::new(Streams::new(config.timeouts.client_stall));
-        builder
-            .http1()
+        let mut http1 = http1::Builder::new();
+        http1
             .timer(TokioTimer::new())
             .header_read_timeout(config.timeouts.client_head)
             .max_buf_size(HEAD_BYTES_MAX as usize);
-        builder
-            .http2()
+        let mut http2 = http2::Builder::new(Streams::new(config.timeouts.client_stall));
+        http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(H2_STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_MAX)
@@ -318,21 +318,26 @@ impl Doors {
         let Timeouts { client_head, client_stall, .. } = config.timeouts;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = Arc::default();
-        Self { app, connections, addresses, client_head, client_stall, builder }
+        Self { app, connections, addresses, client_head, client_stall, http1, http2 }
     }
 
     /// Serves until `close` is cancelled, then until every connection has finished what it has.
     async fn serve(self, listener: TcpListener, close: CancellationToken) {
         let graceful = GracefulShutdown::new();
         tokio::select! {
-            () = self.accept(&listener, &graceful) => {}
+            () = self.accept(&listener, &graceful, &close) => {}
             () = close.cancelled() => {}
         }
         drop(listener);
         graceful.shutdown().await;
     }
 
-    async fn accept(&self, listener: &TcpListener, graceful: &GracefulShutdown) {
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        graceful: &GracefulShutdown,
+        close: &CancellationToken,
+    ) {
         loop {
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
             let (socket, from) = ports::accept(listener).await;
@@ -340,14 +345,11 @@ impl Doors {
             let most = settings.limits.connections_per_address_max;
             let Some(place) = self.addresses.enter(from.ip(), most) else { continue };
             let held = (permit, place);
-            let watcher = graceful.watcher();
+            let (watcher, close) = (graceful.watcher(), close.clone());
             match &settings.tls {
                 None => {
-                    let serving = self.serving(socket, watcher);
-                    tokio::spawn(async move {
-                        serving.await;
-                        drop(held);
-                    });
+                    let serving = self.serving(socket, watcher, close, held);
+                    tokio::spawn(serving);
                 }
                 Some(tls) => {
                     let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
@@ -355,17 +357,22 @@ impl Doors {
                     tokio::spawn(async move {
                         if let Some(stream) = ports::encrypted(socket, tls, within).await {
                             // Boxed, so that one that has yet to agree takes little.
-                            Box::pin(doors.serving(stream, watcher)).await;
+                            Box::pin(doors.serving(stream, watcher, close, held)).await;
                         }
-                        drop(held);
                     });
                 }
             }
         }
     }
 
-    /// Serves one connection to its end.
-    fn serving<T>(&self, io: T, watcher: Watcher) -> impl Future<Output = ()> + Send + use<T>
+    /// Serves one connection to its end, and gives up what it `held` then.
+    fn serving<T>(
+        &self,
+        io: T,
+        watcher: Watcher,
+        close: CancellationToken,
+        held: (OwnedSemaphorePermit, Place),
+    ) -> impl Future<Output = ()> + Send + use<T>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -376,12 +383,28 @@ impl Doors {
             let app = Arc::clone(&app);
             Box::pin(async { Ok::<_, Infallible>(routes::route(app, request).await) })
         });
-        let io = ClientIo::new(io, self.client_head, self.client_stall);
-        let serving = watcher.watch(self.builder.serve_connection(io, service).into_owned());
+        let (http1, http2) = (self.http1.clone(), self.http2.clone());
+        let greeted = ClientIo::greeted(io, self.client_head, self.client_stall);
         async move {
+            let _held = held;
+            let greeted = tokio::select! {
+                biased;
+                greeted = greeted => greeted,
+                () = close.cancelled() => return,
+            };
+            // Boxed, because what serves is large and would be there twice: before it runs, and while it does.
+            let ended = match greeted {
+                Ok((io, Protocol::Http1)) => {
+                    Box::pin(watcher.watch(http1.serve_connection(io, service))).await
+                }
+                Ok((io, Protocol::Http2)) => {
+                    Box::pin(watcher.watch(http2.serve_connection(io, service))).await
+                }
+                Err(_) => return,
+            };
             // What goes wrong here is the client's doing: it hung up, or it does not speak HTTP.
-            if let Err(error) = serving.await {
-                tracing::debug!(error, "connection ended");
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
             }
         }
     }

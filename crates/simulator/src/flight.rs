@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use policy::event::Placement;
-use types::{quantity::Tokens, request::Request, time::Timestamp};
+use types::{quantity::Tokens, request::Request, time::Timestamp, work::WorkloadClass};
 
 use crate::server::Work;
 
@@ -13,8 +13,10 @@ pub(crate) struct Flight {
     pub(crate) scheduled: Timestamp,
     pub(crate) session: Option<u64>,
     pub(crate) turn: u32,
+    pub(crate) turns: Option<u32>,
     pub(crate) tenant: Option<u32>,
     pub(crate) slo_class: Option<Arc<str>>,
+    pub(crate) workload_class: Option<WorkloadClass>,
     pub(crate) input: Tokens,
     /// Router that decides on it.
     pub(crate) router: u32,

@@ -210,6 +210,7 @@ async fn measure(act: &Act, policy: StrategyName) -> anyhow::Result<(Run, Lag)> 
         warm_up: Duration::ZERO,
         costs: None,
         workload_class: None,
+        ..RunInfo::default()
     };
     let lag = Lag::of(&recording.records, Timestamp::ZERO, recording.unsent);
     Ok((Run::measure(&info, &recording.records, &recording.gaps), lag))

@@ -16,7 +16,7 @@ use anyhow::bail;
 use policy::config::StrategyName;
 use replay::output::{self, Host};
 use report::{
-    frontier::{Frontier, Frontiers, Warmth},
+    frontier::{Frontier, Frontiers, Point, Warmth},
     html::{Detail, Page},
     table,
 };
@@ -116,13 +116,13 @@ const STATES_LOAD: f64 = 0.75;
 const SEEDS: (u64, u64) = (5, 3);
 
 /// What thresholds are checked against: the rate at the knee, with the knees themselves.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Gated<'a> {
     knee_goodput_rps: Option<f64>,
     knee_throughput_rps: Option<f64>,
     collapse_ratio: Option<f64>,
     #[serde(flatten)]
-    at_knee: Option<&'a report::frontier::Point>,
+    at_knee: Option<&'a Point>,
 }
 
 /// What was measured, what a page shows of it in detail, and why it is not to be trusted, if so.
@@ -130,6 +130,7 @@ type Found = (Vec<Frontier>, Vec<Detail>, Vec<String>);
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    args.gates.refuse_unknown(&Gated { at_knee: Some(&Point::of(1.0, &[])), ..Gated::default() }, &[]);
     if let Some(folder) = &args.out {
         output::prepare(folder)?;
     }
@@ -150,9 +151,29 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if !doubts.is_empty() && !args.live.trust.allow_lag {
         bail!("the load generator fell behind; its figures are not its target's");
     }
+    args.refuse_without_knee(&all.frontiers)?;
     let gated: Vec<(String, Gated<'_>)> =
         all.frontiers.iter().map(|it| (it.policy.clone(), Gated::of(it))).collect();
     args.gates.check(gated.iter().map(|(name, figures)| (name.clone(), figures)))
+}
+
+impl Args {
+    /// Refuses to hold the figures of any rate to thresholds that are meant for the knee.
+    fn refuse_without_knee(&self, frontiers: &[Frontier]) -> anyhow::Result<()> {
+        if self.gates.fail_under.is_empty() {
+            return Ok(());
+        }
+        let without = frontiers.iter().filter_map(|it| Some((&it.policy, it.knee_by_goodput.none?)));
+        let all: Vec<String> = without.map(|(policy, none)| format!("{policy} ({none})")).collect();
+        if !all.is_empty() {
+            bail!(
+                "--fail-under: the thresholds are for the rate at the knee, and there is no knee by \
+                 goodput: {}; measure other rates, or hold one rate to them with sluice replay",
+                all.join(", ")
+            );
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Gated<'a> {

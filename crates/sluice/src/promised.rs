@@ -43,6 +43,20 @@ impl Promised {
         Terms { slo: self.goodput, retries_max: self.retries_max }
     }
 
+    /// Refuses two promises to one class, of which only one could be kept.
+    ///
+    /// # Errors
+    /// Names the class.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let mut seen = BTreeSet::new();
+        match self.goodput_class.iter().find(|(name, _)| !seen.insert(name)) {
+            Some((name, _)) => {
+                anyhow::bail!("--goodput-class {name} is given twice; name each class once")
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What those of each class are judged on instead.
     pub(crate) fn classes(&self) -> BTreeMap<String, Terms> {
         let terms = |slo| Terms { slo, retries_max: self.retries_max };

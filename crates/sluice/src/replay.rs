@@ -10,19 +10,20 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use replay::{
-    ReplayOptions,
+    Recording, ReplayOptions,
     output::{self, Host, Manifest},
 };
 use report::{
-    Run, RunInfo, SloMillis, Summary,
+    Caveats, RequestRecord, Run, RunInfo, SloMillis, Summary,
     cost::Costs,
     html::{Detail, Page},
     judged::Judged,
-    table,
+    peers, table,
 };
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use workload::{Load, Workload, trace::Skipped};
+use workload::{Load, Workload, arrival, trace::Skipped};
 
 use self::{progress::Progress, traffic::Traffic};
 use crate::{
@@ -70,10 +71,9 @@ pub(crate) struct Replay {
     /// Prints summary.json instead of a table.
     #[arg(long)]
     json: bool,
-    /// Replicas behind the target, which are paid for.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    replicas: u32,
+    /// Replicas behind the target, which are paid for; the number of targets when absent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    replicas: Option<u32>,
     #[command(flatten)]
     paid: Paid,
     #[command(flatten)]
@@ -81,12 +81,21 @@ pub(crate) struct Replay {
 }
 
 pub(crate) fn run(replay: &Replay) -> anyhow::Result<()> {
+    if let Some(duration) = replay.traffic.duration.filter(|it| *it <= replay.warm_up) {
+        typed::refuse(&format!(
+            "--warm-up {:?} leaves nothing to count of --duration {duration:?}; the duration contains \
+             the warm-up, so make it longer",
+            replay.warm_up
+        ));
+    }
+    replay.gates.refuse_unknown_of_runs();
     limits::raise();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads that send")?;
     runtime.block_on(send(replay))
 }
 
 async fn send(replay: &Replay) -> anyhow::Result<()> {
+    replay.promised.check()?;
     let workload = replay.traffic.workload()?;
     let loads = replay.traffic.loads()?;
     let trace_sha256 = match &replay.out {
@@ -129,8 +138,6 @@ struct Sent {
     errors: Vec<(String, usize)>,
     /// Turns that were not due before the end.
     left_out: u64,
-    /// Why its figures are not its target's, if so.
-    doubt: Option<String>,
 }
 
 impl Replay {
@@ -144,7 +151,7 @@ impl Replay {
         trace_sha256: Option<&str>,
         stop: &CancellationToken,
     ) -> anyhow::Result<Sent> {
-        let (planned, goes_on) = sending::planned(workload, load, trace_text)?;
+        let planned = workload.plan(load, trace_text)?;
         if planned.skipped != Skipped::default() {
             eprintln!("left out of the trace: {}", planned.skipped);
         }
@@ -160,58 +167,99 @@ impl Replay {
             ..self.promised.with(self.sending.options()?)
         };
         let options = Sending::asking(options, &planned.arrivals).await?;
-        let started = output::utc_now();
-        let count = planned.arrivals.len();
+        let (count, reuse) = (planned.arrivals.len(), arrival::reuse(&planned.arrivals));
+        let (started, began) = (output::utc_now(), Instant::now());
         let mut progress = Progress::new(count, rate);
-        let arrivals = planned.arrivals;
-        let recording =
-            replay::run(&options, arrivals, stop.clone(), |it| progress.ended(it)).await?;
+        let ended = |it: &RequestRecord| progress.ended(it);
+        let recording = replay::run(&options, planned.arrivals, stop.clone(), ended).await?;
         drop(progress);
+        sending::seen_before(&recording.records, reuse).iter().for_each(|it| eprintln!("{it}"));
+        // Turns that were not due before the end were ended by it too.
+        let until = planned.until.or(load.duration.filter(|_| recording.left_out > 0));
+        let is_stopped = stop.is_cancelled() && recording.records.len() < count;
         let info = RunInfo {
-            scheduled_for: load.duration.filter(|_| goes_on && !self.sending.is_closed()),
+            scheduled_for: until,
             policy: recording.policy.clone().unwrap_or_else(|| "unknown".to_owned()),
+            records: Some(recording.records.len() as u64),
+            caveats: self.caveats(&recording, is_stopped),
             ..self.info(workload, rate, load)
         };
+        let disruptions = self.sending.disruptions(&recording.records, began).await;
+        let disruptions = disruptions.unwrap_or_else(|untold| {
+            eprintln!("{untold:#}");
+            Vec::new()
+        });
         let run = Run::measure(&info, &recording.records, &recording.gaps);
+        let run = run.disrupted(&info, &recording.records, &disruptions);
         let sent = Sent {
             rate,
             run,
-            detail: Detail::of(&info.workload, &recording.records, &[]),
+            detail: Detail::of(&info.workload, &recording.records, &disruptions),
             errors: sending::errors(&recording.records),
             left_out: recording.left_out,
-            doubt: self.trust.doubt(&recording.records, self.warm_up, recording.unsent),
         };
-        if let Some(folder) = &self.out {
-            let trace_sha256 = trace_sha256.map(str::to_owned);
-            let manifest = self.manifest(&info, workload, &options, started, trace_sha256);
-            let folder = rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
-            let summary = Summary::new(vec![sent.run.clone()]);
-            if let Err(error) = output::write(&folder, &manifest, &recording.records, &summary) {
-                // What was measured is told at least; that it has no place matters more than its doubts.
-                let _ = self.tell(std::slice::from_ref(&sent));
-                return Err(error.into());
-            }
-        }
-        if stop.is_cancelled() && recording.records.len() < count {
+        let trace_sha256 = trace_sha256.map(str::to_owned);
+        let mut manifest = self.manifest(&info, workload, &options, started, trace_sha256);
+        manifest.judged.disruptions = disruptions;
+        self.write(&manifest, &sent, &recording.records)?;
+        if let Err(worthless) = self.worth(&sent.run, &recording.records, count) {
             self.tell(std::slice::from_ref(&sent))?;
-            bail!("stopped after {} of {count} requests", recording.records.len());
-        }
-        if let Err(silent) = sending::refuse_silence(&recording.records) {
-            self.tell(std::slice::from_ref(&sent))?;
-            return Err(silent);
+            return Err(worthless);
         }
         Ok(sent)
+    }
+
+    /// Writes what came of a run, where a folder is named.
+    fn write(
+        &self,
+        manifest: &Manifest,
+        sent: &Sent,
+        records: &[RequestRecord],
+    ) -> anyhow::Result<()> {
+        let Some(folder) = &self.out else { return Ok(()) };
+        let folder = sent.rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
+        let summary = Summary::new(vec![sent.run.clone()]);
+        if let Err(error) = output::write(&folder, manifest, records, &summary) {
+            // What was measured is told at least; that it has no place matters more than its doubts.
+            let _ = self.tell(std::slice::from_ref(sent));
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Refuses a run that measured nothing, or not all that it was to, of `count` requests.
+    fn worth(&self, run: &Run, records: &[RequestRecord], count: usize) -> anyhow::Result<()> {
+        if run.caveats.stopped {
+            bail!("stopped after {} of {count} requests", records.len());
+        }
+        sending::refuse_silence(records)?;
+        if run.requests == 0 {
+            bail!(
+                "no request was due after the warm-up of {} s, so nothing counted; shorten --warm-up or \
+                 send for longer",
+                self.warm_up.as_secs_f64()
+            );
+        }
+        Ok(())
+    }
+
+    /// What is to be known before the figures of a run are believed.
+    fn caveats(&self, recording: &Recording, stopped: bool) -> Caveats {
+        let doubt = self.trust.doubt(&recording.records, self.warm_up, recording.unsent);
+        Caveats { stopped, unsent: recording.unsent, doubts: doubt.into_iter().collect() }
     }
 
     fn info(&self, workload: &Workload, rate: Option<f64>, load: &Load) -> RunInfo {
         let name = workload.name();
         let prices = self.paid.costs.clone();
+        let targets = u32::try_from(self.sending.target.len()).unwrap_or(u32::MAX);
+        let replicas = self.replicas.unwrap_or(targets.max(1));
         RunInfo {
             workload: rate.map_or_else(|| name.to_owned(), |it| format!("{name} @ {it}/s")),
             admission: "unknown".to_owned(),
             seed: load.seed,
             warm_up: self.warm_up,
-            costs: prices.map(|prices| Costs { prices, replicas: self.replicas }),
+            costs: prices.map(|prices| Costs { prices, replicas }),
             workload_class: self.paid.workload_class,
             ..RunInfo::default()
         }
@@ -243,8 +291,8 @@ impl Replay {
     fn tell(&self, sent: &[Sent]) -> anyhow::Result<()> {
         let of = |it: &Sent| it.rate.map_or_else(String::new, |rate| format!("{rate}/s: "));
         for it in sent {
-            if let Some(doubt) = &it.doubt {
-                eprintln!("{}{doubt}\n", of(it));
+            for caveat in it.run.caveats.told() {
+                eprintln!("{}{caveat}\n", of(it));
             }
             if it.left_out > 0 {
                 let name = of(it);
@@ -253,7 +301,7 @@ impl Replay {
         }
         let runs: Vec<Run> = sent.iter().map(|it| it.run.clone()).collect();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&Summary::new(runs))?);
+            println!("{}", serde_json::to_string_pretty(&peers::summary(&Summary::new(runs)))?);
         } else {
             let at_rates: Vec<_> = sent.iter().filter_map(|it| Some((it.rate?, &it.run))).collect();
             if at_rates.is_empty() {
@@ -268,7 +316,7 @@ impl Replay {
                 eprintln!("{}{count} failed: {why}", of(it));
             }
         }
-        if sent.iter().any(|it| it.doubt.is_some()) && !self.trust.allow_lag {
+        if sent.iter().any(|it| !it.run.caveats.doubts.is_empty()) && !self.trust.allow_lag {
             bail!("the load generator fell behind; its figures are not its target's");
         }
         Ok(())

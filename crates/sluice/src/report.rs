@@ -36,7 +36,8 @@ pub(crate) struct Report {
     /// What the others are compared with: a policy, or a folder; the first when absent.
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
-    /// Folder for summary.json, summary.csv and report.html; the first of the folders when absent.
+    /// Folder for summary.json, summary.csv and report.html; when absent, that of the results, and none
+    /// where several are compared.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -44,6 +45,9 @@ pub(crate) struct Report {
     /// Replicas that are paid for, where the results do not say.
     #[arg(long, value_name = "N")]
     replicas: Option<u32>,
+    /// Accepts results whose generator fell behind its schedule, which otherwise end with 1.
+    #[arg(long)]
+    allow_lag: bool,
     #[command(flatten)]
     gates: Gates,
     /// Prints summary.json instead of tables.
@@ -61,12 +65,18 @@ struct Found {
     slo: Option<types::slo::Slo>,
 }
 
-#[expect(clippy::print_stdout, reason = "the result is for the terminal")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(report: &Report) -> anyhow::Result<()> {
+    report.gates.refuse_unknown_of_runs();
     let found = report.read()?;
     let summary = Summary::new(found.runs);
     let baseline = baseline(&summary.runs, report.baseline.as_deref())?;
-    let differences = paired::compare(&summary.runs, &baseline);
+    let mut differences = paired::compare(&summary.runs, &baseline);
+    let were_any = !differences.is_empty();
+    differences.retain(|it| it.pairs > 0);
+    if were_any && differences.is_empty() {
+        eprintln!("nothing is paired: no two runs had the same workload and seed under other rules\n");
+    }
     let page = Page {
         title: report.title(&summary),
         slo: found.slo,
@@ -80,19 +90,42 @@ pub(crate) fn run(report: &Report) -> anyhow::Result<()> {
         details: found.details,
         plan: None,
     };
-    if let Some(folder) = report.out.as_deref().or(report.folders.first().map(PathBuf::as_path)) {
+    if let Some(folder) = report.folder() {
         if !summary.runs.is_empty() {
             output::write_summary(folder, &summary)?;
         }
         results::write_page(folder, &page)?;
     }
+    let caveats = caveats(&summary.runs, &found.frontiers);
+    caveats.iter().for_each(|it| eprintln!("{it}\n"));
     if report.json {
         println!("{}", serde_json::to_string_pretty(&report::peers::summary(&summary))?);
     } else {
         print(&summary, &differences, &found.frontiers);
     }
+    if report.folder().is_none() {
+        eprintln!("nothing was written; pass --out DIR for a page and a summary of the comparison");
+    }
+    if summary.runs.iter().any(|it| it.caveats.stopped) {
+        bail!("a run was stopped before its end; its figures are not those of a whole one");
+    }
+    if !caveats.is_empty() && !report.allow_lag {
+        bail!(
+            "the load generator fell behind; the figures are not its target's (--allow-lag accepts them)"
+        );
+    }
     let named = |run: &report::Run| format!("{}, seed {}", run.policy, run.seed);
     report.gates.check(summary.runs.iter().map(|run| (named(run), run)))
+}
+
+/// What is to be known before any figure is believed, each with the run that it is of.
+fn caveats(runs: &[report::Run], frontiers: &[Frontier]) -> Vec<String> {
+    let of_run = |run: &report::Run| -> Vec<String> {
+        let name = format!("{}, {}, seed {}", run.workload, run.policy, run.seed);
+        run.caveats.told().into_iter().map(|it| format!("{name}: {it}")).collect()
+    };
+    let of_frontiers = frontiers.iter().flat_map(|it| it.doubts.clone());
+    runs.iter().flat_map(of_run).chain(of_frontiers).collect()
 }
 
 /// What the others are compared with: the first run's rules, or those that somebody named, whole or by
@@ -125,6 +158,16 @@ fn print(summary: &Summary, differences: &[paired::Difference], frontiers: &[Fro
 }
 
 impl Report {
+    /// Where the tables and the page go: a comparison never into what it compares, for that would no
+    /// longer be the results of one run.
+    fn folder(&self) -> Option<&Path> {
+        match (&self.out, self.folders.as_slice()) {
+            (Some(out), _) => Some(out),
+            (None, [one]) => Some(one),
+            (None, _) => None,
+        }
+    }
+
     fn read(&self) -> anyhow::Result<Found> {
         let labels = self.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
         let mut found = Found::default();

@@ -1,15 +1,18 @@
 //! What results have in common: thresholds that they must hold, prices, and the page they become.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use anyhow::bail;
 use replay::output;
 use report::{
+    Histogram, Run, RunInfo,
     cost::{Prices, WorkloadClass},
-    gate::Gate,
+    gate::{Failed, Gate},
     html::Page,
 };
 use serde::Serialize;
+
+use crate::typed;
 
 /// Thresholds, for CI.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -21,6 +24,31 @@ pub(crate) struct Gates {
 }
 
 impl Gates {
+    /// Refuses thresholds on what is no figure, before anything is measured: `sample` has all the figures
+    /// that there are, those of `sometimes` apart.
+    pub(crate) fn refuse_unknown(&self, sample: &impl Serialize, sometimes: &[&str]) {
+        for gate in &self.fail_under {
+            let is_known = !matches!(gate.check(sample), Err(Failed::Unknown(_)))
+                || sometimes.contains(&gate.of());
+            if !is_known {
+                let known = serde_json::to_value(sample).unwrap_or_default();
+                let names = known.as_object().into_iter().flat_map(|it| it.iter());
+                let figures = names.filter(|(_, it)| it.is_number() || it.is_null());
+                let names: Vec<&str> = figures.map(|it| it.0.as_str()).collect();
+                typed::refuse(&format!(
+                    "--fail-under {gate}: no such figure; use one of {} or a part of one, as in ttft_ms.p99",
+                    names.join(", ")
+                ));
+            }
+        }
+    }
+
+    /// The same of what a run has.
+    pub(crate) fn refuse_unknown_of_runs(&self) {
+        let run = Run::measure(&RunInfo::default(), &[], &Histogram::new());
+        self.refuse_unknown(&run, &["limits", "regret"]);
+    }
+
     /// Checks every threshold against the `figures` of each run, which are called by a name.
     ///
     /// # Errors
@@ -57,9 +85,13 @@ pub(crate) struct Paid {
 /// Reads `name=price` items, separated by commas.
 fn prices(text: &str) -> Result<Prices, String> {
     let mut prices = Prices::default();
+    let mut seen = BTreeSet::new();
     for item in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
         let form = || format!("'{item}' is not NAME=PRICE, as in replica_hour=2.50");
         let (name, value) = item.split_once('=').ok_or_else(form)?;
+        if !seen.insert(name.trim()) {
+            return Err(format!("'{}' is given twice; name each price once", name.trim()));
+        }
         let number = || value.parse().map_err(|_| form());
         match name.trim() {
             "currency" => value.clone_into(&mut prices.currency),
@@ -120,8 +152,6 @@ pub(crate) fn write_page(folder: &Path, page: &Page) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use report::Run;
-
     use super::*;
 
     #[test]
@@ -131,6 +161,7 @@ mod tests {
         assert_eq!(read.currency, "EUR");
         assert!(prices("gpu=1").unwrap_err().contains("replica_hour"));
         assert!(prices("request").unwrap_err().contains("NAME=PRICE"));
+        assert!(prices("request=1,request=2").unwrap_err().contains("given twice"));
         assert!(prices("request=-1").unwrap_err().contains("0 or more"));
     }
 
@@ -146,9 +177,9 @@ mod tests {
     #[test]
     fn every_threshold_that_is_missed_is_named() {
         let run = Run::measure(
-            &report::RunInfo::default(),
+            &RunInfo::default(),
             &[report::RequestRecord::default()],
-            &report::Histogram::new(),
+            &Histogram::new(),
         );
         let gates =
             |all: &[&str]| Gates { fail_under: all.iter().map(|it| it.parse().unwrap()).collect() };

@@ -1,19 +1,26 @@
 //! To whom requests are sent and how, as the command line says it: the same options for whatever puts a
 //! server under load.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use replay::{Conversations, HangUps, Lag, ReplayOptions, Target, lag::LAG_MAX, models};
-use report::{Ending, RequestRecord};
+use replay::{
+    Conversations, HangUps, Lag, ReplayOptions, Target,
+    events::{self, Befell},
+    lag::LAG_MAX,
+    models,
+};
+use report::{Ending, RequestRecord, disruption::Disruption, windows};
+use tokio::time::Instant;
 use types::time::Timestamp;
 use wire::openai::Endpoint;
-use workload::{Arrival, Load, Planned, Workload, WorkloadError};
+use workload::Arrival;
 
 use crate::typed;
 
 /// The options that say something of a server only; others may be had in virtual time too.
-const OF_A_TARGET: [&str; 24] = [
+const OF_A_TARGET: [&str; 25] = [
+    "admin",
     "workload",
     "duration",
     "warm_up",
@@ -46,6 +53,10 @@ pub(crate) struct Sending {
     /// Server to send to; when repeated, the servers take turns.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Vec<Target>,
+    /// Admin address of the router that is sent to: what it was told of (POST /admin/events) while a run
+    /// lasted becomes a disruption window of that run.
+    #[arg(long, value_name = "URL")]
+    admin: Option<Target>,
     /// Certificate authorities, in PEM, that vouch for an https target in place of the system's.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -103,10 +114,6 @@ pub(crate) fn of_a_target(option: clap::Arg) -> clap::Arg {
 }
 
 impl Sending {
-    pub(crate) const fn is_closed(&self) -> bool {
-        self.closed
-    }
-
     /// How requests are sent; [`asking`](Self::asking) and the caller complete it.
     ///
     /// # Errors
@@ -140,6 +147,22 @@ impl Sending {
         })
     }
 
+    /// What the router says befell it in a run that `began` then, of these records.
+    ///
+    /// # Errors
+    /// An admin address that does not tell.
+    pub(crate) async fn disruptions(
+        &self,
+        records: &[RequestRecord],
+        began: Instant,
+    ) -> anyhow::Result<Vec<Disruption>> {
+        let Some(admin) = &self.admin else { return Ok(Vec::new()) };
+        let told = events::read(admin).await?.during(began.elapsed());
+        let windows = windows::windows(records);
+        let seen = |it: Befell| Disruption::seen(it.kind, &windows, it.from, it.ended);
+        Ok(told.into_iter().map(seen).collect())
+    }
+
     /// `options` with a model to ask for; asks the target for one where `arrivals` need it and nobody
     /// named one.
     ///
@@ -162,31 +185,6 @@ impl Sending {
     }
 }
 
-/// The requests of `load`, and whether there would be more after its time. A trace may end before that,
-/// and then its last request ends the schedule; `read` reads its file.
-///
-/// # Errors
-/// As [`Workload::plan`].
-pub(crate) fn planned(
-    workload: &Workload,
-    load: &Load,
-    read: impl Fn(&str) -> io::Result<String>,
-) -> Result<(Planned, bool), WorkloadError> {
-    let (Workload::Trace(_), Some(duration)) = (workload, load.duration) else {
-        return Ok((workload.plan(load, read)?, load.duration.is_some()));
-    };
-    let mut planned = workload.plan(&Load { duration: None, ..load.clone() }, &read)?;
-    let end = Timestamp::from_elapsed(duration);
-    let all = planned.arrivals.len();
-    planned.arrivals.retain(|it| it.at < end);
-    if planned.arrivals.is_empty() {
-        // Nothing to send, which the workload says in its own words.
-        return Ok((workload.plan(load, read)?, false));
-    }
-    let goes_on = planned.arrivals.len() < all;
-    Ok((planned, goes_on))
-}
-
 /// Refuses a run in which nobody answered anything: its figures are of nothing.
 ///
 /// # Errors
@@ -202,6 +200,37 @@ pub(crate) fn refuse_silence(records: &[RequestRecord]) -> anyhow::Result<()> {
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Share of the prompts that may be found cached beyond what they repeat of each other: what chat templates
+/// have in common.
+const UNEXPLAINED_MAX: f64 = 0.1;
+
+/// What a person should know of caches that held the prompts before they were first sent; `reuse` is the
+/// share of them that was sent earlier in the same run.
+pub(crate) fn seen_before(records: &[RequestRecord], reuse: f64) -> Option<String> {
+    let told = records.iter().filter(|it| it.ending == Ending::Completed);
+    let (mut cached, mut all) = (0_u64, 0_u64);
+    for (record, found) in told.filter_map(|it| Some((it, it.cached_tokens?))) {
+        cached = cached.saturating_add(found.0.into());
+        all = all.saturating_add(record.input_tokens.0.into());
+    }
+    let hits = if all == 0 { 0.0 } else { cached as f64 / all as f64 };
+    (hits > reuse + UNEXPLAINED_MAX).then(|| {
+        format!(
+            "caches held {:.0} % of what was asked, of which only {:.0} % had been sent before in this run: \
+             the server had seen these prompts earlier; restart it, or pass another --seed where prompts \
+             are generated",
+            hits * 100.0,
+            reuse * 100.0
+        )
+    })
+}
+
+/// Whether every run sends the same words, which another seed does not change.
+pub(crate) fn is_given(arrival: &Arrival) -> bool {
+    let prompt = &arrival.prompt;
+    prompt.given.is_some() || prompt.messages.iter().any(|it| it.text.is_some())
 }
 
 /// What went wrong with requests that failed, and how often, the most frequent first.
@@ -248,23 +277,7 @@ impl Trust {
 
 #[cfg(test)]
 mod tests {
-    use workload::{Schedule, bundled, trace::Trace};
-
     use super::*;
-
-    #[test]
-    fn a_trace_that_ends_before_its_time_has_no_end_of_its_own() {
-        let workload = Workload::Trace(Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned()));
-        let none = |_: &str| Err(io::ErrorKind::NotFound.into());
-        let planned = |duration| {
-            let duration = Some(Duration::from_secs(duration));
-            let load = Load { schedule: Schedule::Trace { speedup: 1.0 }, duration, seed: 1 };
-            let (planned, goes_on) = planned(&workload, &load, none).unwrap();
-            assert_eq!(planned.arrivals, workload.plan(&load, none).unwrap().arrivals);
-            goes_on
-        };
-        assert!(planned(60) && !planned(6_000));
-    }
 
     #[test]
     fn who_allows_lag_is_not_told_to() {

@@ -82,6 +82,7 @@ pub(crate) struct What {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(simulate: &Simulate) -> anyhow::Result<()> {
+    simulate.gates.refuse_unknown_of_runs();
     if let Some(file) = &simulate.what.recording {
         return recording::review(file, &simulate.what.policy, simulate.json);
     }

@@ -29,6 +29,24 @@ pub(crate) struct Traced {
 }
 
 impl Traced {
+    /// Refuses options for reading a trace where there is none to read: the argument parser waives that
+    /// they need one where something else is named in its place.
+    ///
+    /// # Errors
+    /// Names the option.
+    pub(crate) fn refuse_without_trace(&self) -> anyhow::Result<()> {
+        let idle = [
+            ("--format", self.format.is_some()),
+            ("--block-tokens", self.block_tokens.is_some()),
+            ("--skip-bad-lines", self.skip_bad_lines),
+            ("--think-time", self.think_time.is_some()),
+        ];
+        match idle.into_iter().find(|it| it.1 && self.trace.is_none()) {
+            Some((name, _)) => anyhow::bail!("{name} says how a trace is read; pass --trace FILE with it"),
+            None => Ok(()),
+        }
+    }
+
     /// The trace that was named, with what `base` says of traces where the command line says nothing; none
     /// where no file was named.
     pub(crate) fn over(&self, base: Option<&Trace>) -> Option<Trace> {
@@ -61,5 +79,8 @@ mod tests {
         assert_eq!((made.file.as_str(), made.block_tokens), ("b", Some(16)));
         assert_eq!((made.format, made.skip_bad_lines), (Some(Format::Mooncake), true));
         assert_eq!(Traced::default().over(Some(&own)), None);
+        assert!(traced.refuse_without_trace().is_ok());
+        let idle = Traced { trace: None, ..traced };
+        assert!(idle.refuse_without_trace().unwrap_err().to_string().starts_with("--format"));
     }
 }

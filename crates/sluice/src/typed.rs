@@ -7,6 +7,11 @@ use workload::range::DurationRange;
 /// Highest rate that makes sense, in requests per second.
 const RATE_MAX: f64 = 1e7;
 
+/// Refuses options that make no sense together, as one that makes none by itself is refused.
+pub(crate) fn refuse(why: &str) -> ! {
+    clap::Command::new("sluice").error(clap::error::ErrorKind::ArgumentConflict, why).exit()
+}
+
 /// Reads a length of time.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let form = |_| format!("'{text}' is no length of time; write it as 30s or 5m");

@@ -138,5 +138,41 @@ fn results_that_are_damaged_or_not_ones_own_are_named() {
     fs::write(&manifest, whole).unwrap();
     assert_eq!(told(&["report", name]).0, 0);
     fs::write(&records, "").unwrap();
-    assert_eq!(told(&["report", name]).0, 0, "a run of nothing is a run");
+    refused(&["report", name], 1, &["requests.jsonl holds 0 requests", "not whole"]);
+}
+
+#[test]
+fn caches_that_hold_the_prompts_already_are_not_called_cold() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}"#;
+    let trace = written(folder.path(), "bodies.jsonl", text.as_bytes());
+    let frontier = ["frontier", "--target", NOBODY, "--model", "m", "--trace", &trace];
+    let cold = ["--warmth", "warm-model-cold-cache"];
+    refused(&[&frontier[..], &cold].concat(), 1, &["warm-model-cold-cache", "--restart COMMAND"]);
+}
+
+#[test]
+fn thresholds_on_no_figure_are_refused_before_anything_is_measured() {
+    let nosuch = ["--fail-under", "nosuch>=1"];
+    let replay = ["replay", "--target", NOBODY, "--model", "m"];
+    refused(&[&replay[..], &nosuch].concat(), 2, &["nosuch", "request_goodput", "ttft_ms.p99"]);
+    let frontier = ["frontier", "-s", QUEUE];
+    refused(&[&frontier[..], &nosuch].concat(), 2, &["nosuch", "knee_goodput_rps", "sustained_rps"]);
+    refused(&["report", "nowhere", nosuch[0], nosuch[1]], 2, &["nosuch"]);
+    // What only some runs have is not refused: nobody listens, and that is what is told.
+    let known = ["--fail-under", "limits.knee_rps>=1", "--allow-lag", "--speedup", "1000"];
+    refused(&[&replay[..], &known].concat(), 1, &["no request was answered"]);
+}
+
+#[test]
+fn options_that_would_be_ignored_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = written(folder.path(), "w.yaml", b"independent: {}");
+    let replay = ["replay", "--target", NOBODY, "--model", "m", "--workload", &workload];
+    let how = ["--rate", "1", "--duration", "1s", "--format", "azure"];
+    refused(&[&replay[..], &how].concat(), 1, &["--format", "--trace FILE"]);
+    let frontier = ["frontier", "--target", NOBODY, "--model", "m", "--workload", &workload];
+    refused(&[&frontier[..], &["--format", "azure"]].concat(), 1, &["--format", "--trace FILE"]);
+    let twice = ["--goodput-class", "a=request_latency:5", "--goodput-class", "a=request_latency:6"];
+    refused(&[&replay[..], &how[..4], &twice].concat(), 1, &["--goodput-class a", "twice"]);
 }

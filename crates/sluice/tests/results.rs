@@ -136,6 +136,60 @@ slo: { e2e: 500ms }
     let missed = sluice(&[&["frontier", "-s", scenario, "--seeds", "1"][..], &gate].concat());
     assert_eq!(missed.status.code(), Some(1), "{}", told(&missed));
     assert!(told(&missed).contains("least-request: knee_goodput_rps>=1000 does not hold"));
+    // Thresholds are for the knee: no other rate stands for it.
+    let gate = ["--rates", "5,6", "--fail-under", "good_request_fraction>=0.1"];
+    let output = sluice(&[&["frontier", "-s", scenario, "--seeds", "1"][..], &gate].concat());
+    let text = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("no knee by goodput: least-request (fewer than five"), "{text}");
+}
+
+/// Every file in `folder` and what it holds.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut all: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|it| it.unwrap().path())
+        .filter(|it| it.is_file())
+        .map(|it| (it.clone(), fs::read(it).unwrap()))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_comparison_leaves_the_runs_it_compares_as_they_are() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let runs = [simulated(folders[0].path()), simulated(folders[1].path())];
+    // The same seed and workload, another policy and other gaps between tokens.
+    let mut other = json(&runs[1].join("run.json"));
+    other["judged"]["info"]["policy"] = "another".into();
+    other["judged"]["info"]["workload"] = "a".into();
+    fs::write(runs[1].join("run.json"), other.to_string()).unwrap();
+    let itl = |run: &Value| run["itl_ms"]["p99"].clone();
+    let first = json(&runs[0].join("summary.json"))["runs"][0].clone();
+    let mut both = json(&runs[1].join("summary.json"));
+    both["runs"][0]["policy"] = "another".into();
+    both["runs"][0]["workload"] = "a".into();
+    both["runs"][0]["itl_ms"]["p99"] = 4_321.0.into();
+    let second = both["runs"][0].clone();
+    // A summary of both, as a comparison may have left it: each run finds its own figures in it.
+    both["runs"] = vec![second.clone(), first.clone()].into();
+    runs.iter().for_each(|it| fs::write(it.join("summary.json"), both.to_string()).unwrap());
+    let before = runs.each_ref().map(|it| contents(it));
+    let [a, b] = runs.each_ref().map(|it| it.to_str().unwrap());
+    let output = sluice(&["report", a, b]);
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("--out"), "{}", told(&output));
+    assert!(before == runs.each_ref().map(|it| contents(it)), "an input folder was changed");
+    let out = folders[0].path().join("compared");
+    let compared = sluice(&["report", a, b, "--out", out.to_str().unwrap(), "--json"]);
+    let read: Value = serde_json::from_slice(&compared.stdout).unwrap();
+    assert_eq!(read["runs"].as_array().unwrap().len(), 2, "{}", told(&compared));
+    for run in read["runs"].as_array().unwrap() {
+        let expected = if run["policy"] == "another" { &second } else { &first };
+        assert_eq!(itl(run), itl(expected), "{}", run["policy"]);
+    }
+    assert!(out.join("report.html").is_file());
 }
 
 #[test]
@@ -187,6 +241,149 @@ fn a_sweep_sends_each_rate_by_itself_and_can_be_read_again() {
     let read: Value = serde_json::from_slice(&again.stdout).unwrap();
     assert_eq!(read["runs"].as_array().unwrap().len(), 2, "{}", told(&again));
     assert!(out.join("report.html").is_file());
+}
+
+#[test]
+fn results_that_are_not_whole_are_not_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = simulated(folder.path());
+    let dir = run.to_str().unwrap();
+    let (file, summary) = (run.join("requests.jsonl"), run.join("summary.json"));
+    let (whole, before) = (fs::read_to_string(&file).unwrap(), fs::read(&summary).unwrap());
+    let half: Vec<&str> = whole.lines().take(3).collect();
+    for text in [String::new(), half.join("\n") + "\n"] {
+        fs::write(&file, text).unwrap();
+        let output = sluice(&["report", dir]);
+        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+        assert!(told(&output).contains("not whole"), "{}", told(&output));
+        assert_eq!(fs::read(&summary).unwrap(), before, "the summary was written over");
+    }
+    fs::write(&file, whole).unwrap();
+    assert!(sluice(&["report", dir]).status.success());
+}
+
+#[test]
+fn what_a_run_is_not_to_be_believed_for_is_told_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = simulated(folder.path());
+    let dir = run.to_str().unwrap();
+    let written = |key: &str, value: Value| {
+        let mut manifest = json(&run.join("run.json"));
+        manifest["judged"]["info"][key] = value;
+        fs::write(run.join("run.json"), manifest.to_string()).unwrap();
+    };
+    written("doubts", serde_json::json!(["THE LOAD GENERATOR FELL BEHIND: 14 were not sent"]));
+    let output = sluice(&["report", dir]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(told(&output).contains("FELL BEHIND: 14 were not sent"), "{}", told(&output));
+    for file in ["summary.json", "report.html"] {
+        let text = fs::read_to_string(run.join(file)).unwrap();
+        assert!(text.contains("FELL BEHIND: 14"), "{file}");
+    }
+    assert!(sluice(&["report", dir, "--allow-lag"]).status.success());
+    written("stopped", true.into());
+    let output = sluice(&["report", dir, "--allow-lag"]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(told(&output).contains("stopped before its end"), "{}", told(&output));
+}
+
+#[test]
+fn what_did_not_leave_is_in_every_file_and_a_trace_keeps_its_rate() {
+    let fleet = common::Fleet::of(2);
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("t.csv");
+    let rows: String =
+        (0..40).map(|it| format!("2023-11-16 18:15:{:02}.0000000,30,400\n", it)).collect();
+    fs::write(&trace, format!("TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")).unwrap();
+    let out = folder.path().join("out");
+    let (trace, out_dir) = (trace.to_str().unwrap(), out.to_str().unwrap());
+    let urls: Vec<String> = fleet.replicas.iter().map(|it| it.url()).collect();
+    let common = ["replay", "--target", &urls[0], "--target", &urls[1], "--trace", trace];
+    let how = ["--rate", "8", "--arrivals", "constant", "--duration", "2s", "--lag-max", "5s"];
+    let limit = ["--open-requests-max", "1", "--costs", "replica_hour=3600", "--out", out_dir];
+    let output = sluice(&[&common[..], &how, &limit].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    let run = json(&out.join("summary.json"))["runs"][0].clone();
+    // Fifteen are due within two seconds, and the trace has more.
+    assert_eq!((&run["requests"], &run["window_s"]), (&15.into(), &2.0.into()), "{run:#}");
+    assert!(run["unsent"].as_u64() > Some(0), "{run:#}");
+    let manifest = json(&out.join("run.json"));
+    let info = &manifest["judged"]["info"];
+    assert_eq!((&info["records"], &info["unsent"]), (&15.into(), &run["unsent"]));
+    assert_eq!(info["costs"]["replicas"], 2, "each target is a replica that is paid for");
+    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("GENERATOR FELL BEHIND"));
+    let again = sluice(&["report", out_dir]);
+    assert_eq!(again.status.code(), Some(1), "{}", told(&again));
+    // The whole trace, whose end nobody set: a request for each gap.
+    let all = ["--speedup", "20", "--json", "--lag-max", "5s"];
+    let output = sluice(&[&common[..], &all].concat());
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let offered = read["runs"][0]["offered_rps"].as_f64().unwrap();
+    assert!((offered / 20.0 - 1.0).abs() < 1.0 / 40.0, "{offered}");
+    assert!(read["mean_ttft_ms"].is_number(), "vLLM's keys are missing: {read:#}");
+}
+
+#[test]
+fn a_run_that_counts_nothing_is_refused() {
+    let nobody = ["replay", "--target", "http://127.0.0.1:9", "--model", "m", "--rate", "1"];
+    let output = sluice(&[&nobody[..], &["--warm-up", "5s", "--duration", "3s"]].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert!(told(&output).contains("--warm-up"), "{}", told(&output));
+    let fleet = common::Fleet::of(1);
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("t.csv");
+    let row = "2023-11-16 18:15:00.0000000,30,4\n";
+    fs::write(&trace, format!("TIMESTAMP,ContextTokens,GeneratedTokens\n{row}{row}")).unwrap();
+    let (target, trace) = (fleet.replicas[0].url(), trace.to_str().unwrap());
+    let output =
+        sluice(&["replay", "--target", &target, "--trace", trace, "--warm-up", "5s", "--allow-lag"]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(told(&output).contains("so nothing counted"), "{}", told(&output));
+}
+
+/// Answers every request with `body`, as a router's admin port does.
+fn admin(body: &'static str) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4_096]);
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+            let length = body.len();
+            write!(stream, "{head}content-length: {length}\r\n\r\n{body}").unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn what_a_router_was_told_of_becomes_a_window_of_the_run() {
+    let fleet = common::Fleet::of(1);
+    let folder = tempfile::tempdir().unwrap();
+    let workload = folder.path().join("w.yaml");
+    let lengths = "{ prompt_tokens: { min: 9, max: 90 }, answer_tokens: { min: 1, max: 5 } }";
+    fs::write(&workload, format!("independent: {lengths}")).unwrap();
+    let out = folder.path().join("out");
+    let (workload, out_dir) = (workload.to_str().unwrap(), out.to_str().unwrap());
+    let events = r#"{"now_s": 50.0, "disruptions": [
+        {"kind": "long-ago", "from_s": 1.0, "until_s": 2.0},
+        {"kind": "deployment", "from_s": 49.5, "until_s": 349.5}]}"#;
+    let (target, admin) = (fleet.replicas[0].url(), admin(events));
+    let to = ["replay", "--target", &target, "--admin", &admin, "--workload", workload];
+    let how = ["--rate", "20", "--duration", "2s", "--allow-lag", "--out", out_dir];
+    let output = sluice(&[&to[..], &how].concat());
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("deployment: "), "{}", told(&output));
+    let split = |it: Value| it["runs"][0]["disruption"].clone();
+    let before = split(json(&out.join("summary.json")));
+    assert_eq!(before["disruptions"].as_array().unwrap().len(), 1, "{before:#}");
+    // Two seconds are too few to see a recovery of five.
+    assert_eq!(before["disruptions"][0]["recovered"], false, "{before:#}");
+    assert!(before["inside"]["requests"].as_u64() > Some(0), "{before:#}");
+    assert!(sluice(&["report", out_dir, "--allow-lag"]).status.success());
+    assert_eq!(split(json(&out.join("summary.json"))), before);
 }
 
 #[test]

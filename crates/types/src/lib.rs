@@ -4,7 +4,7 @@
 //! count and a clock never enters a pure crate.
 //!
 //! Read in this order: [`time`], [`quantity`], [`block`], [`request`], [`slo`], [`replica`],
-//! [`outcome`]; [`units`] is how people write quantities in a file.
+//! [`outcome`], [`work`]; [`units`] is how people write quantities in a file.
 
 pub mod block;
 pub mod outcome;
@@ -14,3 +14,4 @@ pub mod request;
 pub mod slo;
 pub mod time;
 pub mod units;
+pub mod work;

@@ -6,6 +6,7 @@ use types::{
     block::{ChainSeed, HashKey, Scope, hash_block},
     quantity::Tokens,
     time::Timestamp,
+    work::WorkloadClass,
 };
 
 use crate::prompt::Prompt;
@@ -19,10 +20,14 @@ pub struct Arrival {
     pub session: Option<u64>,
     /// Place within the conversation, from zero.
     pub turn: u32,
+    /// Turns of the conversation, also those that the run does not come to; absent where nobody knows.
+    pub turns: Option<u32>,
     /// Tenant the request belongs to.
     pub tenant: Option<u32>,
     /// The promise it is under, by name, where the workload says.
     pub slo_class: Option<Arc<str>>,
+    /// The kind of work it is, where the workload says.
+    pub workload_class: Option<WorkloadClass>,
     /// What is asked.
     pub prompt: Prompt,
     /// Length of the answer.
@@ -65,8 +70,10 @@ mod tests {
             at: Timestamp::ZERO,
             session: None,
             turn: 0,
+            turns: None,
             tenant: None,
             slo_class: None,
+            workload_class: None,
             prompt: Prompt::from_user(ids.iter().map(segment).collect()),
             output: Tokens(1),
             answer: None,

@@ -106,8 +106,10 @@ impl Documents {
                     at,
                     session: None,
                     turn: 0,
+                    turns: None,
                     tenant: None,
                     slo_class: None,
+                    workload_class: None,
                     prompt: Prompt::new(vec![
                         Message::new(Role::System, document),
                         Message::new(Role::User, question),

@@ -6,7 +6,7 @@
 //!   prefix_tokens: 6000
 //! ```
 
-use std::io;
+use std::{io, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,8 @@ pub struct Planned {
     pub arrivals: Vec<Arrival>,
     /// What a trace held and the run leaves out.
     pub skipped: Skipped,
+    /// The run's length, where that ended the plan; absent where a trace ended before.
+    pub until: Option<Duration>,
 }
 
 /// Why a workload gives no requests.
@@ -124,19 +126,19 @@ impl Workload {
         let planned = match self {
             Self::SupportChat(chat) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(chat.arrivals(&load.schedule, duration, load.seed))
+                Planned::generated(chat.arrivals(&load.schedule, duration, load.seed), duration)
             }
             Self::Independent(independent) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(independent.arrivals(&load.schedule, duration, load.seed))
+                Planned::generated(independent.arrivals(&load.schedule, duration, load.seed), duration)
             }
             Self::Documents(documents) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(documents.arrivals(&load.schedule, duration, load.seed))
+                Planned::generated(documents.arrivals(&load.schedule, duration, load.seed), duration)
             }
             Self::Mix(mix) => {
                 let duration = self.generated_duration(load)?;
-                Planned::from(mix.arrivals(&load.schedule, duration, load.seed))
+                Planned::generated(mix.arrivals(&load.schedule, duration, load.seed), duration)
             }
             Self::Trace(trace) => plan_trace(trace, load, read)?,
         };
@@ -148,7 +150,7 @@ impl Workload {
     }
 
     /// How long a generated workload runs, where the load says all it must.
-    fn generated_duration(&self, load: &Load) -> Result<std::time::Duration, WorkloadError> {
+    fn generated_duration(&self, load: &Load) -> Result<Duration, WorkloadError> {
         let invalid = |problem| Err(WorkloadError::Invalid(vec![problem]));
         let name = self.name();
         if load.schedule.is_recorded() {
@@ -177,13 +179,15 @@ fn plan_trace(
         let problem = format!("{} does not tell when requests come; give a rate", trace.file);
         return Err(WorkloadError::Invalid(vec![problem]));
     }
-    let arrivals = recorded.arrivals(load);
-    Ok(Planned { arrivals, skipped: recorded.skipped })
+    let (arrivals, is_cut) = recorded.arrivals(load);
+    let until = load.duration.filter(|_| is_cut);
+    Ok(Planned { arrivals, skipped: recorded.skipped, until })
 }
 
-impl From<Vec<Arrival>> for Planned {
-    fn from(arrivals: Vec<Arrival>) -> Self {
-        Self { arrivals, skipped: Skipped::default() }
+impl Planned {
+    /// What a generator without an end of its own made of a run of that length.
+    fn generated(arrivals: Vec<Arrival>, duration: Duration) -> Self {
+        Self { arrivals, skipped: Skipped::default(), until: Some(duration) }
     }
 }
 

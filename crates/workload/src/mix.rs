@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use types::work::WorkloadClass;
 
 use crate::{
     arrival::Arrival,
@@ -25,6 +26,9 @@ pub struct Part {
     /// The promise that its requests are under, by name.
     #[serde(default, rename = "slo_class", skip_serializing_if = "Option::is_none")]
     pub slo_class: Option<String>,
+    /// The kind of work that they are.
+    #[serde(default, rename = "workload_class", skip_serializing_if = "Option::is_none")]
+    pub workload_class: Option<WorkloadClass>,
     /// Conversations of many tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub support_chat: Option<SupportChat>,
@@ -71,6 +75,7 @@ impl Mix {
             let class: Option<Arc<str>> = part.slo_class.as_deref().map(Into::into);
             for arrival in &mut arrivals {
                 arrival.slo_class.clone_from(&class);
+                arrival.workload_class = part.workload_class;
                 // Sessions and tenants of different kinds are different ones.
                 let apart = u64::from(index) << 56;
                 arrival.session = arrival.session.map(|it| it | apart);
@@ -124,6 +129,7 @@ mod tests {
         let none = Part {
             share: 1.0,
             slo_class: None,
+            workload_class: None,
             support_chat: None,
             documents: None,
             independent: None,
@@ -134,6 +140,7 @@ mod tests {
             Part {
                 share: 6.0,
                 slo_class: Some("batch".to_owned()),
+                workload_class: Some(WorkloadClass::Batch),
                 documents: Some(Documents::default()),
                 ..none
             },
@@ -149,6 +156,9 @@ mod tests {
         let documents = all.iter().filter(|it| it.session.is_none()).count();
         let batch = all.iter().filter(|it| it.slo_class.as_deref() == Some("batch")).count();
         assert_eq!(batch, documents);
+        let work = |it: &&Arrival| it.workload_class == Some(WorkloadClass::Batch);
+        assert_eq!(all.iter().filter(work).count(), documents);
+        assert!(all.iter().filter(|it| it.session.is_some()).all(|it| it.workload_class.is_none()));
         let share = documents as f64 / all.len() as f64;
         assert!((share - 0.6).abs() < 0.03, "{share}");
     }

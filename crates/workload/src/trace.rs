@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use types::{quantity::Tokens, time::Timestamp};
+use types::{quantity::Tokens, time::Timestamp, work::WorkloadClass};
 
 use crate::{
     arrival::Arrival,
@@ -125,6 +125,8 @@ pub struct Row {
     pub tenant: Option<u32>,
     /// The promise it was under, by name, where the trace says.
     pub slo_class: Option<Arc<str>>,
+    /// The kind of work it is, where the trace says.
+    pub workload_class: Option<WorkloadClass>,
     /// Time between the answer before this turn and this turn.
     pub think: Duration,
     /// Whether it comes when the turn before was answered and thought about, and not at a time of
@@ -141,6 +143,8 @@ pub struct Skipped {
     pub zero_length: u64,
     /// Lines that could not be read.
     pub bad_lines: u64,
+    /// Conversations in which nobody answers, of which no request can be made.
+    pub unanswered: u64,
 }
 
 impl fmt::Display for Skipped {
@@ -149,7 +153,11 @@ impl fmt::Display for Skipped {
             f,
             "skipped {} requests of zero length and {} unreadable lines",
             self.zero_length, self.bad_lines
-        )
+        )?;
+        match self.unanswered {
+            0 => Ok(()),
+            count => write!(f, ", and {count} conversations without an answer"),
+        }
     }
 }
 
@@ -170,7 +178,9 @@ impl Recorded {
     /// A schedule with a rate keeps the recorded order and ends with the trace. Where later turns
     /// follow answers, its rate is that of all requests, and it says when conversations begin; each
     /// later turn leaves after an allowance for the answer before it and the time to think.
-    pub(crate) fn arrivals(&self, load: &Load) -> Vec<Arrival> {
+    ///
+    /// Also whether the run's length leaves any of them out.
+    pub(crate) fn arrivals(&self, load: &Load) -> (Vec<Arrival>, bool) {
         let starts = self.rows.iter().filter(|it| !it.follows);
         let mut times = match load.schedule {
             Schedule::Trace { speedup } => {
@@ -188,6 +198,11 @@ impl Recorded {
             }
         }
         .into_iter();
+        let mut turns: BTreeMap<u64, u32> = BTreeMap::new();
+        for session in self.rows.iter().filter_map(|it| it.session) {
+            let of_session = turns.entry(session).or_default();
+            *of_session = of_session.saturating_add(1);
+        }
         let mut answered = BTreeMap::new();
         let mut arrivals = Vec::with_capacity(self.rows.len());
         for (index, row) in (0..).zip(&self.rows) {
@@ -202,12 +217,15 @@ impl Recorded {
             if let Some(session) = row.session {
                 answered.insert(session, at + ANSWER_TIME_PER_TOKEN.saturating_mul(row.output.0));
             }
-            arrivals.push(row.arrival(at, index, self.block, load.seed));
+            let turns = row.session.and_then(|it| turns.get(&it)).copied();
+            arrivals.push(row.arrival(at, turns, index, self.block, load.seed));
         }
         let end = load.duration.map(Timestamp::from_elapsed);
+        let all = arrivals.len();
         arrivals.retain(|it| end.is_none_or(|end| it.at < end));
         arrivals.sort_by_key(|it| it.at);
-        arrivals
+        let is_cut = arrivals.len() < all;
+        (arrivals, is_cut)
     }
 }
 
@@ -218,14 +236,23 @@ impl Row {
     }
 
     /// The request that the `index`-th row becomes.
-    fn arrival(&self, at: Timestamp, index: u64, block: Tokens, seed: u64) -> Arrival {
+    fn arrival(
+        &self,
+        at: Timestamp,
+        turns: Option<u32>,
+        index: u64,
+        block: Tokens,
+        seed: u64,
+    ) -> Arrival {
         let prompt = self.prompt.clone();
         Arrival {
             at,
             session: self.session,
             turn: self.turn,
+            turns,
             tenant: self.tenant,
             slo_class: self.slo_class.clone(),
+            workload_class: self.workload_class,
             prompt: prompt.unwrap_or_else(|| self.named_prompt(index, block, seed)),
             output: self.output,
             answer: None,
@@ -280,7 +307,7 @@ mod tests {
     fn equal_names_are_equal_text_and_the_rest_is_a_rows_own() {
         let rows = vec![row(0.0, 40, &[1, 2]), row(0.0, 40, &[1, 2]), row(0.0, 40, &[1, 3])];
         let recorded = recorded(rows);
-        let all = recorded.arrivals(&load(Schedule::Trace { speedup: 1.0 }));
+        let (all, _) = recorded.arrivals(&load(Schedule::Trace { speedup: 1.0 }));
         let texts: Vec<Vec<u8>> = all.iter().map(text).collect();
         assert!(texts.iter().all(|it| it.len() == 160));
         assert_eq!(texts[0][..128], texts[1][..128]);
@@ -293,7 +320,7 @@ mod tests {
     fn a_row_without_names_shares_nothing() {
         let rows = vec![row(0.0, 40, &[]), row(0.0, 40, &[])];
         let recorded = recorded(rows);
-        let all = recorded.arrivals(&load(Schedule::Trace { speedup: 1.0 }));
+        let (all, _) = recorded.arrivals(&load(Schedule::Trace { speedup: 1.0 }));
         assert_ne!(text(&all[0])[..32], text(&all[1])[..32]);
     }
 
@@ -302,7 +329,7 @@ mod tests {
         let rows = (0..3).map(|at| row(f64::from(at), 16, &[1])).collect();
         let recorded = recorded(rows);
         let times = |load: &Load| -> Vec<u128> {
-            recorded.arrivals(load).iter().map(|it| it.at.elapsed().as_millis()).collect()
+            recorded.arrivals(load).0.iter().map(|it| it.at.elapsed().as_millis()).collect()
         };
         assert_eq!(times(&load(Schedule::Trace { speedup: 4.0 })), [0, 250, 500]);
         assert_eq!(times(&load(Schedule::Constant { rate_per_s: 10.0 })), [100, 200, 300]);
@@ -311,6 +338,9 @@ mod tests {
             ..load(Schedule::Trace { speedup: 1.0 })
         };
         assert_eq!(times(&short), [0, 1_000]);
+        // Whoever asks for more than there is has a run that the trace ends.
+        let long = Load { duration: Some(Duration::from_secs(3)), ..short.clone() };
+        assert_eq!([short, long].map(|it| recorded.arrivals(&it).1), [true, false]);
     }
 
     #[test]
@@ -325,7 +355,7 @@ mod tests {
         };
         let rows = vec![turn(0, 0, false), turn(0, 1, true), turn(1, 0, false), turn(1, 1, true)];
         let recorded = Recorded { is_untimed: true, ..recorded(rows) };
-        let all = recorded.arrivals(&load(Schedule::Constant { rate_per_s: 4.0 }));
+        let (all, _) = recorded.arrivals(&load(Schedule::Constant { rate_per_s: 4.0 }));
         let told: Vec<_> =
             all.iter().map(|it| (it.at.elapsed().as_millis(), it.session, it.turn)).collect();
         // Four requests a second in conversations of two: two conversations a second.
@@ -333,5 +363,12 @@ mod tests {
             told,
             [(500, Some(0), 0), (1_000, Some(1), 0), (1_800, Some(0), 1), (2_300, Some(1), 1)]
         );
+        // Whoever is cut off still knows how long the conversation was to be.
+        let short = Load {
+            duration: Some(Duration::from_secs(2)),
+            ..load(Schedule::Constant { rate_per_s: 4.0 })
+        };
+        let (cut, _) = recorded.arrivals(&short);
+        assert_eq!((cut.len(), cut.iter().all(|it| it.turns == Some(2))), (3, true));
     }
 }

@@ -141,29 +141,26 @@ async fn an_answer_that_breaks_off_is_an_error_and_so_is_none() {
     assert_eq!(crate::client::failure_of(&refused), crate::health::Failure::Refused);
 }
 
-/// Requests at once, each on a connection of its own, beyond what a server's queue holds.
-const BURST: usize = 400;
+/// Requests at once, each on a connection of its own, and how many the server's queue holds: more than are under way
+/// when the whole process was held up for a while, and far less than all.
+const BURST: usize = 1_000;
+const QUEUE: u32 = 256;
 
 #[tokio::test]
 async fn a_burst_of_requests_does_not_overrun_the_queue_of_a_busy_server() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(100).unwrap();
+    let listener = socket.listen(QUEUE).unwrap();
     let origin = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     // What the queue drops comes again after a second.
     let connector = Connector::new(Duration::from_millis(900), None);
     let pool = Pool::new(connector, origin, Duration::from_secs(60), BURST);
     tokio::spawn(async move {
-        for taken in 1.. {
+        loop {
             let (mut socket, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                assert!(read_request(&mut socket).await);
-                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
-                socket.write_all(answer).await.unwrap();
-            });
-            if taken % 20 == 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            assert!(read_request(&mut socket).await);
+            let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+            socket.write_all(answer).await.unwrap();
         }
     });
     let mut asked = tokio::task::JoinSet::new();

@@ -49,6 +49,8 @@ pub(crate) enum Manner {
     Whole,
     /// Two tokens, as Anthropic's API has them.
     Anthropic,
+    /// One token, without a word of who gave it.
+    Anonymous,
 }
 
 pub(crate) struct Server {
@@ -96,7 +98,7 @@ async fn complete(
             let usage = json!({"prompt_tokens": 9, "completion_tokens": 3});
             return Json(json!({"choices": [{"text": "Hi"}], "usage": usage})).into_response();
         }
-        Manner::FrozenUntil(_) => &[TOKEN, DONE],
+        Manner::FrozenUntil(_) | Manner::Anonymous => &[TOKEN, DONE],
         Manner::Anthropic => &ANTHROPIC,
     };
     let manner = server.manner;
@@ -121,6 +123,10 @@ async fn complete(
             server.hung_up.fetch_add(1, Ordering::SeqCst);
         }
     });
+    if matches!(manner, Manner::Anonymous) {
+        let headers = [("content-type", "text/event-stream")];
+        return (headers, Body::new(Pieces(receiver))).into_response();
+    }
     let headers = [
         ("content-type", "text/event-stream"),
         ("x-sluice-replica", "gpu-3"),
@@ -181,6 +187,8 @@ pub(crate) fn arrivals(count: u32, gap: Duration) -> Vec<Arrival> {
             at: Timestamp::from_elapsed(gap * index),
             session: Some(u64::from(index)),
             turn: 0,
+            turns: None,
+            workload_class: None,
             tenant: None,
             slo_class: None,
             prompt: Prompt::from_user(vec![Segment { id: index.into(), tokens: Tokens(120) }]),

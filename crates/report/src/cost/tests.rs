@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use types::quantity::Tokens;
+use types::{quantity::Tokens, time::Timestamp};
 
 use super::*;
 use crate::record::Verdicts;
@@ -53,6 +53,39 @@ fn every_class_counts_results_of_its_own_kind() {
 }
 
 #[test]
+fn conversations_that_were_cut_off_are_no_results_and_cost_none() {
+    let of_three = |it: RequestRecord| RequestRecord { turns: Some(3), ..it };
+    let whole = [0, 1, 2].map(|it| of_three(turn(1, it, true)));
+    let cut_off = [of_three(turn(2, 0, true)), of_three(turn(2, 1, true))];
+    let prices = Prices { request: 0.01, ..Prices::default() };
+    let costs = Costs { prices, replicas: 1 };
+    let cost = |records: &[RequestRecord], class| {
+        let all = costs.of(records.iter(), 10.0);
+        by_class(&records.iter().collect::<Vec<_>>(), Some(class), Some((&costs, &all)))[0]
+    };
+    for class in [WorkloadClass::Conversational, WorkloadClass::Agentic] {
+        let of_whole = cost(&whole, class);
+        let of_both = cost(&[&whole[..], &cut_off].concat(), class);
+        near(of_whole.accepted, 1.0);
+        near(of_both.accepted, 1.0);
+        assert_eq!((of_whole.unfinished, of_both.unfinished), (0, 1));
+        near(of_both.cost_per_accepted.unwrap(), of_whole.cost_per_accepted.unwrap());
+        near(of_both.cost.unwrap(), 0.05);
+    }
+    near(cost(&cut_off, WorkloadClass::Voice).accepted, 0.0);
+    near(cost(&cut_off, WorkloadClass::Rag).accepted, 2.0);
+}
+
+#[test]
+fn a_client_that_hangs_up_spoils_no_conversation() {
+    let mut records = [turn(1, 0, true), turn(1, 1, false), turn(2, 0, false)];
+    records[1].ending = Ending::Cancelled;
+    records[2].ending = Ending::Cancelled;
+    let records: Vec<&RequestRecord> = records.iter().collect();
+    near(by_class(&records, Some(WorkloadClass::Conversational), None)[0].accepted, 1.0);
+}
+
+#[test]
 fn everything_that_is_paid_is_counted_once() {
     let prices = Prices {
         replica_hour: 3.6,
@@ -94,13 +127,6 @@ fn negative_prices_are_refused_by_name() {
     let problems = prices.problems().join("; ");
     assert!(problems.contains("rework: ") && problems.contains("request: "), "{problems}");
     assert!(Prices::default().problems().is_empty());
-}
-
-#[test]
-fn a_class_that_is_none_is_told_the_names() {
-    assert_eq!("voice".parse(), Ok(WorkloadClass::Voice));
-    let error = "chat".parse::<WorkloadClass>().unwrap_err();
-    assert!(error.contains("conversational, agentic, rag"), "{error}");
 }
 
 proptest! {

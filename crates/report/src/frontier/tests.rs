@@ -15,7 +15,7 @@ pub(crate) fn runs_at(rate: f64) -> Vec<Run> {
         Run {
             seed,
             window_s: 20.0,
-            drain_s: ((rate - 500.0) / 500.0 * 20.0).max(0.0),
+            served_rps: rate.min(500.0),
             requests: in_window(rate),
             completed: in_window(rate),
             good: in_window(goodput),
@@ -52,6 +52,7 @@ pub(crate) fn frontier() -> Frontier {
         states: Vec::new(),
         disruption: None,
         blend: None,
+        doubts: Vec::new(),
     }
 }
 
@@ -87,7 +88,16 @@ fn a_frontier_survives_its_file() {
 }
 
 #[test]
-fn the_knee_has_a_point() {
-    let rate = frontier().at_knee().unwrap().rate_per_s;
+fn the_knee_has_one_point() {
+    let mut frontier = frontier();
+    let rate = frontier.at_knee().unwrap().rate_per_s;
     assert!((460.0..=480.0).contains(&rate), "{rate}");
+    assert!(rate <= frontier.knee_by_goodput.rate_per_s.unwrap().value * 1.001);
+    assert_eq!(frontier.points.iter().filter(|it| it.is_at_knee).count(), 1);
+    // Without a knee no rate stands for it, however good it is.
+    let Measured { points, knee_by_goodput, .. } = Measured::of(&[(120.0, runs_at(120.0))]);
+    assert_eq!(knee_by_goodput.none, Some(NoKnee::TooFewPoints));
+    (frontier.points, frontier.knee_by_goodput) = (points, knee_by_goodput);
+    assert_eq!(frontier.at_knee(), None);
+    assert_eq!(frontier.knee_or_best(), Some(120.0));
 }

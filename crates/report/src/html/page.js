@@ -34,6 +34,8 @@ const none = { "too-few-points": "fewer than five rates", "no-rise": "no rise at
 
 function head() {
   page.append(element("h1", {}, data.title));
+  const caveats = [...data.runs.flatMap((it) => [...(it.stopped ? ["THE RUN WAS STOPPED BEFORE ITS END"] : []), ...(it.doubts || [])].map((told) => (data.runs.length > 1 ? it.workload + ", " + it.policy + ", seed " + it.seed + ": " : "") + told)), ...data.frontiers.flatMap((it) => it.doubts || [])];
+  if (caveats.length) page.append(element("div", { class: "caveats", role: "alert" }, ...caveats.map((it) => element("p", {}, it))));
   const slo = data.slo || (data.frontiers[0] && data.frontiers[0].slo);
   page.append(element("p", {}, "Good: succeeded within " + promise(slo) + "; refusals and failures count against it. Latencies count from the scheduled send."));
   const first = data.frontiers[0], run = data.runs[0];
@@ -54,7 +56,7 @@ function head() {
       [number(run.request_goodput) + "/s", "goodput", "of " + number(run.offered_rps) + "/s offered"],
       [percent(run.good_request_fraction), "good requests", many(run.good, "request", "requests") + " of " + number(run.requests, 0)],
       [number(run.output_token_goodput) + "/s", "good output tokens", "of " + number(run.output_token_throughput) + "/s"],
-      run.good_session_fraction === null ? null : [percent(run.good_session_fraction), "good sessions"],
+      run.good_session_fraction === null ? null : [percent(run.good_session_fraction), "good sessions", run.unfinished_sessions ? many(run.unfinished_sessions, "was", "were") + " not whole" : undefined],
       run.ttft_ms ? [millis(run.ttft_ms.p99), "TTFT p99", "median " + millis(run.ttft_ms.p50)] : null,
       run.tpot_ms ? [millis(run.tpot_ms.p99), "TPOT p99", "median " + millis(run.tpot_ms.p50)] : null,
       run.cache_hit_rate === null ? null : [percent(run.cache_hit_rate), "cache hit rate"],
@@ -121,12 +123,10 @@ function frontiers() {
 }
 
 function points(frontier, single) {
-  const knee = frontier.knee_by_goodput.rate_per_s;
-  const nearest = knee && frontier.points.reduce((best, it) => Math.abs(it.rate_per_s - knee.value) < Math.abs(best.rate_per_s - knee.value) ? it : best);
   page.append(element("h3", { style: "margin-top:18px" }, (single ? "" : frontier.policy + ": ") + "every rate; " + frontier.points[0].runs + " runs each"));
   const share = (value) => value > 0 ? percent(value) : "–";
   figures(page, ["offered/s", "load", "answered/s", "goodput/s", "good", "good tokens/s", "failed", "refused", "retried", "hits", "TTFT p50", "p95", "p99", "TPOT p50", "p95", "p99", "E2E p99", "cost / 1,000"],
-    frontier.points.map((it) => ({ mark: it === nearest, cells: [number(it.rate_per_s), it.band, number(it.sustained_rps), number(it.request_goodput), percent(it.good_request_fraction), number(it.output_token_goodput), share(it.error_rate), share(it.refusal_rate), share(it.retry_rate), percent(it.cache_hit_rate),
+    frontier.points.map((it) => ({ mark: it.is_at_knee, cells: [number(it.rate_per_s), it.band, number(it.sustained_rps), number(it.request_goodput), percent(it.good_request_fraction), number(it.output_token_goodput), share(it.error_rate), share(it.refusal_rate), share(it.retry_rate), percent(it.cache_hit_rate),
       ...["p50", "p95", "p99"].map((part) => millis(it.ttft_ms && it.ttft_ms[part])), ...["p50", "p95", "p99"].map((part) => millis(it.tpot_ms && it.tpot_ms[part])), millis(it.e2e_ms && it.e2e_ms.p99), money(it.cost_per_accepted, frontier.currency)] })));
 }
 
@@ -137,10 +137,12 @@ function states() {
       [warmth.replaceAll("-", " "), percent(point.cache_hit_rate), millis(point.ttft_ms && point.ttft_ms.p50), millis(point.ttft_ms && point.ttft_ms.p99), number(point.request_goodput), percent(point.good_request_fraction), money(point.cost_per_accepted, it.currency)]));
     const split = it.disruption;
     if (!split) continue;
+    const open = split.disruptions.filter((one) => one.recovered === false).length;
     const kinds = [...new Set(split.disruptions.map((one) => one.kind))].join(", ");
-    page.append(element("p", { style: "margin-top:12px" }, kinds + ": " + number(split.window_mean_s, 0) + " s until caches and TTFT are as before."));
+    page.append(element("p", { style: "margin-top:12px" }, kinds + ": " + (open ? "caches and TTFT were not as before within " + number(split.window_mean_s, 0) + " s, in " + open + " of " + split.disruptions.length + " times; the run ended before, so it is worse than this." : number(split.window_mean_s, 0) + " s until caches and TTFT are as before.")));
     const row = (name, part) => [name, number(part.length_s, 0) + " s", percent(part.cache_hit_rate), millis(part.ttft_ms && part.ttft_ms.mean), percent(part.good_request_fraction), money(part.cost_per_accepted, it.currency)];
     const rows = [row("while disrupted", split.inside), row("undisturbed", split.outside)];
+    if (!it.blend && split.window_mean_s > 0) page.append(element("p", {}, "Nothing is blended: a day has room for " + number(86400 / split.window_mean_s, 0) + " of them."));
     if (it.blend) rows.push([it.blend.per_day + " such a day", percent(it.blend.share_of_time) + " of it", percent(it.blend.cache_hit_rate), millis(it.blend.ttft_ms_mean), percent(it.blend.good_request_fraction), money(it.blend.cost_per_accepted, it.currency)]);
     figures(page, ["", "time", "hits", "TTFT mean", "good", "cost / 1,000"], rows);
   }
@@ -208,7 +210,7 @@ function plan() {
   section("Capacity", number(it.demand.rate_per_s) + " useful requests a second need " + many(it.replicas, "replica", "replicas") + ".");
   const knee = it.per_replica.goodput_per_s, load = (replicas) => percent(it.demand.rate_per_s / knee / replicas) + " of its knee";
   const rows = [];
-  if (it.by_throughput !== null) rows.push(["throughput (wrong)", number(it.per_replica.throughput_per_s) + "/s answered", number(it.by_throughput, 0), it.goodput_by_throughput === null ? load(it.by_throughput) : number(it.goodput_by_throughput) + " good/s"]);
+  if (it.by_throughput !== null) rows.push(["throughput" + (it.by_throughput < it.by_goodput ? " (wrong)" : ", which buys no fewer here"), number(it.per_replica.throughput_per_s) + "/s answered", number(it.by_throughput, 0), it.goodput_by_throughput === null ? load(it.by_throughput) : number(it.goodput_by_throughput) + " good/s"]);
   rows.push(["goodput", number(knee) + "/s good", number(it.by_goodput, 0), load(it.by_goodput)], ["and bursts of " + it.demand.burst + " ×", "", number(it.with_bursts, 0), load(it.with_bursts)], { mark: true, cells: ["and " + it.demand.failures + " failed", "", number(it.replicas, 0), load(it.replicas)] });
   figures(page, ["sized by", "a replica gives", "replicas", "each runs at"], rows);
   const tried = it.trials;

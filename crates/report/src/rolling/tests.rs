@@ -41,6 +41,7 @@ fn windows_forget_and_totals_do_not() {
 fn a_label_that_comes_late_changes_what_was_counted() {
     let mut rolling = Rolling::default();
     rolling.count(at(5), key("m"), &good("a", 5), None);
+    assert!(rolling.remembers("a") && !rolling.remembers("of nobody"));
     assert!(rolling.label("a", false));
     let figures = only(&rolling, 6).of.windows[0].figures;
     assert_eq!((figures.good, figures.labelled), (0, 1));

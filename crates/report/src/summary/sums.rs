@@ -33,8 +33,6 @@ pub(super) struct Sums<'a> {
     /// Prompt tokens of those whose engine says how many were cached.
     prompt_tokens: u64,
     replicas: BTreeMap<&'a str, u64>,
-    /// A session for each request that belongs to one, and whether the request was good.
-    sessions: Vec<(u64, bool)>,
     lag_ms: Vec<f64>,
     ttft_ms: Vec<f64>,
     tpot_ms: Vec<f64>,
@@ -67,9 +65,6 @@ impl<'a> Sums<'a> {
         if record.slo.good {
             self.good = self.good.saturating_add(1);
             self.good_tokens = self.good_tokens.saturating_add(record.output_tokens.0.into());
-        }
-        if let Some(session) = record.session.filter(|_| record.ending != Ending::Cancelled) {
-            self.sessions.push((session, record.slo.good));
         }
         if record.ending == Ending::Completed {
             self.add_answer(record);
@@ -107,18 +102,6 @@ impl<'a> Sums<'a> {
         let busiest = self.replicas.values().max().copied()?;
         let all: u64 = self.replicas.values().sum();
         ratio(busiest as f64 * count(self.replicas.len()), all as f64)
-    }
-
-    /// Good sessions and all of them; a session is good when all its turns are.
-    pub(super) fn sessions(&mut self) -> (f64, f64) {
-        // Within a session what is not good comes first.
-        self.sessions.sort_unstable();
-        let (mut good, mut all) = (0_usize, 0_usize);
-        for turns in self.sessions.chunk_by(|one, other| one.0 == other.0) {
-            all = all.saturating_add(1);
-            good = good.saturating_add(turns.first().is_some_and(|it| it.1).into());
-        }
-        (count(good), count(all))
     }
 
     /// Statistics of lag, TTFT, TPOT and E2E.

@@ -51,6 +51,7 @@ pub(crate) fn info() -> RunInfo {
             replicas: 2,
         }),
         workload_class: None,
+        ..RunInfo::default()
     }
 }
 
@@ -135,16 +136,66 @@ fn a_request_that_hangs_until_its_deadline_is_no_drain() {
 }
 
 #[test]
-fn without_a_length_the_schedule_reaches_from_its_first_request_to_its_last() {
+fn without_a_length_the_schedule_ends_a_mean_gap_after_its_last_request() {
     let window = |records: &[RequestRecord]| {
         let run = Run::measure(&RunInfo::default(), records, &Histogram::new());
         (run.window_s, run.drain_s)
     };
     let (one, two) = (answered(1_000, 200, None), answered(3_000, 200, None));
     let (length, drain) = window(&[one.clone(), two]);
-    near(length, 2.0);
-    near(drain, 1.1);
+    near(length, 4.0);
+    near(drain, 0.0);
     near(window(&[one]).0, 1.1);
+}
+
+#[test]
+fn without_a_length_the_rate_offered_is_the_schedules() {
+    for (count, gap_ms) in [(2_u64, 9_u64), (3, 1_429), (40, 250)] {
+        let records: Vec<RequestRecord> =
+            (1..=count).map(|it| answered(it * gap_ms, 100, None)).collect();
+        let run = Run::measure(&RunInfo::default(), &records, &Histogram::new());
+        let rate = 1_000.0 / gap_ms as f64;
+        assert!((run.offered_rps / rate - 1.0).abs() < 1e-6, "{} is not {rate}", run.offered_rps);
+        near(run.offered_rps, run.request_throughput);
+    }
+}
+
+/// A fleet that finishes at most ten answers a second, each three seconds after its turn came, asked
+/// `rate` times a second for `seconds`.
+fn of_ten_a_second(rate: u64, seconds: u64) -> Vec<RequestRecord> {
+    let answer = |number: u64| {
+        let scheduled_ms = number * 1_000 / rate;
+        let turn_ms = scheduled_ms.max(number * 100);
+        answered(scheduled_ms, turn_ms - scheduled_ms + 2_100, None)
+    };
+    (0..rate * seconds).map(answer).collect()
+}
+
+#[test]
+fn a_fleet_sustains_what_comes_within_the_window_and_all_that_is_good() {
+    let served = |rate: u64, warm_up_s: u64| {
+        let info = RunInfo {
+            scheduled_for: Some(Duration::from_secs(20)),
+            warm_up: Duration::from_secs(warm_up_s),
+            ..info()
+        };
+        let mut records = of_ten_a_second(rate, 20);
+        let slo = Slo { ttft: Some(Duration::from_millis(2_500)), ..Slo::default() };
+        for record in &mut records {
+            record.slo = Terms { slo, retries_max: None }.judge(record);
+        }
+        let run = Run::measure(&info, &records, &Histogram::new());
+        assert!(run.served_rps >= run.request_goodput, "{rate}/s: {run:?}");
+        run.served_rps
+    };
+    for warm_up_s in [0, 5] {
+        // Three seconds of twenty: a fleet that keeps up is not taken for one that does not.
+        assert!((served(8, warm_up_s) / 8.0 - 1.0).abs() < 0.02, "{}", served(8, warm_up_s));
+        for rate in [20, 40] {
+            let served = served(rate, warm_up_s);
+            assert!((served / 10.0 - 1.0).abs() < 0.02, "{served} of {rate}, {warm_up_s} s");
+        }
+    }
 }
 
 #[test]
@@ -153,6 +204,23 @@ fn a_run_of_nothing_has_no_statistics() {
     assert_eq!((run.ttft_ms, run.good_request_fraction), (None, None));
     assert_eq!((run.cost_per_accepted, run.cache_hit_rate), (None, None));
     near(run.request_throughput, 0.0);
+}
+
+#[test]
+fn what_is_to_be_known_before_the_figures_is_in_the_files() {
+    let doubts = vec!["THE LOAD GENERATOR FELL BEHIND".to_owned()];
+    let caveats = Caveats { stopped: true, unsent: 14, doubts };
+    let info = RunInfo { caveats: caveats.clone(), records: Some(5), ..info() };
+    let run = Run::measure(&info, &records(), &Histogram::new());
+    assert_eq!(run.caveats.told().len(), 2, "{:?}", run.caveats.told());
+    let json = serde_json::to_value(&run).unwrap();
+    assert_eq!((&json["unsent"], &json["stopped"]), (&14.into(), &true.into()));
+    assert!(json["doubts"][0].as_str().unwrap().contains("FELL BEHIND"), "{json:#}");
+    assert_eq!(serde_json::from_value::<Run>(json).unwrap(), run);
+    let info_again = serde_json::from_value(serde_json::to_value(&info).unwrap());
+    assert_eq!(info_again.ok(), Some(info));
+    // What was written before anybody asked has nothing to say.
+    assert_eq!(serde_json::from_str::<RunInfo>("{}").unwrap().caveats, Caveats::default());
 }
 
 #[test]

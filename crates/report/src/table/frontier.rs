@@ -6,7 +6,7 @@ use types::slo::Slo;
 
 use super::{align_right, millis, percent, table};
 use crate::{
-    disruption::{Part, Split},
+    disruption::{Blend, Part, Split},
     frontier::{Frontier, KneeOf, Point, State},
     knee::Estimate,
     plan::{Plan, Trials},
@@ -49,7 +49,9 @@ pub fn frontier(frontier: &Frontier) -> String {
     }
     out.push_str(&states(&frontier.states, frontier.currency.as_deref()));
     if let Some(split) = &frontier.disruption {
-        out.push_str(&disruption(split, frontier));
+        let blend = frontier.blend.as_ref();
+        out.push_str(&disruption(split, blend, frontier.currency.as_deref()));
+        out.push_str(&unblended(split, blend));
     }
     out
 }
@@ -195,8 +197,9 @@ fn states(states: &[State], currency: Option<&str>) -> String {
     format!("the same {}/s in each state of the caches:\n{table}\n", rate(first.point.rate_per_s))
 }
 
-fn disruption(split: &Split, frontier: &Frontier) -> String {
-    let cost = cost_header(frontier.currency.as_deref());
+/// What it was like in disruption windows and outside of them, and blended where that is known.
+pub(super) fn disruption(split: &Split, blend: Option<&Blend>, currency: Option<&str>) -> String {
+    let cost = cost_header(currency);
     let header = ["", "time", "hits", "TTFT mean", "TTFT p99", "good", cost.as_str()];
     let mut table = table(&header);
     let mut row = |name: &str, part: &Part| {
@@ -212,7 +215,7 @@ fn disruption(split: &Split, frontier: &Frontier) -> String {
     };
     row("disrupted", &split.inside);
     row("undisturbed", &split.outside);
-    if let Some(it) = &frontier.blend {
+    if let Some(it) = blend {
         table.add_row([
             format!("{} a day", it.per_day),
             percent(Some(it.share_of_time)),
@@ -227,12 +230,28 @@ fn disruption(split: &Split, frontier: &Frontier) -> String {
     let kinds: std::collections::BTreeSet<&str> =
         split.disruptions.iter().map(|it| it.kind.as_str()).collect();
     let kinds: Vec<&str> = kinds.into_iter().collect();
-    format!(
-        "{}: {:.0} s until caches and TTFT are as before\n{table}\n",
-        kinds.join(", "),
-        split.window_mean_s
-    )
+    let (kinds, mean_s) = (kinds.join(", "), split.window_mean_s);
+    let told = match (split.unrecovered(), split.disruptions.len()) {
+        (0, _) => format!("{kinds}: {mean_s:.0} s until caches and TTFT are as before"),
+        (open, all) => format!(
+            "{kinds}: caches and TTFT were not as before within {mean_s:.0} s, in {open} of {all} times;\n\
+             the run ended before, so it is worse than this"
+        ),
+    };
+    format!("{told}\n{table}\n")
 }
+
+/// Why there is nothing blended, where there could be.
+fn unblended(split: &Split, blend: Option<&Blend>) -> String {
+    match split.per_day_max().filter(|_| blend.is_none()) {
+        Some(most) => format!("nothing is blended: a day has room for {most:.0} of them\n"),
+        None => String::new(),
+    }
+}
+
+/// What is said where sizing by throughput misleads nobody.
+const NO_FEWER: &str = "sizing by throughput buys no fewer here: the promise holds for as long as the \
+     fleet keeps up\n";
 
 /// A plan, and what sizing by throughput would have bought.
 #[must_use]
@@ -245,7 +264,8 @@ pub fn plan(plan: &Plan) -> String {
             |it| format!("{} good/s of {} asked", rate(it), rate(demand.rate_per_s)),
         );
         let each = format!("{}/s answered", rate(throughput));
-        table.add_row(["throughput (wrong)".to_owned(), each, bought.to_string(), gives]);
+        let name = if plan.throughput_misleads() { "throughput (wrong)" } else { "throughput" };
+        table.add_row([name.to_owned(), each, bought.to_string(), gives]);
     }
     let each = format!("{}/s good", rate(per_replica.goodput_per_s));
     let mut row = |name: String, replicas: u64| {
@@ -261,8 +281,12 @@ pub fn plan(plan: &Plan) -> String {
     }
     align_right(&mut table);
     let told = plan.trials.as_ref().map(trials).unwrap_or_default();
+    let note = match plan.by_throughput {
+        Some(_) if !plan.throughput_misleads() => NO_FEWER,
+        Some(_) | None => "",
+    };
     format!(
-        "{} useful requests/s need {replicas} replicas\n{table}\n{told}",
+        "{} useful requests/s need {replicas} replicas\n{table}\n{note}{told}",
         rate(demand.rate_per_s)
     )
 }
@@ -356,7 +380,7 @@ mod tests {
             .to_vec();
         let at = |seconds| Timestamp::from_elapsed(Duration::from_secs(seconds));
         let kind = "rolling-deployment".to_owned();
-        let open = Disruption { kind, from: at(40), until: at(60) };
+        let open = Disruption { kind, from: at(40), until: at(60), recovered: true };
         let records: Vec<_> = (0..100).map(|it| answered(it * 1_000, 200, Some(50))).collect();
         let split = Split::of(&records, vec![open], (at(0), at(100)), None);
         it.blend = split.blended(10.0);
@@ -364,6 +388,22 @@ mod tests {
         let table = frontier(&it);
         fits(&table);
         insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn a_fleet_that_never_recovered_is_told_so() {
+        let at = |seconds| Timestamp::from_elapsed(Duration::from_secs(seconds));
+        let records: Vec<_> = (0..100).map(|it| answered(it * 1_000, 200, Some(50))).collect();
+        let kind = "rolling-deployment".to_owned();
+        let open = Disruption { kind, from: at(40), until: at(100), recovered: false };
+        let split = Split::of(&records, vec![open], (at(0), at(100)), None);
+        let mut it = measured();
+        (it.blend, it.disruption) = (split.blended(1e9), Some(split));
+        let table = frontier(&it);
+        fits(&table);
+        assert!(table.contains("not as before within 60 s, in 1 of 1 times"), "{table}");
+        assert!(table.contains("nothing is blended: a day has room for 1440"), "{table}");
+        assert!(!table.contains("until caches"), "{table}");
     }
 
     #[test]
@@ -385,5 +425,24 @@ mod tests {
         let table = plan(&Plan::new(demand, each, None).unwrap());
         fits(&table);
         insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn throughput_is_called_wrong_only_where_it_buys_too_few() {
+        let demand = Demand { rate_per_s: 900.0, burst: 1.25, failures: 1 };
+        let table = |throughput_per_s| {
+            let each = PerReplica { goodput_per_s: 450.0, throughput_per_s };
+            plan(&Plan::new(demand, each, None).unwrap())
+        };
+        for throughput in [450.0, 440.0] {
+            let table = table(Some(throughput));
+            assert!(!table.contains("wrong") && table.contains("no fewer here"), "{table}");
+            fits(&table);
+        }
+        let none = table(None);
+        assert!(!none.contains("throughput"), "{none}");
+        let misleads = table(Some(900.0));
+        assert!(misleads.contains("throughput (wrong)"), "{misleads}");
+        assert!(!misleads.contains("no fewer"), "{misleads}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{align_right, millis, percent, policy as policy_of, table};
+use super::{align_right, heading, millis, percent, policy as policy_of, table};
 use crate::{
     interval::Interval,
     paired::{Difference, Figure, Verdict},
@@ -48,8 +48,14 @@ pub fn means(runs: &[Run]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "{}: {requests:.0} requests at {:.1}/s for {:.0} s{of_seeds}\n{table}",
-            first.workload, first.offered_rps, first.window_s
+            "{}\n{table}",
+            heading(
+                &first.workload,
+                &format!(
+                    "{requests:.0} requests at {:.1}/s for {:.0} s{of_seeds}",
+                    first.offered_rps, first.window_s
+                )
+            )
         );
     }
     out

@@ -28,7 +28,13 @@ pub fn work(runs: &[Run]) -> String {
         return String::new();
     }
     align_right(&mut table);
-    format!("cost of accepted results by class of work\n{table}\n")
+    let unfinished: u64 =
+        runs.iter().flat_map(|it| &it.by_workload_class).map(|it| it.unfinished).sum();
+    let note = match unfinished {
+        0 => String::new(),
+        count => format!("{count} conversations were not whole and are left out\n"),
+    };
+    format!("cost of accepted results by class of work\n{table}\n{note}")
 }
 
 #[cfg(test)]

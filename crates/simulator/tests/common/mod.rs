@@ -36,6 +36,8 @@ pub(crate) fn arrival(at: Timestamp) -> Arrival {
         at,
         session: None,
         turn: 0,
+        turns: None,
+        workload_class: None,
         tenant: None,
         slo_class: None,
         prompt: Prompt::default(),

@@ -112,6 +112,8 @@ fn arrival(question: &Question) -> Arrival {
         at: Timestamp::ZERO,
         session: None,
         turn: 0,
+        turns: None,
+        workload_class: None,
         tenant: None,
         slo_class: None,
         prompt: Prompt::from_user(vec![Segment { id: question.name, tokens: question.prompt }]),

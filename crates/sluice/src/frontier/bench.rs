@@ -5,16 +5,17 @@ use std::{process::Command, time::Duration};
 use anyhow::{Context as _, bail};
 use replay::ReplayOptions;
 use report::{
-    RequestRecord, Run, RunInfo,
+    Caveats, RequestRecord, Run, RunInfo,
     cost::Costs,
-    disruption::{Disruption, recovered},
+    disruption::Disruption,
     frontier::Warmth,
     html::Detail,
     windows,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::time::Timestamp;
-use workload::{Load, Schedule, Workload};
+use workload::{Arrival, Load, Schedule, Workload};
 
 use super::target::Live;
 use crate::{
@@ -47,6 +48,12 @@ pub(super) struct Measured {
 }
 
 impl Live {
+    /// Replicas behind the target, where somebody said; of several targets each is one.
+    pub(super) fn replicas(&self) -> Option<u32> {
+        let targets = u32::try_from(self.sending.target.len()).ok();
+        self.replicas.or(targets.filter(|it| *it > 1))
+    }
+
     /// Time before a run in the state `warmth` counts.
     ///
     /// # Errors
@@ -75,7 +82,9 @@ impl Live {
         match warmth {
             Warmth::Cold => "restarted by --restart, counted from the first request".to_owned(),
             Warmth::WarmModelColdCache => {
-                "prompts that were never sent before, counted from the first one".to_owned()
+                "prompts that were never sent before in this test, or engines restarted where they are \
+                 given; counted from the first one"
+                    .to_owned()
             }
             Warmth::Warm | Warmth::HotSteadyState => after(""),
             Warmth::Disrupted => after(", and disturbed by --disrupt a quarter into what counts"),
@@ -84,6 +93,45 @@ impl Live {
 }
 
 impl Bench<'_> {
+    /// Refuses a state that nobody said how to bring about, before anything is sent.
+    ///
+    /// # Errors
+    /// As [`Live::warm_up_of`] has them, and prompts that are the same in every run, whose traces in the
+    /// caches nothing removes.
+    pub(super) fn check(&self, warmth: Warmth) -> anyhow::Result<()> {
+        self.live.warm_up_of(warmth)?;
+        let needs_restart = warmth == Warmth::WarmModelColdCache && self.gives_prompts()?;
+        if needs_restart && self.live.restart.is_none() {
+            bail!(
+                "--warmth warm-model-cold-cache: the file holds the prompts themselves, which are cached \
+                 after the first run; pass --restart COMMAND, or a trace or workload whose prompts are \
+                 generated"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether every run sends the same prompts.
+    fn gives_prompts(&self) -> anyhow::Result<bool> {
+        if !matches!(self.workload, Workload::Trace(_)) {
+            return Ok(false);
+        }
+        let load = Load { schedule: Schedule::Poisson { rate_per_s: 1.0 }, duration: None, seed: 1 };
+        let planned = self.workload.plan(&load, |_| Ok(self.text.clone().unwrap_or_default()))?;
+        Ok(planned.arrivals.iter().any(sending::is_given))
+    }
+
+    /// The command that empties the caches before a run of `arrivals` in the state `warmth`, if it takes
+    /// one.
+    fn restarts(&self, warmth: Warmth, arrivals: &[Arrival]) -> Option<&String> {
+        let is_needed = match warmth {
+            Warmth::Cold => true,
+            Warmth::WarmModelColdCache => arrivals.iter().any(sending::is_given),
+            Warmth::Warm | Warmth::HotSteadyState | Warmth::Disrupted => false,
+        };
+        self.live.restart.as_ref().filter(|_| is_needed)
+    }
+
     /// One run at `rate` in the state `warmth`.
     pub(super) async fn run(
         &self,
@@ -95,8 +143,9 @@ impl Bench<'_> {
         let length = warm_up.saturating_add(self.live.duration);
         let schedule = Schedule::Poisson { rate_per_s: rate };
         let load = Load { schedule, duration: Some(length), seed };
-        let text = |_: &str| Ok(self.text.clone().unwrap_or_default());
-        let (planned, goes_on) = sending::planned(&self.workload, &load, text)?;
+        let planned = self.workload.plan(&load, |_| Ok(self.text.clone().unwrap_or_default()))?;
+        let until = planned.until;
+        let restarts = self.restarts(warmth, &planned.arrivals);
         let options = ReplayOptions {
             run_id: format!("frontier-{rate}-{seed}"),
             send_for: Some(length),
@@ -105,9 +154,10 @@ impl Bench<'_> {
             ..self.options.clone()
         };
         let options = Sending::asking(options, &planned.arrivals).await?;
-        if let Some(command) = self.live.restart.as_ref().filter(|_| warmth == Warmth::Cold) {
+        if let Some(command) = restarts {
             carry_out("--restart", command).await?;
         }
+        let began = Instant::now();
         let sending = replay::run(&options, planned.arrivals, self.stop.child_token(), |_| {});
         let at = warm_up.saturating_add(self.live.duration / 4);
         let disturb = self.live.disrupt.as_ref().filter(|_| warmth == Warmth::Disrupted);
@@ -117,24 +167,28 @@ impl Bench<'_> {
             bail!("stopped at {rate}/s, before the frontier was measured");
         }
         sending::refuse_silence(&recording.records)?;
+        let mut disruptions = self.live.sending.disruptions(&recording.records, began).await?;
         tokio::time::sleep(self.live.settle).await;
-        let disruptions: Vec<Disruption> = disturbed
-            .map(|(from, ended)| {
-                let windows = windows::windows(&recording.records);
-                let until = recovered(&windows, from, ended);
-                Disruption { kind: KIND.to_owned(), from, until }
-            })
-            .into_iter()
-            .collect();
+        disruptions.extend(disturbed.map(|(from, ended)| {
+            let windows = windows::windows(&recording.records);
+            Disruption::seen(KIND.to_owned(), &windows, from, ended)
+        }));
+        let until = until.or(Some(length).filter(|_| recording.left_out > 0));
+        let doubt = self.live.trust.doubt(&recording.records, warm_up, recording.unsent);
+        let caveats = Caveats {
+            unsent: recording.unsent,
+            doubts: doubt.iter().cloned().collect(),
+            ..Caveats::default()
+        };
         let info = RunInfo {
-            scheduled_for: Some(length).filter(|_| goes_on && !self.live.sending.is_closed()),
+            scheduled_for: until,
             policy: recording.policy.clone().unwrap_or_else(|| "unknown".to_owned()),
+            caveats,
             ..self.info(seed, warm_up)
         };
         let run = Run::measure(&info, &recording.records, &recording.gaps);
         let name = format!("{rate}/s, {}", warmth.as_str());
         let detail = Detail::of(&name, &recording.records, &disruptions);
-        let doubt = self.live.trust.doubt(&recording.records, warm_up, recording.unsent);
         let doubt = doubt.map(|it| format!("{rate}/s, seed {seed}: {it}"));
         Ok(Measured { run, detail, records: recording.records, disruptions, doubt })
     }
@@ -153,7 +207,8 @@ impl Bench<'_> {
 
     /// What everything costs, where somebody said.
     pub(super) fn costs(&self) -> Option<Costs> {
-        let replicas = self.live.replicas.unwrap_or(1);
+        let replicas = self.live.replicas();
+        let replicas = replicas.unwrap_or(1);
         self.paid.costs.clone().map(|prices| Costs { prices, replicas })
     }
 }
@@ -165,7 +220,7 @@ async fn disturbance(
     at: Duration,
 ) -> anyhow::Result<Option<(Timestamp, Timestamp)>> {
     let Some(command) = command else { return Ok(None) };
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     tokio::time::sleep(at).await;
     carry_out("--disrupt", command).await?;
     let ended = Timestamp::from_elapsed(started.elapsed());

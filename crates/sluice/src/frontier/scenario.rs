@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use policy::config::StrategyName;
 use report::{
     RequestRecord, Run,
-    disruption::{Disruption, recovered},
+    disruption::Disruption,
     frontier::{Frontier, Measured, Point, State, Warmth},
     html::Detail,
 };
@@ -77,6 +77,7 @@ pub(super) fn measure(
         states: Vec::new(),
         disruption: None,
         blend: None,
+        doubts: Vec::new(),
     };
     // A queueing station has no caches to be warm.
     if wanted.states && scenario.fleet.station.is_none() {
@@ -175,7 +176,6 @@ fn states(
     frontier: &mut Frontier,
 ) -> anyhow::Result<Option<Detail>> {
     let rate = rounded(frontier.knee_or_best().unwrap_or(1.0) * STATES_LOAD);
-    let answer_s = frontier.unhurried_answer_s();
     let mut detail = None;
     for warmth in Warmth::ALL {
         let (scenario, _) = warmth::produced(&cases.scenario, warmth);
@@ -189,7 +189,7 @@ fn states(
             }
             Ok(())
         })?;
-        frontier.states.push(State { warmth, point: Point::of(rate, &runs, answer_s) });
+        frontier.states.push(State { warmth, point: Point::of(rate, &runs) });
         let mut kept = kept.into_inner();
         kept.sort_unstable_by_key(|it| it.0);
         if let Some((_, first)) = kept.first() {
@@ -219,8 +219,7 @@ pub(crate) fn disruptions(scenario: &Scenario, records: &[RequestRecord]) -> Vec
     let window = |fault: &simulator::Fault| {
         let from = Timestamp::from_elapsed(fault.at());
         let ends = fault.ends(scenario.fleet.replicas, scenario.signals.health_delay);
-        let until = recovered(&windows, from, Timestamp::from_elapsed(ends));
-        Disruption { kind: fault.kind().to_owned(), from, until }
+        Disruption::seen(fault.kind().to_owned(), &windows, from, Timestamp::from_elapsed(ends))
     };
     scenario.faults.iter().map(window).collect()
 }

@@ -31,8 +31,14 @@ pub(super) fn split(
             Timestamp::from_elapsed(counted.saturating_add(start))
         };
         for it in disruptions {
-            let until = moved(it.until).min(Timestamp::from_elapsed(end));
-            windows.push(Disruption { from: moved(it.from), until, ..it });
+            let (until, end) = (moved(it.until), Timestamp::from_elapsed(end));
+            let recovered = it.recovered && until <= end;
+            windows.push(Disruption {
+                from: moved(it.from),
+                until: until.min(end),
+                recovered,
+                ..it
+            });
         }
         let counted = records.into_iter().filter(|it| it.scheduled.elapsed() >= warm_up);
         all.extend(counted.map(|it| RequestRecord {

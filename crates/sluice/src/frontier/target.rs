@@ -68,7 +68,8 @@ pub(crate) struct Live {
     /// serve. Has the states of the caches measured.
     #[arg(long, value_name = "COMMAND")]
     pub(super) restart: Option<String>,
-    /// Replicas behind the target, which are paid for and planned with.
+    /// Replicas behind the target, which are paid for and planned with; the number of targets where
+    /// there are several.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) replicas: Option<u32>,
     #[command(flatten)]
@@ -95,9 +96,11 @@ async fn measure_all(
 ) -> anyhow::Result<Found> {
     let warmth = effort.warmth.unwrap_or(Warmth::Warm);
     let warm_up = live.warm_up_of(warmth)?;
+    live.promised.check()?;
     let (workload, text) = live.workload()?;
     let options = live.promised.with(live.sending.options()?);
     let bench = Bench { live, paid, options, workload, text, stop: CancellationToken::new() };
+    bench.check(warmth)?;
     let stopping = bench.stop.clone();
     tokio::spawn(async move {
         shutdown::requested().await;
@@ -121,7 +124,7 @@ async fn measure_all(
         clock: "real".to_owned(),
         warmth,
         warmth_produced: live.produced(warmth, warm_up),
-        replicas: live.replicas,
+        replicas: live.replicas(),
         slo: live.promised.goodput,
         currency: paid.costs.as_ref().map(|it| it.currency.clone()),
         points,
@@ -131,17 +134,20 @@ async fn measure_all(
         states: Vec::new(),
         disruption: None,
         blend: None,
+        doubts: Vec::new(),
     };
     if !effort.no_states && (live.disrupt.is_some() || live.restart.is_some()) {
         let states = counted.states(&mut frontier, effort, &mut seeds, &mut doubts, &progress);
         details.extend(states.await?);
     }
+    frontier.doubts.clone_from(&doubts);
     Ok((vec![frontier], details, doubts))
 }
 
 impl Live {
     fn workload(&self) -> anyhow::Result<(Workload, Option<String>)> {
         if let Some(path) = &self.workload {
+            self.traced.refuse_without_trace()?;
             let name = path.display();
             let text = std::fs::read_to_string(path).with_context(|| {
                 format!("cannot read the workload {name}; pass a file that exists")
@@ -241,9 +247,8 @@ impl Counted<'_> {
     ) -> anyhow::Result<Vec<Detail>> {
         let live = self.bench.live;
         let rate = rounded(frontier.knee_or_best().unwrap_or(1.0) * STATES_LOAD);
-        let answer_s = frontier.unhurried_answer_s();
         let mut details = Vec::new();
-        for warmth in Warmth::ALL.into_iter().filter(|it| live.warm_up_of(*it).is_ok()) {
+        for warmth in Warmth::ALL.into_iter().filter(|it| self.bench.check(*it).is_ok()) {
             let (mut runs, mut disturbed): (Vec<Run>, _) = (Vec::new(), Vec::new());
             for (number, seed) in (0..self.runs).zip(&mut *seeds) {
                 let done = self.bench.run(rate, seed, warmth).await?;
@@ -258,7 +263,7 @@ impl Counted<'_> {
                     disturbed.push((done.records, done.disruptions));
                 }
             }
-            frontier.states.push(State { warmth, point: Point::of(rate, &runs, answer_s) });
+            frontier.states.push(State { warmth, point: Point::of(rate, &runs) });
             if warmth == Warmth::Disrupted {
                 let length = live.warm_up.saturating_add(live.duration);
                 let costs = self.bench.costs();

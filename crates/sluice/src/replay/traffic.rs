@@ -47,7 +47,7 @@ pub(super) struct Traffic {
     speedup: f64,
     /// How long requests are sent; a trace otherwise goes to its end.
     #[arg(long, value_name = "TIME", value_parser = typed::some_time)]
-    duration: Option<Duration>,
+    pub(super) duration: Option<Duration>,
     /// What every random draw follows from.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
@@ -59,6 +59,7 @@ impl Traffic {
             let bundled = || Trace::new(bundled::MOONCAKE_SLICE_NAME.to_owned());
             return Ok(Workload::Trace(self.traced.over(None).unwrap_or_else(bundled)));
         };
+        self.traced.refuse_without_trace()?;
         let name = path.display();
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read the workload {name}; pass a file that exists"))?;
@@ -82,7 +83,23 @@ impl Traffic {
         (0..).zip(rates).map(|(number, it)| Ok((Some(it), load(Some(it), number)?))).collect()
     }
 
+    /// Refuses what would be ignored.
+    fn refuse_idle(&self, rate: Option<f64>) -> anyhow::Result<()> {
+        if rate.is_none() && self.rate_series.is_none() && self.arrivals != "poisson" {
+            bail!(
+                "--arrivals {} says how requests are spaced around a rate, and a trace's own times have \
+                 none; pass --rate R",
+                self.arrivals
+            );
+        }
+        if self.arrivals != "gamma" && self.burstiness.to_bits() != 1.0_f64.to_bits() {
+            bail!("--burstiness is the gamma distribution's; pass --arrivals gamma with it");
+        }
+        Ok(())
+    }
+
     fn schedule(&self, rate: Option<f64>) -> anyhow::Result<Schedule> {
+        self.refuse_idle(rate)?;
         let pacing = match self.arrivals.as_str() {
             "constant" => Pacing::Constant,
             "gamma" => Pacing::Gamma { burstiness: self.burstiness },
@@ -197,6 +214,9 @@ mod tests {
             ("x --sweep 5,6 --speedup 2", "pass one"),
             ("x --sweep 5,6 --rate 2", "cannot be used with"),
             ("x --rate 5 --ramp-from 1", "pass --ramp TIME"),
+            ("x --arrivals constant", "pass --rate R"),
+            ("x --rate 5 --burstiness 0.5", "pass --arrivals gamma"),
+            ("x --rate 5 --arrivals constant --burstiness 2", "pass --arrivals gamma"),
             ("x --rate-series gone.csv", "pass a file that exists"),
         ] {
             let error = format!("{:#}", schedule(line).unwrap_err());

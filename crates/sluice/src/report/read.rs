@@ -64,12 +64,26 @@ impl Loaded {
             judged.info.costs = Some(Costs { prices: prices.clone(), replicas });
         }
         judged.info.workload_class = paid.workload_class.or(judged.info.workload_class);
-        let mut records = records(&folder.join("requests.jsonl"))?;
+        let requests = folder.join("requests.jsonl");
+        let mut records = records(&requests)?;
+        let (known, found) = (judged.info.records, records.len() as u64);
+        if found == 0 || known.is_some_and(|known| known != found) {
+            let known = known.map_or_else(String::new, |it| format!(" of the {it} that were sent"));
+            bail!(
+                "{} holds {found} requests{known}; it is damaged or not whole, run it again",
+                requests.display()
+            );
+        }
         let labels = judged.judge_again(&mut records, labels);
-        let mut run = Run::measure(&judged.info, &records, &Histogram::new());
+        let run = Run::measure(&judged.info, &records, &Histogram::new());
+        let mut run = run.disrupted(&judged.info, &records, &judged.disruptions);
         // Each gap between tokens is in no file; what is known of them all is in the summary.
         let summary: Option<Summary> = json(&folder.join("summary.json")).ok();
-        let before = summary.and_then(|it| it.runs.into_iter().find(|it| it.seed == run.seed));
+        let is_it = |it: &Run| {
+            let named = |it: &Run| (it.workload.clone(), it.rules(), it.seed);
+            named(it) == named(&run)
+        };
+        let before = summary.and_then(|it| it.runs.into_iter().find(is_it));
         run.itl_ms = before.as_ref().and_then(|it| it.itl_ms);
         run.limits = before.and_then(|it| it.limits);
         let name = format!("{}, {}, seed {}", run.workload, run.policy, run.seed);

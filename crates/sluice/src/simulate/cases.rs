@@ -230,9 +230,8 @@ impl Cases {
             setup.dispatcher.explain = ExplainConfig::only(request);
         }
         let recording = simulator::run(&setup, planned.arrivals)?;
-        // A trace ends with its last request, and so do conversations that wait for answers.
-        let has_end = !matches!(self.scenario.workload, Workload::Trace(_))
-            && self.scenario.conversations == Conversations::Open;
+        // Conversations that wait for answers go on past the end.
+        let has_end = self.scenario.conversations == Conversations::Open;
         let rate = match case.rate {
             Some(rate) if self.scenario.load.rates_per_s.len() > 1 => format!(" @ {rate}/s"),
             Some(_) | None => String::new(),
@@ -242,12 +241,16 @@ impl Cases {
             policy: case.strategy.to_string(),
             admission: case.admission.to_string(),
             seed: case.seed,
-            scheduled_for: case.load.duration.filter(|_| has_end),
+            scheduled_for: planned.until.filter(|_| has_end),
             warm_up: self.scenario.load.warm_up,
             costs: self.costs(),
             workload_class: self.scenario.workload_class,
+            records: Some(recording.records.len() as u64),
+            ..RunInfo::default()
         };
-        let mut run = Run::measure(&info, &recording.records, &recording.gaps);
+        let run = Run::measure(&info, &recording.records, &recording.gaps);
+        let befell = disruptions(&self.scenario, &recording.records);
+        let mut run = run.disrupted(&info, &recording.records, &befell);
         run.limits = self.limits(case, &setup, &recording.records)?;
         Ok(Done { info, recording, run })
     }

@@ -67,7 +67,7 @@ fn the_bundled_slice_reuses_what_its_readme_says() {
     let shown = Trace { block_tokens: Some(512), ..defaults };
     assert_eq!(workload, Workload::Trace(shown));
     let planned = workload.plan(&load(Schedule::Trace { speedup: 1.0 }, None), no_file).unwrap();
-    assert_eq!(planned.arrivals.len(), 146);
+    assert_eq!((planned.arrivals.len(), planned.until), (146, None));
     assert_eq!(planned.arrivals.last().unwrap().at.elapsed(), Duration::from_secs(597));
     let readme = 572_215.0 / 1_819_799.0;
     assert!((arrival::reuse(&planned.arrivals) - readme).abs() < 1e-9);
@@ -98,6 +98,7 @@ fn independent_requests_share_nothing() {
     let names: BTreeSet<u64> =
         planned.arrivals.iter().map(|it| it.prompt.messages[0].segments[0].id).collect();
     assert_eq!((planned.arrivals.len(), names.len()), (99, 99));
+    assert_eq!(planned.until, Some(Duration::from_secs(10)));
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
         let line = serde_json::from_str::<Line>(text).map_err(Problem::from);
         rows.take(number, line.and_then(|it| it.into_row(&mut chats, block)))?;
     }
-    Ok(rows.in_order(block))
+    rows.in_blocks(block)
 }
 
 impl Line {

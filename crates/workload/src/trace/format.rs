@@ -135,7 +135,7 @@ fn of_object(line: &Map<String, Value>) -> Option<Format> {
         Format::Mooncake
     } else if has("level") && has("message") {
         Format::AccessLog
-    } else if has("conversations") || (has("messages") && !has("model")) {
+    } else if has("conversations") || (has("messages") && !is_request(line)) {
         Format::ShareGpt
     } else if has("body") || has("payload") || has("messages") || has("prompt") {
         Format::Openai
@@ -145,6 +145,15 @@ fn of_object(line: &Map<String, Value>) -> Option<Format> {
         return None;
     };
     Some(format)
+}
+
+/// Whether a line with messages asks for an answer, and does not hold it: it says how it is to be
+/// answered, or ends with what a user says. A recorder's conversations say when they began.
+fn is_request(line: &Map<String, Value>) -> bool {
+    let how = ["model", "max_tokens", "max_completion_tokens", "stream"];
+    let last = line.get("messages").and_then(|it| it.as_array()?.last()?.get("role")?.as_str());
+    let asks = last == Some("user") && !line.contains_key("start_s");
+    how.into_iter().any(|key| line.contains_key(key)) || asks
 }
 
 /// What is wrong with a file whose format cannot be told.
@@ -201,6 +210,13 @@ mod tests {
             (r#"{"conversations":[]}"#, Format::ShareGpt),
             (r#"{"session_id":"a","start_s":1,"messages":[]}"#, Format::ShareGpt),
             (r#"{"model":"m","messages":[]}"#, Format::Openai),
+            (r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":5}"#, Format::Openai),
+            (r#"{"messages":[],"stream":true}"#, Format::Openai),
+            (r#"{"messages":[{"role":"user","content":"Hi"}]}"#, Format::Openai),
+            (
+                r#"{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Yes?"}]}"#,
+                Format::ShareGpt,
+            ),
             (r#"{"custom_id":"a","body":{}}"#, Format::Openai),
             (r#"{"timestamp":0,"payload":{}}"#, Format::Openai),
             ("{\n \"data\": [\n {\"session_id\": \"a\", \"payloads\": []}]}", Format::Aiperf),

@@ -80,11 +80,19 @@ pub(super) struct Rows<'a> {
     trace: &'a Trace,
     rows: Vec<Row>,
     skipped: Skipped,
+    /// Lines that were skipped because their names do not fit the block size, and the first of them.
+    misfits: (usize, Option<BadLine>),
 }
 
 impl<'a> Rows<'a> {
     pub(super) const fn new(trace: &'a Trace) -> Self {
-        Self { trace, rows: Vec::new(), skipped: Skipped { zero_length: 0, bad_lines: 0 } }
+        let skipped = Skipped { zero_length: 0, bad_lines: 0, unanswered: 0 };
+        Self { trace, rows: Vec::new(), skipped, misfits: (0, None) }
+    }
+
+    /// Counts a conversation in which nobody answers.
+    pub(super) const fn leave_unanswered(&mut self) {
+        self.skipped.unanswered = self.skipped.unanswered.saturating_add(1);
     }
 
     /// Takes the row that line `line` became. One of no length is counted and left out, and so is
@@ -110,11 +118,38 @@ impl<'a> Rows<'a> {
 
     /// Counts or reports line `line`, which is no row.
     pub(super) fn refuse(&mut self, line: usize, problem: Problem) -> Result<(), BadLine> {
-        if self.trace.skip_bad_lines && matches!(problem, Problem::Unreadable { .. }) {
-            self.skipped.bad_lines = self.skipped.bad_lines.saturating_add(1);
-            return Ok(());
+        let is_misfit = match problem {
+            Problem::Unreadable { .. } => false,
+            Problem::BlockMismatch { .. } => true,
+            Problem::Empty | Problem::UnknownFormat { .. } => return Err(self.bad(line, problem)),
+        };
+        if !self.trace.skip_bad_lines {
+            return Err(self.bad(line, problem));
         }
-        Err(BadLine { file: self.trace.file.clone(), line, problem })
+        self.skipped.bad_lines = self.skipped.bad_lines.saturating_add(1);
+        if is_misfit {
+            let bad = self.bad(line, problem);
+            self.misfits.0 = self.misfits.0.saturating_add(1);
+            self.misfits.1.get_or_insert(bad);
+        }
+        Ok(())
+    }
+
+    fn bad(&self, line: usize, problem: Problem) -> BadLine {
+        BadLine { file: self.trace.file.clone(), line, problem }
+    }
+
+    /// Rows in order, of a file whose lines name blocks.
+    ///
+    /// # Errors
+    /// The first line whose names do not fit, where they are not fewer than those that do: then it is
+    /// the block size that is wrong and not the lines, and the whole file would be misread.
+    pub(super) fn in_blocks(mut self, block: u32) -> Result<Recorded, BadLine> {
+        let named = self.rows.iter().filter(|it| !it.blocks.is_empty()).count();
+        match self.misfits.1.take() {
+            Some(first) if self.misfits.0 >= named => Err(first),
+            Some(_) | None => Ok(self.in_order(block)),
+        }
     }
 
     /// Rows by time, the first at zero. (Some files are ordered by conversation.) A row that follows

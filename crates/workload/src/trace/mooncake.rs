@@ -9,12 +9,12 @@
 //! may be partial; files that others made with 16 tokens a block name full blocks only. Both are
 //! read, told apart by the number of names, and neither invents reuse: what no name covers is text
 //! of the row's own. `session_id`, `turn`, `delay_ms` (time the user thinks, or a tool runs, before
-//! this turn), `tenant` and `slo_class` are read where recorders add them, and AIPerf's variants: `delay` for
-//! `delay_ms`, in place of a timestamp for later turns, and `text_input` in place of a length. Other
-//! keys are ignored.
+//! this turn), `tenant`, `slo_class` and `workload_class` are read where recorders add them, and AIPerf's
+//! variants: `delay` for `delay_ms`, in place of a timestamp for later turns, and `text_input` in place of a
+//! length. Other keys are ignored.
 
 use serde::Deserialize;
-use types::quantity::Tokens;
+use types::{quantity::Tokens, work::WorkloadClass};
 
 use crate::{
     prompt::{Message, Prompt, Role},
@@ -44,13 +44,14 @@ struct Line {
     delay_ms: Option<f64>,
     tenant: Option<u32>,
     slo_class: Option<String>,
+    workload_class: Option<WorkloadClass>,
 }
 
 /// Reads the trace `text`; `trace.file` only serves messages.
 ///
 /// # Errors
 /// The first line that cannot be read, unless such lines are to be skipped; and the first whose
-/// names do not fit the block size, always, since the whole file would be misread.
+/// names do not fit the block size, also then where most do not, since the whole file would be misread.
 pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
     let block = trace.block_tokens.unwrap_or(BLOCK_TOKENS);
     let mut rows = Rows::new(trace);
@@ -59,7 +60,7 @@ pub fn read(trace: &Trace, text: &str) -> Result<Recorded, BadLine> {
         let row = serde_json::from_str::<Line>(text).map_err(Problem::from);
         rows.take(number, row.and_then(|line| line.into_row(&mut sessions, block)))?;
     }
-    Ok(rows.in_order(block))
+    rows.in_blocks(block)
 }
 
 impl Line {
@@ -88,6 +89,7 @@ impl Line {
             turn: self.turn.unwrap_or(place),
             tenant: self.tenant,
             slo_class: self.slo_class.map(Into::into),
+            workload_class: self.workload_class,
             think: duration_from_ms(self.delay_ms.unwrap_or_default()),
             follows,
             prompt: said.map(|it| Prompt::new(vec![it])),
@@ -126,6 +128,18 @@ mod tests {
             "t.jsonl, line 1: 3 hash_ids for 40 tokens do not fit blocks of 512 tokens; blocks of \
              16 would: set block_tokens to 16 (--block-tokens 16)"
         );
+    }
+
+    #[test]
+    fn a_line_whose_names_misfit_can_be_skipped_where_most_fit() {
+        let misfit = ROW.replace(", 9", ", 9, 10");
+        let text = format!("{ROW}\n{misfit}\n{ROW}");
+        let error = read_with(16, false, &text).unwrap_err().to_string();
+        assert!(error.starts_with("t.jsonl, line 2: 4 hash_ids"), "{error}");
+        let recorded = read_with(16, true, &text).unwrap();
+        assert_eq!((recorded.rows.len(), recorded.skipped.bad_lines), (2, 1));
+        // As many that misfit as fit: it is the block size that is wrong.
+        assert!(read_with(16, true, &format!("{text}\n{misfit}")).is_err());
     }
 
     #[test]

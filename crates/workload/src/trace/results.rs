@@ -13,7 +13,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
-use types::quantity::Tokens;
+use types::{quantity::Tokens, work::WorkloadClass};
 
 use crate::trace::{
     Recorded, Row, Trace, azure,
@@ -28,6 +28,7 @@ struct Record {
     turn: u32,
     tenant: Option<u32>,
     slo_class: Option<String>,
+    workload_class: Option<WorkloadClass>,
     scheduled_s: f64,
     last_token_s: Option<f64>,
     input_tokens: u32,
@@ -89,6 +90,7 @@ impl Record {
             turn: self.turn,
             tenant: self.tenant,
             slo_class: self.slo_class.map(Into::into),
+            workload_class: self.workload_class,
             think: Duration::try_from_secs_f64(think_s).unwrap_or_default(),
             ..Row::at(self.scheduled_s)
         }
@@ -115,13 +117,14 @@ mod tests {
     fn a_run_can_be_run_again() {
         let text = r#"{"request_id":"a","session":4,"turn":0,"scheduled_s":1.0,"last_token_s":2.5,"input_tokens":10,"output_tokens":5,"ending":"completed"}
 {"request_id":"b","session":null,"scheduled_s":1.5,"input_tokens":10,"output_tokens":0,"ending":"rejected"}
-{"request_id":"c","session":4,"turn":1,"tenant":3,"slo_class":"batch","scheduled_s":4.5,"last_token_s":5.0,"input_tokens":30,"output_tokens":6}"#;
+{"request_id":"c","session":4,"turn":1,"tenant":3,"slo_class":"batch","workload_class":"rag","scheduled_s":4.5,"last_token_s":5.0,"input_tokens":30,"output_tokens":6}"#;
         let recorded = read(&Trace::new("requests.jsonl".to_owned()), text).unwrap();
         assert_eq!((recorded.rows.len(), recorded.skipped.zero_length), (2, 1));
         let last = &recorded.rows[1];
         assert_eq!((last.session, last.turn, last.tenant), (Some(4), 1, Some(3)));
         assert_eq!((last.at_s, last.think), (3.5, Duration::from_secs(2)));
         assert_eq!(last.slo_class.as_deref(), Some("batch"));
+        assert_eq!(last.workload_class, Some(WorkloadClass::Rag));
     }
 
     #[test]

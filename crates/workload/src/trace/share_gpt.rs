@@ -73,6 +73,10 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn take(&mut self, line: usize, json: &str) -> Result<(), BadLine> {
         match self.turns(json) {
+            Ok(turns) if turns.is_empty() => {
+                self.rows.leave_unanswered();
+                Ok(())
+            }
             Ok(turns) => {
                 self.sessions = self.sessions.saturating_add(1);
                 turns.into_iter().try_for_each(|row| self.rows.take(line, Ok(row)))
@@ -136,6 +140,8 @@ mod tests {
     fn every_answer_makes_a_request_with_all_that_was_said() {
         let recorded = lines(TALK, false).unwrap();
         assert!(recorded.is_untimed);
+        assert_eq!(recorded.skipped.unanswered, 1);
+        assert!(recorded.skipped.to_string().ends_with("and 1 conversations without an answer"));
         let [first, second] = recorded.rows.as_slice() else { panic!("two answers") };
         assert_eq!((first.turn, first.input, first.output), (0, Tokens(5), Tokens(8)));
         assert_eq!((second.turn, second.session, second.follows), (1, Some(0), true));
