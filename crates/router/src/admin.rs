@@ -25,12 +25,12 @@ use types::{
     request::Priority,
 };
 
-use crate::{app::App, config::Saturating, goodput, peers};
+use crate::{app::App, config::Saturating, goodput, peers::told};
 
 mod access;
 pub(crate) mod decisions;
+mod errors;
 mod members;
-mod told;
 
 /// The live page: one file that asks the routes below for what it shows.
 const LIVE_PAGE: &str = include_str!("admin/live.html");
@@ -51,9 +51,9 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/admin/decisions", get(decisions::decisions))
         .route("/admin/goodput", get(goodput))
         .route("/admin/events", post(event))
-        .route("/admin/placements", get(peers::told::placements))
-        .fallback(told::no_path)
-        .method_not_allowed_fallback(told::no_method)
+        .route("/admin/placements", get(told::placements))
+        .fallback(errors::no_path)
+        .method_not_allowed_fallback(errors::no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
 }
@@ -148,7 +148,7 @@ async fn goodput(State(app): State<Arc<App>>) -> Response {
 
 /// Opens a disruption window, or closes it.
 async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let wrong = |problem: String| told::told(StatusCode::BAD_REQUEST, problem);
+    let wrong = |problem: String| errors::told(StatusCode::BAD_REQUEST, problem);
     match serde_json::from_slice::<goodput::Event>(&body) {
         Ok(event) => match app.goodput.event(&event) {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
@@ -163,7 +163,7 @@ async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
 
 /// Switches the strategy. Requests in flight, what is known of caches and conversations stay.
 async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let wrong = |problem: String| told::told(StatusCode::BAD_REQUEST, problem);
+    let wrong = |problem: String| errors::told(StatusCode::BAD_REQUEST, problem);
     let view: PolicyView = match serde_json::from_slice(&body) {
         Ok(view) => view,
         Err(error) => {
@@ -213,7 +213,7 @@ async fn admission(State(app): State<Arc<App>>) -> Response {
 /// Changes how requests are let in. What is left out takes its default; those who wait are looked at
 /// under the new rule at once, and what is in flight stays.
 async fn put_admission(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let wrong = |problem: String| told::told(StatusCode::BAD_REQUEST, problem);
+    let wrong = |problem: String| errors::told(StatusCode::BAD_REQUEST, problem);
     let config: AdmissionConfig = match serde_json::from_slice(&body) {
         Ok(config) => config,
         Err(error) => {

@@ -122,11 +122,24 @@ async fn an_answer_that_changes_the_protocol_is_none() {
 
 #[tokio::test]
 async fn a_replica_that_breaks_every_stream_is_ejected() {
-    let stage = before([STREAM, &chunk(TOKEN)].concat()).await;
-    for _ in 0..5 {
+    let broken = [STREAM, &chunk(TOKEN)].concat();
+    let url = raw::replica(move |mut socket, _| {
+        let broken = broken.clone();
+        async move {
+            let _ = socket.write_all(broken.as_bytes()).await;
+        }
+    })
+    .await;
+    let mut config = config(RoundRobin);
+    config.replicas.push(Replica::at(url));
+    // Beside another one: the last of all is kept.
+    let stage = stage_with(config, 1).await;
+    until("it is ejected", async || {
         assert_eq!(stage.chat(&chat("hi", 1, true)).await.status, 200);
-    }
-    assert_eq!(stage.health(0).await, "ejected");
+        stage.health(0).await == "ejected"
+    })
+    .await;
+    assert_eq!(stage.health(1).await, "ready");
 }
 
 #[tokio::test]

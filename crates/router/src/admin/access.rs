@@ -34,7 +34,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     match verdict {
         Ok(()) => next.run(request).await,
         Err((status, why)) => {
-            let mut response = super::told::told(status, why);
+            let mut response = super::errors::told(status, why);
             if status == StatusCode::UNAUTHORIZED {
                 let scheme = header::HeaderValue::from_static("Bearer");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

@@ -103,7 +103,7 @@ impl Wanted {
 pub(super) async fn decisions(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response {
     let wanted = match Wanted::parse(&query.unwrap_or_default()) {
         Ok(wanted) => wanted,
-        Err(problem) => return super::told::told(StatusCode::BAD_REQUEST, problem),
+        Err(problem) => return super::errors::told(StatusCode::BAD_REQUEST, problem),
     };
     let numbers = wanted.request.as_deref().map(|it| app.request_names.numbers(it));
     let is_wanted = |it: &&Explanation| numbers.as_ref().is_none_or(|n| n.contains(&it.request));

@@ -13,7 +13,7 @@ use fleet::replica::{Origin, ReplicaSpec};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::told::told;
+use super::errors::told;
 use crate::{
     app::App,
     config::{self, tls::Trusts},
