@@ -190,6 +190,9 @@ impl Report {
             for run in runs {
                 let loaded = Loaded::read(&run, &labels, &self.paid, self.replicas)?;
                 joined = joined.saturating_add(loaded.labels.found);
+                if loaded.labels.found > 0 && self.folder() == Some(folder.as_path()) {
+                    read::keep(&run, &labels)?;
+                }
                 of_folder.push(loaded);
             }
             self.keep(folder, of_folder, &mut found);

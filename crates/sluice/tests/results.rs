@@ -67,6 +67,9 @@ fn labels_that_come_late_change_goodput_and_cost() {
     assert_eq!(good(&after), good(&before) - 2);
     let cost = |it: &Value| it["runs"][0]["cost_per_accepted"].as_f64().unwrap();
     assert!(cost(&after) > cost(&before));
+    // Whoever looks again without the labels finds what they changed.
+    assert!(sluice(&["report", dir]).status.success());
+    assert_eq!(json(&run.join("summary.json")), after);
     let same = ["ttft_ms", "itl_ms", "e2e_ms", "window_s", "cache_hit_rate"];
     for key in same {
         assert_eq!(after["runs"][0][key], before["runs"][0][key], "{key}");
