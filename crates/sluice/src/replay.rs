@@ -14,7 +14,7 @@ use replay::{
     output::{self, Host, Manifest},
 };
 use report::{
-    Run, RunInfo, SloMillis, Summary,
+    RequestRecord, Run, RunInfo, SloMillis, Summary,
     cost::Costs,
     html::{Detail, Page},
     judged::Judged,
@@ -181,17 +181,9 @@ impl Replay {
             left_out: recording.left_out,
             doubt: self.trust.doubt(&recording.records, self.warm_up, recording.unsent),
         };
-        if let Some(folder) = &self.out {
-            let trace_sha256 = trace_sha256.map(str::to_owned);
-            let manifest = self.manifest(&info, workload, &options, started, trace_sha256);
-            let folder = rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
-            let summary = Summary::new(vec![sent.run.clone()]);
-            if let Err(error) = output::write(&folder, &manifest, &recording.records, &summary) {
-                // What was measured is told at least; that it has no place matters more than its doubts.
-                let _ = self.tell(std::slice::from_ref(&sent));
-                return Err(error.into());
-            }
-        }
+        let trace_sha256 = trace_sha256.map(str::to_owned);
+        let manifest = self.manifest(&info, workload, &options, started, trace_sha256);
+        self.keep(&sent, &manifest, &recording.records)?;
         if stop.is_cancelled() && recording.records.len() < count {
             self.tell(std::slice::from_ref(&sent))?;
             bail!("stopped after {} of {count} requests", recording.records.len());
@@ -201,6 +193,24 @@ impl Replay {
             return Err(silent);
         }
         Ok(sent)
+    }
+
+    /// Writes the results where a folder is named. Where it has come to be one that can't be written, what
+    /// was measured is told at least.
+    fn keep(
+        &self,
+        sent: &Sent,
+        manifest: &Manifest,
+        records: &[RequestRecord],
+    ) -> anyhow::Result<()> {
+        let Some(folder) = &self.out else { return Ok(()) };
+        let folder = sent.rate.map_or_else(|| folder.clone(), |it| folder.join(format!("{it}")));
+        let summary = Summary::new(vec![sent.run.clone()]);
+        output::write(&folder, manifest, records, &summary).map_err(|error| {
+            // That it is lost matters more than what is doubted of it.
+            let _ = self.tell(std::slice::from_ref(sent));
+            error.into()
+        })
     }
 
     fn info(&self, workload: &Workload, rate: Option<f64>, load: &Load) -> RunInfo {

@@ -234,5 +234,5 @@ fn a_run_says_what_it_was_and_a_table_outlives_its_folder() {
     let lost = sluice(&[&replay[..], &["--speedup", "8"]].concat());
     let text = told(&lost);
     assert!(lost.status.code() == Some(1) && text.contains("cannot write"), "{text}");
-    assert!(text.contains("TTFT"), "the table is missing: {text}");
+    assert!(text.contains("time to first token"), "the table is missing: {text}");
 }
