@@ -172,7 +172,8 @@ mod tests {
     #[test]
     fn a_count_that_cannot_be_true_is_not_taken() {
         let claims = |tokens: u32| {
-            let usage = USAGE.replace(r#""completion_tokens":3"#, &format!(r#""completion_tokens":{tokens}"#));
+            let usage = USAGE
+                .replace(r#""completion_tokens":3"#, &format!(r#""completion_tokens":{tokens}"#));
             let seen = observe(&[ROLE, TOKEN, TOKEN, TOKEN, &usage, "[DONE]"]);
             (seen.output_tokens(), seen.is_miscounted())
         };

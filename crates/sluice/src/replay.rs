@@ -40,7 +40,8 @@ use crate::{
 const ERRORS_MAX: usize = 5;
 
 /// What is said of answers whose length nobody believes.
-const MISCOUNTED: &str = "their `usage` claims over 1,000 tokens for each chunk, so the chunks were counted";
+const MISCOUNTED: &str =
+    "their `usage` claims over 1,000 tokens for each chunk, so the chunks were counted";
 
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
 #[derive(Debug, clap::Args)]

@@ -75,7 +75,9 @@ pub(crate) fn run(report: &Report) -> anyhow::Result<()> {
     let were_any = !differences.is_empty();
     differences.retain(|it| it.pairs > 0);
     if were_any && differences.is_empty() {
-        eprintln!("nothing is paired: no two runs had the same workload and seed under other rules\n");
+        eprintln!(
+            "nothing is paired: no two runs had the same workload and seed under other rules\n"
+        );
     }
     let page = Page {
         title: report.title(&summary),

@@ -338,8 +338,16 @@ fn a_run_that_counts_nothing_is_refused() {
     let row = "2023-11-16 18:15:00.0000000,30,4\n";
     fs::write(&trace, format!("TIMESTAMP,ContextTokens,GeneratedTokens\n{row}{row}")).unwrap();
     let (target, trace) = (fleet.replicas[0].url(), trace.to_str().unwrap());
-    let output =
-        sluice(&["replay", "--target", &target, "--trace", trace, "--warm-up", "5s", "--allow-lag"]);
+    let output = sluice(&[
+        "replay",
+        "--target",
+        &target,
+        "--trace",
+        trace,
+        "--warm-up",
+        "5s",
+        "--allow-lag",
+    ]);
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     assert!(told(&output).contains("so nothing counted"), "{}", told(&output));
 }
