@@ -12,12 +12,16 @@ use crate::{
     line::{Bar, put},
 };
 
-pub(crate) fn all(terms: &Terms) {
-    for case in case::synthetic(terms) {
-        flood(&case, terms.seeds);
-        beside_batch(&case, terms.seeds);
-        storm(&case, terms.seeds);
-    }
+pub(crate) fn flood(terms: &Terms) {
+    case::synthetic(terms).iter().for_each(|it| one_floods(it, terms.seeds));
+}
+
+pub(crate) fn beside_batch(terms: &Terms) {
+    case::synthetic(terms).iter().for_each(|it| urgent_beside_batch(it, terms.seeds));
+}
+
+pub(crate) fn storm(terms: &Terms) {
+    case::synthetic(terms).iter().for_each(|it| each_comes_again(it, terms.seeds));
 }
 
 /// Conversations of other streams get other names.
@@ -55,7 +59,7 @@ const OTHERS: u32 = 4;
 const OTHERS_ASK: f64 = 0.6;
 
 /// Each of four tenants asks for 0.15 times the knee; a fifth asks for ten times as much as each.
-fn flood(case: &Case, seeds: u64) {
+fn one_floods(case: &Case, seeds: u64) {
     let others = |seed| stream(case, OTHERS_ASK, seed, 1, |at| 1 + at % OTHERS);
     let flood_asks = 10.0 * OTHERS_ASK / f64::from(OTHERS);
     let config = AdmissionConfig::default();
@@ -88,7 +92,7 @@ const URGENT_RANK: &str = "{ priority: interactive }";
 const URGENT_ASK: f64 = 0.5;
 const BATCH_ASKS: f64 = 1.2;
 
-fn beside_batch(case: &Case, seeds: u64) {
+fn urgent_beside_batch(case: &Case, seeds: u64) {
     let mut case = case.clone();
     case.scenario.ranks.insert(BATCH, serde_yaml::from_str(BATCH_RANK).unwrap());
     case.scenario.ranks.insert(URGENT, serde_yaml::from_str(URGENT_RANK).unwrap());
@@ -126,7 +130,7 @@ fn beside_batch(case: &Case, seeds: u64) {
 }
 
 /// Each that is turned away comes again up to three times.
-fn storm(case: &Case, seeds: u64) {
+fn each_comes_again(case: &Case, seeds: u64) {
     let knee = at_knee(case, seeds).iter().map(|it| it.0).sum::<f64>() / seeds as f64;
     let mut case = case.clone();
     case.scenario.comes_again = 3;

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! cargo run --release -p benches --bin admission                      # all rows, three seeds, 60 s each
-//! cargo run --release -p benches --bin admission -- goodput burst     # some of them
+//! cargo run --release -p benches --bin admission -- goodput changes    # some of them
 //! cargo run --release -p benches --bin admission -- ablation --only chat,mixed --seeds 1
 //! ```
 //!
 //! Everything runs in the simulator, on the scenarios of `config/scenarios`; a row for which a live router is
-//! needed is measured by `benches/admission_live.sh`. The output is tab-separated: row, workload, what, figure,
+//! needed is measured by `benches/admission_live.py`. The output is tab-separated: row, workload, what, figure,
 //! bar, verdict. Figures are means over seeds unless the line says otherwise; the first third of a run does not count.
 
 #![allow(clippy::unwrap_used, reason = "a figure that cannot be had ends the study")]
@@ -64,8 +64,12 @@ enum Row {
     Textbook,
     /// The time that clients are told, against when there was room.
     RetryAfter,
-    /// A tenant that floods, urgent work beside work for later, clients that come again.
-    Classes,
+    /// A tenant that asks for ten times as much as others.
+    Flood,
+    /// Urgent work beside work for later.
+    Batch,
+    /// Clients that come again.
+    Storm,
     /// Agents, and recorded traffic.
     Traces,
     /// What it costs to turn a request away.
@@ -108,7 +112,9 @@ fn main() {
             Row::Changes => changes::burst_and_steady(&terms),
             Row::Textbook => textbook::against_the_best_count(&terms),
             Row::RetryAfter => changes::retry_after(&terms),
-            Row::Classes => classes::all(&terms),
+            Row::Flood => classes::flood(&terms),
+            Row::Batch => classes::beside_batch(&terms),
+            Row::Storm => classes::storm(&terms),
             Row::Traces => found::traces(&terms),
             Row::Cost => cost::of_refusals(),
         }

@@ -28,7 +28,7 @@ use policy::config::StrategyName;
 
 use crate::{
     case::{Case, Variant},
-    search::Found,
+    search::{Found, Seeds},
 };
 
 /// Measures policies in the simulator.
@@ -72,9 +72,12 @@ struct Common {
     /// Strategies; a sensible set when absent.
     #[arg(long, value_delimiter = ',')]
     policy: Vec<StrategyName>,
-    /// Seeds, from one on.
+    /// Seeds, from the first one on.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
+    /// The first seed. Whoever tries settings takes others than those of the recorded figures.
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
     /// Values to set in every scenario, as `path.to.key=value`.
     #[arg(long)]
     set: Vec<String>,
@@ -112,14 +115,15 @@ fn main() -> anyhow::Result<()> {
                 let mut rows = Vec::new();
                 for variant in &variants {
                     let case = Case::new(workload, variant)?;
-                    let runs = search::at(&case, rate, common.seeds, common.jobs)?;
+                    let runs = search::at(&case, rate, common.seeds(), common.jobs)?;
                     rows.push((variant.label.clone(), runs));
                 }
                 print!("{}", table::figures(workload, rate, &rows));
             }
         }
         What::Special(common) => {
-            let Common { seeds, jobs, attainment, .. } = common;
+            let Common { jobs, attainment, .. } = common;
+            let seeds = common.seeds();
             let effort = special::Effort { seeds, jobs, attainment };
             print!("{}", special::table(&special::rows(effort, &common.workload)?));
         }
@@ -129,6 +133,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 impl Common {
+    fn seeds(&self) -> Seeds {
+        Seeds { first: self.first_seed, last: self.first_seed + self.seeds.max(1) - 1 }
+    }
+
     fn variants(&self) -> Vec<Variant> {
         let names =
             if self.policy.is_empty() { presets::COMPARED.to_vec() } else { self.policy.clone() };
@@ -166,7 +174,8 @@ fn capacities(common: &Common, variants: &[Variant]) -> anyhow::Result<Vec<Found
         let mut hint = None;
         for variant in variants {
             let case = Case::new(workload, variant)?;
-            let one = search::capacity(&case, hint, common.attainment, common.seeds, common.jobs)?;
+            let one =
+                search::capacity(&case, hint, common.attainment, common.seeds(), common.jobs)?;
             hint = one.mean().or(hint);
             eprintln!("{}", table::line(&one));
             if let Some(log) = &log {

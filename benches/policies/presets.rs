@@ -43,6 +43,8 @@ pub(crate) fn ladder() -> Vec<Variant> {
         cost("A5 with foresight alone", &["policy.cost.foresight=1"]),
         cost("A5 without memory", &["policy.cost.memory=false"]),
         cost("A5 without lots", &["policy.cost.tie=0"]),
+        cost("A5 without the young", &["policy.cost.young=0"]),
+        cost("A5 without copies", &["policy.cost.copies=false"]),
     ]
 }
 

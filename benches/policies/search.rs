@@ -1,9 +1,6 @@
 //! Finds the highest rate that a policy carries.
 
-use std::{
-    ops::RangeInclusive,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use report::Run;
@@ -17,6 +14,13 @@ const PRECISION: f64 = 1.025;
 /// Factor between the first rates tried, and between those of later seeds.
 const STRIDE: f64 = 1.2;
 const STEP: f64 = 1.045;
+
+/// Seeds, both ends included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seeds {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
 
 /// What was found for one case, seed by seed.
 #[derive(Debug)]
@@ -55,37 +59,39 @@ pub(crate) fn capacity(
     case: &Case,
     hint: Option<f64>,
     attainment: f64,
-    seeds: u64,
+    seeds: Seeds,
     jobs: usize,
 ) -> anyhow::Result<Found> {
     let hint = hint.unwrap_or_else(|| case.own_rate());
-    let first = bisect(case, hint, STRIDE, attainment, 1)?;
+    let first = bisect(case, hint, STRIDE, attainment, seeds.first)?;
     // Seeds differ little: where one broke, the next one is near to it.
     let near = first.0.max(1e-6);
     let mut found = vec![first];
-    found.extend(each_seed(2..=seeds, jobs, |seed| bisect(case, near, STEP, attainment, seed))?);
+    found.extend(each_seed(Seeds { first: seeds.first + 1, ..seeds }, jobs, |seed| {
+        bisect(case, near, STEP, attainment, seed)
+    })?);
     let (rates, runs): (Vec<f64>, Vec<Run>) = found.into_iter().unzip();
     let (workload, label) = (case.workload.clone(), case.variant.label.clone());
     Ok(Found { workload, label, rates, runs })
 }
 
 /// The figures of `case` at `rate` with each seed.
-pub(crate) fn at(case: &Case, rate: f64, seeds: u64, jobs: usize) -> anyhow::Result<Vec<Run>> {
-    each_seed(1..=seeds, jobs, |seed| case.run(rate, seed))
+pub(crate) fn at(case: &Case, rate: f64, seeds: Seeds, jobs: usize) -> anyhow::Result<Vec<Run>> {
+    each_seed(seeds, jobs, |seed| case.run(rate, seed))
 }
 
 fn each_seed<T: Send>(
-    seeds: RangeInclusive<u64>,
+    seeds: Seeds,
     jobs: usize,
     run: impl Fn(u64) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<Vec<T>> {
-    let (next, results) = (AtomicU64::new(*seeds.start()), Mutex::new(Vec::new()));
+    let (next, results) = (AtomicU64::new(seeds.first), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > *seeds.end() {
+                    if seed > seeds.last {
                         break;
                     }
                     let result = run(seed);

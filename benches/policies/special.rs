@@ -7,7 +7,7 @@ use report::Run;
 
 use crate::{
     case::{Case, Variant},
-    search,
+    search::{self, Seeds},
 };
 
 /// Affinity that nothing overrules.
@@ -28,7 +28,7 @@ pub(crate) struct Row {
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    pub(crate) seeds: u64,
+    pub(crate) seeds: Seeds,
     pub(crate) jobs: usize,
     pub(crate) attainment: f64,
 }
@@ -155,7 +155,7 @@ fn mooncake(effort: Effort) -> anyhow::Result<Row> {
     let sets = ["fleet.replicas=4", "fleet.overrides={kv_tokens: 2560000}"];
     let case = Case::new("mooncake-conversation", &cost(&sets))?;
     let (mut found, mut blocks, mut busiest) = (0.0, 0.0, 0.0_f64);
-    for seed in 1..=effort.seeds {
+    for seed in effort.seeds.first..=effort.seeds.last {
         let (_, recording) = case.record(1.0, seed)?;
         let mut loads: BTreeMap<&str, f64> = BTreeMap::new();
         for it in &recording.records {

@@ -20,8 +20,8 @@ pub mod config;
 pub mod gate;
 pub mod limit;
 pub mod peer_limit;
+mod room;
 pub mod shares;
-mod turns;
 
 use std::time::Duration;
 
@@ -38,10 +38,14 @@ pub use self::{
     shares::Promises,
 };
 use self::{
+    room::{Room, Watched},
     shares::{Sizes, Tenants},
-    turns::Turns,
 };
-use crate::{estimate::decay::Decayed, token_bucket::TokenBucket, wait_queue::WaitQueue};
+use crate::{
+    estimate::decay::Decayed,
+    token_bucket::TokenBucket,
+    wait_queue::{Place, WaitQueue},
+};
 
 /// Over how long the rate at which requests are placed is averaged.
 const RATE_TIME: Duration = Duration::from_secs(5);
@@ -82,13 +86,16 @@ pub(crate) struct Admission {
     pub(crate) queue: WaitQueue,
     pub(crate) tenants: Tenants,
     pub(crate) sizes: Sizes,
-    pub(crate) turns: Turns,
+    /// Of those who wait for an answer, and of work for later.
+    rooms: [Room; 2],
     placed: Decayed,
     retries: TokenBucket,
     /// When each class last came.
     seen: [Option<Timestamp>; Priority::ALL.len()],
     /// When those who wait were last looked at.
     pub(crate) looked: Timestamp,
+    /// Who was looked at last of those who can be done later.
+    pub(crate) looked_until: Option<Place>,
     /// The class of one who waits and whom nobody of its class or a lower one may pass.
     pub(crate) first: Option<Priority>,
 }
@@ -100,11 +107,12 @@ impl Admission {
             queue: WaitQueue::default(),
             tenants: Tenants::default(),
             sizes: Sizes::default(),
-            turns: Turns::default(),
+            rooms: [Room::default(), Room::default()],
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
+            looked_until: None,
             first: None,
         }
     }
@@ -127,13 +135,33 @@ impl Admission {
     }
 
     /// Notes that a request of `work_s` was placed.
-    pub(crate) fn placed(&mut self, now: Timestamp, request: &Request, work_s: f64) {
+    pub(crate) fn placed(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        arrived: Timestamp,
+        work_s: f64,
+    ) {
         self.placed.add(now, 1.0);
         if self.is_on() {
             self.tenants.gave(now, request.tenant, work_s);
             self.sizes.decided(now, work_s, true);
-            self.turns.let_in(now, work_s);
+            self.room_of(request).let_in(now, arrived, work_s);
         }
+    }
+
+    /// What is known of room for requests like `request`.
+    pub(crate) fn room_of(&mut self, request: &Request) -> &mut Room {
+        let [urgent, later] = &mut self.rooms;
+        if request.slo.completion.is_none() { urgent } else { later }
+    }
+
+    /// Those who were turned away and are watched, if it is time to look whether there is room for them.
+    pub(crate) fn watched(&mut self, now: Timestamp) -> Vec<Watched> {
+        let [urgent, later] = &mut self.rooms;
+        let mut watched = urgent.due(now);
+        watched.append(&mut later.due(now));
+        watched
     }
 
     /// Requests placed in a second, of late.

@@ -71,14 +71,15 @@ pub struct Routing {
 /// What `least-latency` weighs. A weight of zero leaves its term out.
 ///
 /// ```text
-/// cost = wait·T + harm·n·w + price·ρ/(1−ρ)·w
+/// cost = wait·T + harm·(n·w + young·m·p) + price·ρ/(1−ρ)·w
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CostWeights {
     /// Of `T`, the request's own predicted time to first token.
     pub wait: f64,
-    /// Of `n·w`, the delay that its work `w` inflicts on the `n` requests there.
+    /// Of `n·w`, the delay that its work `w` inflicts on the `n` requests there, and of what its prefill `p`
+    /// does to the `m` youngest of them.
     pub harm: f64,
     /// Of `ρ/(1−ρ)·w`, what its work costs those who come later, the replica's utilisation being `ρ`.
     pub price: f64,
@@ -94,6 +95,12 @@ pub struct CostWeights {
     /// Whether replicas on which the first token would come later than promised are left out as long
     /// as there are others.
     pub promise: bool,
+    /// How many times more its prefill counts to answers that are so young that the pause breaks their
+    /// promise if they turn out short.
+    pub young: f64,
+    /// Whether computing a beginning of prompts on a replica that lacks it counts as the work of all on
+    /// their way who share it.
+    pub copies: bool,
 }
 
 impl Default for CostWeights {
@@ -106,6 +113,8 @@ impl Default for CostWeights {
             memory: true,
             foresight: 0.5,
             promise: true,
+            young: 2.0,
+            copies: true,
         }
     }
 }
@@ -114,7 +123,12 @@ impl CostWeights {
     /// Everything wrong with the values.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let weights = [("wait", self.wait), ("harm", self.harm), ("price", self.price)];
+        let weights = [
+            ("wait", self.wait),
+            ("harm", self.harm),
+            ("price", self.price),
+            ("young", self.young),
+        ];
         let wrong = weights.iter().filter(|it| !(0.0..=1e6).contains(&it.1));
         let mut problems: Vec<String> =
             wrong.map(|(name, value)| format!("{name}: must be 0 to 1e6, not {value}")).collect();

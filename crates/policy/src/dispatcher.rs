@@ -7,6 +7,7 @@
 mod admit;
 mod caches;
 mod explain;
+mod later;
 mod learn;
 mod peers;
 mod reserve;
@@ -37,7 +38,7 @@ use self::{
     peers::Elsewhere,
 };
 use crate::{
-    admission::Admission,
+    admission::{Admission, AdmissionConfig},
     config::{DispatcherConfig, Routing, Saturation},
     estimate::{Forecast, OutputLengths},
     event::{Decision, Event, Reject},
@@ -46,6 +47,7 @@ use crate::{
     held_index::HeldIndex,
     prefix_index::{Hits, PrefixIndex},
     session::Sessions,
+    sharers::Sharers,
     strategy::{Candidate, Strategy},
 };
 
@@ -61,6 +63,7 @@ pub struct Dispatcher {
     fallback: Option<(Saturation, Strategy)>,
     fleet: FleetView,
     prefixes: PrefixIndex,
+    sharers: Sharers,
     caches: Caches,
     sessions: Sessions,
     in_flight: FxHashMap<RequestId, InFlight>,
@@ -94,6 +97,8 @@ struct InFlight {
     first_token: Option<Timestamp>,
     /// What of its prompt was believed to be there, and when the last of that was used.
     believed: (Tokens, Option<u32>),
+    /// Whether it is counted among those that share a beginning.
+    is_counted: bool,
     /// Replicas that failed the request before.
     tried: Tried,
 }
@@ -112,6 +117,7 @@ impl Dispatcher {
             strategy: Strategy::new(&routing),
             fallback: fallback_of(&routing),
             fleet: FleetView::new(estimate),
+            sharers: Sharers::default(),
             prefixes: PrefixIndex::new(prefix.index_bytes_max, prefix.replicas.get()),
             caches: Caches::new(&prefix),
             sessions: Sessions::new(session),
@@ -134,6 +140,7 @@ impl Dispatcher {
         self.apply(now, event, decisions);
         if may_open {
             self.let_in(now, decisions);
+            self.look_for_room(now);
         }
     }
 
@@ -143,10 +150,10 @@ impl Dispatcher {
             Event::AttemptFailed(request) => self.retry(now, request, decisions),
             Event::FirstToken(request) => self.first_token(now, request),
             Event::TokensCame { replica, tokens, waited } => {
-                if let Some(it) = self.fleet.get_mut(replica) {
+                self.fleet.learn(replica, |it| {
                     let sharing = it.sharing(now);
                     it.estimate.learn_gaps(now, tokens, waited, sharing);
-                }
+                });
             }
             Event::Ended { request, outcome, output, cached } => {
                 self.end(now, request, outcome, output, cached);
@@ -200,22 +207,22 @@ impl Dispatcher {
             }
             Event::LoadReported { replica, report } => self.fleet.report(now, replica, report),
             Event::PeerTold { peer, news } => self.hear(now, peer, news),
-            Event::RoutingChanged(routing) => {
-                self.routing = routing;
-                self.strategy = Strategy::new(&routing);
-                self.fallback = fallback_of(&routing);
-                self.forget_candidates();
-            }
-            Event::AdmissionChanged(config) => {
-                self.admission.config = config;
-                self.forget_candidates();
-            }
+            Event::RoutingChanged(routing) => self.route_by(routing),
+            Event::AdmissionChanged(config) => self.admit_by(config),
             Event::TimePassed => {}
         }
     }
 
-    /// Has the next candidates be new ones: who forecast for the last ones may not for the next.
-    fn forget_candidates(&mut self) {
+    fn route_by(&mut self, routing: Routing) {
+        self.routing = routing;
+        self.strategy = Strategy::new(&routing);
+        self.fallback = fallback_of(&routing);
+        // What was forecast for the last candidates may not be for the next.
+        self.candidates.clear();
+    }
+
+    fn admit_by(&mut self, config: AdmissionConfig) {
+        self.admission.config = config;
         self.candidates.clear();
     }
 

@@ -14,6 +14,7 @@
 pub mod coefficients;
 pub(crate) mod decay;
 pub mod eviction;
+pub(crate) mod fleet_speed;
 pub mod margin;
 pub mod output;
 pub mod replica;

@@ -18,7 +18,10 @@ pub(crate) use self::glance::Glance;
 pub use self::replica::{Accuracy, Load, Replica};
 use self::{glance::Replicas, replica::ANY_LENGTH};
 use crate::{
-    estimate::{Coefficients, EstimateConfig, ReplicaEstimate},
+    estimate::{
+        Coefficients, EstimateConfig, ReplicaEstimate,
+        fleet_speed::{FleetSpeed, Observed},
+    },
     prefix_index::Slot,
     slow_start::{KNOWS_NOBODY, SlowStart},
 };
@@ -28,6 +31,8 @@ use crate::{
 pub struct FleetView {
     replicas: Replicas,
     estimate: EstimateConfig,
+    /// How fast its replicas are, all together.
+    speed: FleetSpeed,
     /// When a replica last came that was colder than others.
     warmed: Option<Timestamp>,
     /// Whether some replica is meant for short prompts.
@@ -48,20 +53,24 @@ impl FleetView {
         let Err(at) = self.position(id) else { return };
         let mut estimate = ReplicaEstimate::new(&self.estimate);
         if !self.estimate.frozen {
-            let (prefill, decode) = self.mean_scales();
-            estimate.start_like(prefill, decode);
+            let (prefill, decode) = (self.speed.prefill.value(), self.speed.decode.value());
+            estimate.start_like(prefill.unwrap_or(1.0), decode.unwrap_or(1.0));
         }
         self.replicas.insert(at, Replica::new(id, slot, estimate));
     }
 
-    /// Mean scales of the replicas whose own were observed; those of the form where none was.
-    fn mean_scales(&self) -> (f64, f64) {
-        let mean = |scales: &mut dyn Iterator<Item = f64>| {
-            let (sum, count) = scales.fold((0.0, 0.0), |(sum, count), it| (sum + it, count + 1.0));
-            if count > 0.0 { sum / count } else { 1.0 }
-        };
-        let scales = || self.replicas.iter().map(|it| it.estimate.scales());
-        (mean(&mut scales().filter_map(|it| it.0)), mean(&mut scales().filter_map(|it| it.1)))
+    /// Lets the estimate of replica `id` learn, which from then on takes for its own only what differs
+    /// from the fleet's by more than chance.
+    pub(crate) fn learn(&mut self, id: ReplicaId, learn: impl FnOnce(&mut Replica)) {
+        let Ok(at) = self.position(id) else { return };
+        let Some(replica) = self.replicas.get_mut(at) else { return };
+        let before = replica.estimate.observed();
+        learn(replica);
+        let after = replica.estimate.observed();
+        if before != after {
+            self.speed.changed(before, after);
+            replica.estimate.settle(&self.speed);
+        }
     }
 
     pub(crate) fn position(&self, id: ReplicaId) -> Result<usize, usize> {
@@ -76,7 +85,9 @@ impl FleetView {
     /// Removes a replica and returns what was known of it.
     pub fn leave(&mut self, id: ReplicaId) -> Option<Replica> {
         let position = self.position(id).ok()?;
-        Some(self.replicas.remove(position))
+        let replica = self.replicas.remove(position);
+        self.speed.changed(replica.estimate.observed(), Observed::default());
+        Some(replica)
     }
 
     /// What is known of replica `id`.
@@ -279,6 +290,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::estimate::{Asked, replica::Sharing};
 
     #[test]
     fn what_others_placed_counts_until_the_report_is_old() {
@@ -303,5 +315,38 @@ mod tests {
         }
         fleet.report(Timestamp::ZERO, id, LoadReport::default());
         assert_eq!(fleet.get(id).unwrap().requests(Timestamp::ZERO), 5);
+    }
+
+    #[test]
+    fn one_of_many_that_are_alike_is_taken_to_be_like_them() {
+        let mut fleet = FleetView::default();
+        let ids = [0, 1, 2, 3].map(ReplicaId);
+        ids.iter().for_each(|id| fleet.join(*id, Slot::default()));
+        let learn = |fleet: &mut FleetView, id, times: f64| {
+            for round in 0..200_u64 {
+                // Gaps between tokens, while nobody computes a prompt.
+                let now = Timestamp::from_elapsed(Duration::from_millis(100 * round));
+                let waited = Duration::from_secs_f64(times * 0.008);
+                let sharing = Sharing { own: 0, all: 0 };
+                fleet.learn(id, |it| it.estimate.learn_gaps(now, 1, waited, sharing));
+            }
+        };
+        for (id, times) in ids.into_iter().zip([0.95, 1.05, 1.0, 3.0]) {
+            learn(&mut fleet, id, times);
+        }
+        // Once more, now that the fleet is known.
+        for (id, times) in ids.into_iter().zip([0.95, 1.05, 1.0, 3.0]) {
+            learn(&mut fleet, id, times);
+        }
+        let now = Timestamp::from_elapsed(Duration::from_secs(60));
+        let tpot_s = ids.map(|id| {
+            let replica = fleet.get(id).unwrap();
+            let asked = Asked { prompt: Tokens(10), output: 1.0, ..Asked::default() };
+            replica.forecast(now, &asked, Tokens(0), replica.sharing(now)).step_s
+        });
+        assert!((tpot_s[0] / tpot_s[1] - 1.0).abs() < 0.1, "{tpot_s:?}");
+        assert!(tpot_s[0] * 2.2 < tpot_s[3], "{tpot_s:?}");
+        assert!(fleet.leave(ids[3]).is_some());
+        assert!(fleet.speed.decode.value().is_some_and(|it| it < 1.2));
     }
 }

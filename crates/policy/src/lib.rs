@@ -24,6 +24,7 @@ pub mod prefix_index;
 pub mod recording;
 pub mod saturation;
 pub mod session;
+mod sharers;
 pub mod slow_start;
 pub mod strategy;
 pub mod token_bucket;

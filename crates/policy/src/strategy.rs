@@ -54,6 +54,9 @@ pub struct Candidate {
     pub cached: Tokens,
     /// Those of them that the index names: the others follow from the conversation.
     pub indexed: Tokens,
+    /// Share of the prefill that it would do there which counts as this request's: others on their way
+    /// would use the rest.
+    pub own: f64,
     /// What the request is expected to meet there; nothing where the rule does not look at it.
     pub forecast: Forecast,
     /// Whether it has room for one more: a seat in its batch, and memory.
@@ -152,6 +155,12 @@ impl Strategy {
     #[must_use]
     pub const fn cost_weights(&self) -> Option<CostWeights> {
         if let Self::LeastLatency(weights) = self { Some(*weights) } else { None }
+    }
+
+    /// Whether the rule weighs what requests cost.
+    #[must_use]
+    pub const fn weighs_cost(&self) -> bool {
+        matches!(self, Self::LeastLatency(_))
     }
 
     /// What the rule puts `candidate` at, in [its own unit](StrategyName::ranks_in); the least is best.
@@ -280,6 +289,7 @@ pub(crate) mod testing {
             queued_prefill: Tokens::ZERO,
             cached: Tokens(cached),
             indexed: Tokens(cached),
+            own: 1.0,
             forecast: Forecast::default(),
             has_room: true,
             reported: LoadReport::default(),

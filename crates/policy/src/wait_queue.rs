@@ -88,6 +88,15 @@ impl WaitQueue {
         self.waiting.range((after, Unbounded)).next().map(|it| *it.0)
     }
 
+    /// The place after `place` of those who can be done later, or their first one after their last.
+    #[must_use]
+    pub fn next_later(&self, place: Option<Place>) -> Option<Place> {
+        let first = (std::cmp::Reverse(Priority::Batch), Timestamp::ZERO, RequestId(0));
+        let after = self.next(place).filter(|_| place.is_some());
+        let place = after.or_else(|| self.waiting.range(first..).next().map(|it| *it.0));
+        place.filter(|it| it.0.0 == Priority::Batch)
+    }
+
     /// Who has `place`.
     #[must_use]
     pub fn get(&self, place: &Place) -> Option<&Waiting> {

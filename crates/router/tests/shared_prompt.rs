@@ -98,7 +98,7 @@ async fn conversations_that_begin_alike_find_their_histories() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not reached: a replica without the shared beginning costs a cold prefill, and a quiet fleet never pays it"]
+#[ignore = "not reached: 1.1 to 1.4 times the mean, for a conversation stays with its history while replicas differ by few requests"]
 async fn conversations_that_begin_alike_spread_evenly() {
     let (per_cent, by_replica) = served().await;
     println!("hit rate {per_cent} %, {by_replica:?}");

@@ -11,7 +11,10 @@ use types::{
     time::Timestamp,
 };
 
-use super::{Dispatcher, InFlight, Tried};
+use super::{
+    Dispatcher, InFlight, Tried,
+    later::{Later, NOT_YET},
+};
 use crate::{
     admission::{
         AdmissionMode, Gate, Standing,
@@ -19,17 +22,12 @@ use crate::{
     },
     estimate::Asked,
     event::{Decision, Reject},
-    fleet_view::FleetView,
     strategy::Candidate,
     wait_queue::Waiting,
 };
 
 /// Requests that are looked at in vain, of those who wait, before the look ends.
 const LOOKS_IN_VAIN_MAX: u32 = 3;
-
-/// Bounds of what those who are turned away are told, seconds.
-const RETRY_AFTER_LEAST_S: f64 = 0.02;
-const RETRY_AFTER_MOST_S: f64 = 60.0;
 
 /// How much longer than on the quickest replica an urgent request may wait for its first token: a factor,
 /// and seconds.
@@ -38,9 +36,9 @@ const QUICK: (f64, f64) = (1.25, 0.005);
 /// What stands in the way of a request everywhere.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Full {
-    gate: Gate,
+    pub(super) gate: Gate,
     /// Until the first replica has room, were nobody else to come.
-    after_s: f64,
+    pub(super) after_s: f64,
     /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
     alone_s: f64,
     /// Time for the rest of its answer.
@@ -86,14 +84,12 @@ impl Dispatcher {
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
         // Somebody waits whom it may not pass.
         let must_queue = arrived == now && self.must_queue(request);
-        let is_felt = is_for_later && !leaves_half_quiet(fleet, candidates);
-        let behind = (must_queue || is_felt).then_some(Closed {
-            gate: if must_queue { Gate::Count } else { Gate::Ttft },
-            excess: 1.0,
-            over_s: 0.0,
-        });
+        let behind = must_queue.then_some(Closed { gate: Gate::Count, ..NOT_YET });
+        let later = is_for_later.then(|| Later::beside(fleet, candidates));
         candidates.retain(|it| {
             let Some(replica) = fleet.get(it.id) else { return false };
+            let is_felt = later.is_some_and(|of| of.is_felt_on(it, replica.estimate.chunk_s()));
+            let behind = if is_felt { Some(NOT_YET) } else { behind };
             let Some(closed) = pass.closed(replica, it).or(behind) else { return true };
             full.note(it, &closed, asked.output, turn_s);
             false
@@ -129,20 +125,18 @@ impl Dispatcher {
             && (request.came_again == 0 || self.admission.may_retry());
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
-            self.admission.sizes.decided(now, full.work_s, false);
             return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
         let Full { gate, after_s, .. } = *full;
         let waiting = Waiting { request, arrived: now, latest, work_s, gate, after_s };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
-            let retry_after = self.retry_after(now, out.after_s, out.work_s);
+            let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
             let reject = if out.request.id == id {
                 Reject::Saturated { gate, retry_after }
             } else {
                 Reject::Evicted { retry_after }
             };
-            self.admission.sizes.decided(now, out.work_s, false);
             self.decide(now, &out.request, Err(reject), decisions);
         }
     }
@@ -154,7 +148,7 @@ impl Dispatcher {
         full: &Full,
         latest: Timestamp,
     ) -> Reject {
-        let retry_after = self.retry_after(now, full.after_s, full.work_s);
+        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
         let gate = full.gate;
         let ttft = request.slo.ttft.filter(|_| request.slo.completion.is_none());
         let is_hopeless = ttft.is_some_and(|it| it.as_secs_f64() < full.alone_s);
@@ -167,13 +161,30 @@ impl Dispatcher {
         }
     }
 
-    /// When it is worth coming again: once what is there has been worked off as far as that takes where
-    /// nobody else comes, and where others do, once it would be the turn of one like it, as turns of late
-    /// went; spread, so that those who were turned away together do not come again together.
-    fn retry_after(&mut self, now: Timestamp, after_s: f64, work_s: f64) -> Duration {
-        let turn_s = self.admission.turns.next_s(now, work_s).unwrap_or(after_s);
-        let after_s = turn_s.clamp(RETRY_AFTER_LEAST_S, RETRY_AFTER_MOST_S);
+    /// Notes that a request of `work_s` is turned away, and says when it is worth coming again: after the middle of what
+    /// others waited in vain of late, or, where nobody did, once what is there has been worked off; spread, so that those
+    /// who were turned away together do not come again together.
+    fn turn_away(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        guess_s: f64,
+        work_s: f64,
+    ) -> Duration {
+        self.admission.sizes.decided(now, work_s, false);
+        let room = self.admission.room_of(request);
+        let after_s = room.after_s(guess_s);
+        room.turned_away(now, request, work_s);
         Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
+    }
+
+    /// Looks whether there is room for some of those who were turned away.
+    pub(super) fn look_for_room(&mut self, now: Timestamp) {
+        for it in self.admission.watched(now) {
+            let has_some = self.outlook(now, &it.request).is_open;
+            let room = self.admission.room_of(&it.request);
+            if has_some { room.had_some(now, &it) } else { room.had_none(now, it) }
+        }
     }
 
     /// Lets those who wait go where they can, and turns away those who waited too long.
@@ -183,46 +194,25 @@ impl Dispatcher {
         }
         self.admission.looked = now;
         while let Some(it) = self.admission.queue.expired(now) {
-            let retry_after = self.retry_after(now, it.after_s, it.work_s);
-            self.admission.sizes.decided(now, it.work_s, false);
+            let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
             let verdict = Err(Reject::Expired { gate: it.gate, retry_after });
             self.decide(now, &it.request, verdict, decisions);
         }
         self.admission.first = None;
-        let mut in_vain = 0;
-        let mut place = None;
+        let (mut in_vain, mut place) = (0, None);
         while let Some(next) = self.admission.queue.next(place)
             && in_vain < LOOKS_IN_VAIN_MAX
         {
             place = Some(next);
-            let Some(mut waiting) = self.admission.queue.take(next) else { return };
-            match self.seek(now, &waiting.request, waiting.arrived, &Tried::new()) {
-                Ok(Some(found)) => {
-                    self.commit(
-                        now,
-                        waiting.request,
-                        waiting.arrived,
-                        &found,
-                        Tried::new(),
-                        decisions,
-                    );
-                }
-                closed @ (Ok(None) | Err(_)) => {
-                    in_vain += 1;
-                    if let Err(full) = closed {
-                        (waiting.gate, waiting.after_s) = (full.gate, full.after_s);
-                    }
-                    let is_starved = self.admission.sizes.is_starved(now, waiting.work_s);
-                    let priority = waiting.request.priority;
-                    // There was room for it a moment ago.
-                    self.admission.queue.push(waiting, usize::MAX);
-                    if is_starved {
-                        self.admission.first = Some(priority);
-                        return;
-                    }
+            if let Some((priority, work_s)) = self.look_again(now, next, decisions) {
+                in_vain += 1;
+                if self.admission.sizes.is_starved(now, work_s) {
+                    self.admission.first = Some(priority);
+                    return;
                 }
             }
         }
+        self.let_in_later(now, decisions);
     }
 
     /// What `request` would meet now, if nobody waited before it. Nothing is placed.
@@ -352,16 +342,6 @@ pub struct AdmissionView {
     /// Requests a second that the fleet could take if they were like those of late; absent while too
     /// little is asked to tell.
     pub knee_per_s: Option<f64>,
-}
-
-/// Whether half of the replicas have no prompt waiting if one more has: those who are urgent find their
-/// way around work for later as long as there is one. With a third or a quarter more of it is done, and
-/// on documents that are asked about again and again the urgent feel it.
-fn leaves_half_quiet(fleet: &FleetView, candidates: &[Candidate]) -> bool {
-    let has_none =
-        |it: &&Candidate| fleet.get(it.id).is_some_and(|it| it.estimate.queued_s() <= 0.0);
-    let quiet = candidates.iter().filter(has_none).count();
-    candidates.len().saturating_sub(1) <= 2 * quiet.saturating_sub(1)
 }
 
 /// Leaves those on which the first token comes about as soon as anywhere.

@@ -23,12 +23,13 @@ impl Dispatcher {
         }
         self.book.first_token(id, took_s);
         // Without a prompt there is nothing that the time could follow from.
-        if let Some(it) = self.fleet.get_mut(replica)
-            && is_sized
-        {
-            it.estimate.learn_ttft(&forecast, took_s);
-            Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
-        }
+        self.fleet.learn(replica, |it| {
+            it.estimate.begins(now);
+            if is_sized {
+                it.estimate.learn_ttft(&forecast, took_s);
+                Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
+            }
+        });
         if let Some(session) = session {
             self.sessions.served(now, session, replica);
         }

@@ -54,7 +54,7 @@ impl Dispatcher {
             ttft: explain::duration(forecast.ttft_s),
         };
         self.decide(now, &request, Ok(placement), decisions);
-        self.admission.placed(now, &request, found.work_s());
+        self.admission.placed(now, &request, arrived, found.work_s());
         self.reserve(now, request, arrived, chosen, forecast, tried);
     }
 
@@ -81,6 +81,10 @@ impl Dispatcher {
         if !request.streamed {
             self.unseen.insert((due(now, &forecast), request.id));
         }
+        let is_counted = self.routing.cost.copies && self.strategy.weighs_cost();
+        if is_counted {
+            self.sharers.come(&request.blocks);
+        }
         let in_flight = InFlight {
             replica: chosen.id,
             arrived,
@@ -91,6 +95,7 @@ impl Dispatcher {
             answering: false,
             reserved,
             believed: (chosen.cached, last_used),
+            is_counted,
             first_token: None,
             tried,
             request,
@@ -106,7 +111,13 @@ impl Dispatcher {
         self.fleet.release_request(it.replica);
         self.caches.gone(it.replica, &it.request, it.reserved);
         self.strategy.left(it.replica, &it.request.blocks);
+        if it.is_counted {
+            self.sharers.leave(&it.request.blocks);
+        }
         if let Some(replica) = self.fleet.get_mut(it.replica) {
+            if let Some(begun) = it.first_token {
+                replica.estimate.ends(begun);
+            }
             replica.estimate.left(&it.forecast, replica.known() == 0);
             replica.promises.remove(it.request.slo.tpot);
         }

@@ -131,6 +131,10 @@ impl Dispatcher {
             }
             None => self.find_candidates(now, &asked, &there, tried, &mut candidates),
         };
+        // Costs alone decide only where nobody shares.
+        if alone.is_none() && self.weighs_copies() {
+            self.sharers.weigh(request, self.block, &mut candidates);
+        }
         ask.is_shared &= self.is_shared(survey.requests);
         let lost = home
             .zip(survey.at_home)
@@ -189,6 +193,11 @@ impl Dispatcher {
         admitted?;
         let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
         Ok((self.choose(request.id, ask, candidates), is_home_there, held))
+    }
+
+    /// Whether a copy that others on their way will use as well is cheaper to make.
+    pub(super) const fn weighs_copies(&self) -> bool {
+        self.routing.cost.copies && self.strategy.weighs_cost()
     }
 
     /// Whether others who do not tell send at least a quarter of the `requests` that replicas have.
@@ -278,13 +287,14 @@ impl Dispatcher {
             queued_prefill,
             cached: all_cached,
             indexed: all_indexed,
+            own,
             forecast,
             has_room,
             reported,
         } = place;
         (*id, *slot) = (it.id, it.slot);
         (*requests, *queued_prefill) = (it.sharing.all, it.queued_prefill);
-        (*all_cached, *all_indexed) = (cached, indexed);
+        (*all_cached, *all_indexed, *own) = (cached, indexed, 1.0);
         (*has_room, *reported) = (it.has_room, it.reported);
         if self.forecasts()
             && let Some(replica) = self.fleet.replicas().get(at)
@@ -339,6 +349,7 @@ pub(super) fn nobody() -> Candidate {
         queued_prefill: Tokens::ZERO,
         cached: Tokens::ZERO,
         indexed: Tokens::ZERO,
+        own: 1.0,
         forecast: Forecast::default(),
         has_room: false,
         reported: LoadReport::default(),

@@ -8,7 +8,13 @@ use std::{collections::VecDeque, time::Duration};
 
 use types::{quantity::Tokens, request::RequestId, time::Timestamp};
 
-use super::{Asked, EstimateConfig, coefficients::Coefficients, decay::Decayed, margin::Margin};
+use super::{
+    Asked, EstimateConfig,
+    coefficients::Coefficients,
+    decay::Decayed,
+    fleet_speed::{FleetSpeed, Mean, Observed},
+    margin::Margin,
+};
 use crate::estimate::scale::Scale;
 
 /// Over how long the share of time that goes to prefill is averaged.
@@ -43,6 +49,9 @@ const REQUEST_WEIGHT: f64 = 0.05;
 /// Longest overhead of a request, seconds: more is a queue that others made.
 const REQUEST_S_MAX: f64 = 2.0;
 
+/// Overheads of replicas differ by so much for no reason, seconds, and by half of what they are.
+const REQUEST_CHANCE_S: f64 = 0.003;
+
 /// Routers that share a replica, at most, as far as their share is guessed from its reports.
 const SHARERS_MAX: f64 = 16.0;
 
@@ -70,8 +79,25 @@ pub struct ReplicaEstimate {
     prefill: Scale,
     decode: Scale,
     request_s: f64,
+    /// Whether the overhead of a request was observed.
+    knows_request: bool,
+    /// What predictions are made with: the three above, as far as they differ from the fleet's.
+    speed: Speed,
+    /// When answers that are not at their end began, in that order.
+    begun: VecDeque<Timestamp>,
     ttft_margin: Margin,
     tpot_margin: Margin,
+}
+
+/// How fast a replica is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Speed {
+    /// Times that prefill takes what the form says.
+    prefill: f64,
+    /// Times that decoding does.
+    decode: f64,
+    /// Overhead of a request, seconds.
+    request_s: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +126,9 @@ pub struct Forecast {
     pub step_s: f64,
     /// Work that it adds: its prefill, and the part of each decode step that is there for it.
     pub work_s: f64,
+    /// Requests there whose answers are so young, or yet to begin, that waiting for its prefill breaks
+    /// what they were promised if they turn out short.
+    pub exposed: f64,
     /// Time between tokens of late, over the time promised: at 1 one more request breaks promises.
     pub utilisation: f64,
     /// Whether the replica is so quiet that what is observed of the request tells of its speed, and not
@@ -141,6 +170,13 @@ impl ReplicaEstimate {
             prefill: Scale::default(),
             decode: Scale::default(),
             request_s: config.coefficients.request_ms * 1e-3,
+            knows_request: false,
+            speed: Speed {
+                prefill: 1.0,
+                decode: 1.0,
+                request_s: config.coefficients.request_ms * 1e-3,
+            },
+            begun: VecDeque::new(),
             ttft_margin: Margin::new(TTFT_MISSES),
             tpot_margin: Margin::new(TPOT_MISSES),
         }
@@ -150,6 +186,26 @@ impl ReplicaEstimate {
     pub fn start_like(&mut self, prefill: f64, decode: f64) {
         self.prefill = Scale::starting_at(prefill);
         self.decode = Scale::starting_at(decode);
+        self.believe_own();
+    }
+
+    /// Predicts with what was observed here alone.
+    fn believe_own(&mut self) {
+        let (prefill, decode) = (self.prefill.value(), self.decode.value());
+        self.speed = Speed { prefill, decode, request_s: self.request_s };
+    }
+
+    /// Predicts with what was observed here as far as it differs from the `fleet`'s by more than chance.
+    pub(crate) fn settle(&mut self, fleet: &FleetSpeed) {
+        let mean = |it: &Mean, own: f64| it.value().unwrap_or(own);
+        let request_s = mean(&fleet.request_s, self.request_s);
+        let apart = (self.request_s - request_s).powi(2);
+        let chance = (REQUEST_CHANCE_S + request_s / 2.0).powi(2);
+        self.speed = Speed {
+            prefill: self.prefill.among(mean(&fleet.prefill, self.prefill.value())),
+            decode: self.decode.among(mean(&fleet.decode, self.decode.value())),
+            request_s: request_s + (self.request_s - request_s) * apart / (apart + chance),
+        };
     }
 
     /// Takes its speed for known: nothing is learned any more.
@@ -158,11 +214,14 @@ impl ReplicaEstimate {
         self.frozen = true;
     }
 
-    /// The scales of prefill and decode, where they were observed.
-    #[must_use]
-    pub fn scales(&self) -> (Option<f64>, Option<f64>) {
+    /// What was observed of its speed.
+    pub(crate) fn observed(&self) -> Observed {
         let of = |it: &Scale| it.is_learned().then(|| it.value());
-        (of(&self.prefill), of(&self.decode))
+        Observed {
+            prefill: of(&self.prefill),
+            decode: of(&self.decode),
+            request_s: self.knows_request.then_some(self.request_s),
+        }
     }
 
     /// Factors on predicted TTFT and TPOT that few requests exceed.
@@ -177,6 +236,12 @@ impl ReplicaEstimate {
         self.form.sequences_max
     }
 
+    /// Seconds in which its engine computes a full chunk of a prompt.
+    #[must_use]
+    pub fn chunk_s(&self) -> f64 {
+        self.form.chunk_s() * self.prefill.value()
+    }
+
     /// Predicts what the request would meet here with `cached` tokens of its prompt found; prefill costs
     /// `recomputing` times its own time in the end.
     #[must_use]
@@ -189,7 +254,7 @@ impl ReplicaEstimate {
         sharing: Sharing,
     ) -> Forecast {
         let form = &self.form;
-        let (prefill, decode) = (self.prefill.value(), self.decode.value());
+        let Speed { prefill, decode, request_s } = self.speed;
         let uncached = asked.prompt.saturating_sub(cached);
         let prefill_form_s = form.prefill_s(cached, uncached);
         let own_prefill_s = prefill_form_s * prefill;
@@ -203,9 +268,9 @@ impl ReplicaEstimate {
         let prefilling_s = ahead_s + own_prefill_s;
         // Everyone who decodes takes part in each step that computes a chunk.
         let steps = 0.5 + (prefilling_s / (form.chunk_s() * prefill)).max(1.0);
-        let ttft_s = self.request_s + prefilling_s + steps * step_s;
+        let ttft_s = request_s + prefilling_s + steps * step_s;
         let own_steps = 0.5 + (own_prefill_s / (form.chunk_s() * prefill)).max(1.0);
-        let alone_s = self.request_s + own_prefill_s + own_steps * decode * form.step_ms * 1e-3;
+        let alone_s = request_s + own_prefill_s + own_steps * decode * form.step_ms * 1e-3;
 
         let duty = (self.placed.rate(now) * prefill * share).min(DUTY_MAX);
         let duty_then = (duty + own_prefill_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
@@ -226,6 +291,7 @@ impl ReplicaEstimate {
             tpot_before_s,
             step_s: step_s + token_s,
             work_s,
+            exposed: self.exposed(now, own_prefill_s, full_s / gap_s) * share,
             utilisation,
             is_quiet: utilisation.max(duty) < LEARN_BELOW && ahead_s < 0.1 * own_prefill_s,
             prefill_form_s,
@@ -234,20 +300,31 @@ impl ReplicaEstimate {
         }
     }
 
+    /// Answers that a pause of `pause_s` takes beyond the promised time per token if they end soon after:
+    /// an answer has saved what it ran ahead, `ahead` times as fast as promised, since it began.
+    fn exposed(&self, now: Timestamp, pause_s: f64, ahead: f64) -> f64 {
+        let requests = self.waiting.len().saturating_add(self.begun.len());
+        let saving = ahead - 1.0;
+        let age = Duration::try_from_secs_f64(pause_s / saving).ok().filter(|_| saving > 0.0);
+        let since = age.and_then(|age| now.elapsed().checked_sub(age));
+        let old = since.map_or(0, |since| self.begun.partition_point(|it| it.elapsed() < since));
+        f64::from(u32::try_from(requests.saturating_sub(old)).unwrap_or(u32::MAX))
+    }
+
     /// Time per output token at which it counts as full, where nothing was promised.
     fn full_s(&self) -> f64 {
-        TPOT_FULL_S.max(TPOT_FULL_STEPS * self.decode.value() * self.form.step_ms * 1e-3)
+        TPOT_FULL_S.max(TPOT_FULL_STEPS * self.speed.decode * self.form.step_ms * 1e-3)
     }
 
     /// Seconds until what waits for its first token has it, one step of decoding taking `step_s`.
     fn ahead_s(&self, now: Timestamp, step_s: f64) -> f64 {
         let Some(head) = self.waiting.front() else { return 0.0 };
-        let scale = self.prefill.value();
+        let scale = self.speed.prefill;
         // The head has been computed since the one before it had its first token, as far as
         // decoding left time for it.
         let begun = self.head_since.max(head.placed);
         let left_to_it = 1.0 / (1.0 + step_s / (self.form.chunk_s() * scale));
-        let computed_s = now.since(begun).as_secs_f64() * left_to_it - self.request_s;
+        let computed_s = now.since(begun).as_secs_f64() * left_to_it - self.speed.request_s;
         let head_s = head.prefill_s * scale;
         self.waiting_s * scale - computed_s.clamp(0.0, head_s)
     }
@@ -263,7 +340,7 @@ impl ReplicaEstimate {
     /// Seconds of prefill that wait here, scaled.
     #[must_use]
     pub fn queued_s(&self) -> f64 {
-        self.waiting_s * self.prefill.value()
+        self.waiting_s * self.speed.prefill
     }
 
     /// Prompt and expected answer tokens of the requests on it.
@@ -298,6 +375,19 @@ impl ReplicaEstimate {
         }
     }
 
+    /// Learns that an answer begins.
+    pub fn begins(&mut self, now: Timestamp) {
+        self.begun.push_back(now);
+    }
+
+    /// Learns that an answer ends that began at `begun`.
+    pub fn ends(&mut self, begun: Timestamp) {
+        let at = self.begun.partition_point(|it| *it < begun);
+        if self.begun.get(at) == Some(&begun) {
+            self.begun.remove(at);
+        }
+    }
+
     /// Takes off what a request held besides its prefill.
     pub fn left(&mut self, forecast: &Forecast, last: bool) {
         self.context = if last { 0.0 } else { (self.context - forecast.context).max(0.0) };
@@ -312,11 +402,17 @@ impl ReplicaEstimate {
         let fixed_s = forecast.ttft_s - forecast.prefilling_s;
         let share = forecast.prefilling_s / forecast.ttft_s;
         if 0.6 <= share {
-            self.prefill.observe((took_s - fixed_s).max(0.0) / forecast.prefilling_s);
+            // Predicted was with what is believed, not with what was observed here.
+            let believed = self.speed.prefill / self.prefill.value();
+            self.prefill.observe((took_s - fixed_s).max(0.0) / forecast.prefilling_s * believed);
         } else if share < 0.25 {
-            let late_s = (took_s - forecast.ttft_s).clamp(-self.request_s, REQUEST_S_MAX);
+            let believed_s = self.speed.request_s - self.request_s;
+            let late_s =
+                (took_s - forecast.ttft_s + believed_s).clamp(-self.request_s, REQUEST_S_MAX);
             self.request_s = (self.request_s + REQUEST_WEIGHT * late_s).clamp(0.0, REQUEST_S_MAX);
+            self.knows_request = true;
         }
+        self.believe_own();
     }
 
     /// Learns that `tokens` came, for which their streams waited `time` between them.
@@ -331,16 +427,18 @@ impl ReplicaEstimate {
         // Where no prompt was computed meanwhile, a gap is a step of decoding.
         let undisturbed =
             self.waiting.is_empty() && since.is_some_and(|since| self.prefilling < since);
-        let duty = self.placed.rate(now) * self.prefill.value();
+        let duty = self.placed.rate(now) * self.speed.prefill;
         let share = sharing.share();
-        let step_s = self.decode.value()
+        let step_s = self.speed.decode
             * self.form.decode_step_s(f64::from(sharing.all), self.context * share);
         let is_quiet = duty.max(step_s / self.full_s()) < LEARN_BELOW;
         let may_learn = is_quiet || !self.decode.is_learned();
         if self.frozen || !undisturbed || !may_learn {
             return;
         }
-        self.decode.observe(time_s / tokens / step_s);
+        let believed = self.speed.decode / self.decode.value();
+        self.decode.observe(time_s / tokens / step_s * believed);
+        self.believe_own();
     }
 
     /// Learns how fast an answer ran that was promised `tpot_max_s` per token. Not the prediction counts

@@ -3,6 +3,13 @@
 /// Observations that count fully; later ones move the scale by a fixed small part.
 const SETTLED: u32 = 30;
 
+/// Share by which replicas of one kind seem to differ though they don't: by what happened to come while
+/// each was quiet. A difference of this size is taken for half of itself, a smaller one for less.
+const CHANCE: f64 = 0.2;
+
+/// Observations with which chance is twice as large.
+const FEW: f64 = 5.0;
+
 /// The scale stays within this factor of the form; beyond it the form is of another machine.
 const SCALE_MAX: f64 = 30.0;
 
@@ -30,6 +37,18 @@ impl Scale {
     #[must_use]
     pub const fn value(&self) -> f64 {
         self.value
+    }
+
+    /// The factor as far as it differs from `fleet`, the mean of all replicas, by more than chance.
+    ///
+    /// Most fleets are of one kind, and a replica that seems a little slower than its like is left
+    /// alone for nothing, while the others are crowded.
+    #[must_use]
+    pub fn among(&self, fleet: f64) -> f64 {
+        let ratio = self.value / fleet;
+        let apart = (ratio.max(1.0 / ratio) - 1.0).powi(2);
+        let chance = CHANCE * (1.0 + FEW / f64::from(self.observations.max(1)));
+        fleet * (1.0 + (ratio - 1.0) * apart / (apart + chance.powi(2)))
     }
 
     /// Whether anything was observed.
@@ -70,6 +89,24 @@ mod tests {
             scale.observe(3.0 / scale.value());
         }
         assert!((scale.value() - 3.0).abs() < 0.1, "{scale:?}");
+    }
+
+    #[test]
+    fn a_replica_is_as_fast_as_its_fleet_unless_it_clearly_is_not() {
+        let settled = |value: f64| {
+            let mut scale = Scale::default();
+            (0..400).for_each(|_| scale.observe(value / scale.value()));
+            scale
+        };
+        let nearly = settled(1.1).among(1.0);
+        assert!((1.0..1.03).contains(&nearly), "{nearly}");
+        let slower = settled(3.0).among(2.0);
+        assert!((2.7..3.0).contains(&slower), "{slower}");
+        let faster = settled(1.0).among(2.0);
+        assert!((1.0..1.15).contains(&faster), "{faster}");
+        let mut new = Scale::default();
+        new.observe(1.5);
+        assert!(new.among(1.0) < 1.1, "one observation proves little: {}", new.among(1.0));
     }
 
     #[test]

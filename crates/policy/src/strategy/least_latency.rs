@@ -16,7 +16,11 @@ use rand::{Rng, RngExt as _};
 use types::block::{BlockHash, hash_block};
 
 use super::{Ask, Candidate};
-use crate::{config::CostWeights, estimate::replica::floor::Least, event::Reason};
+use crate::{
+    config::CostWeights,
+    estimate::{Forecast, replica::floor::Least},
+    event::Reason,
+};
 
 /// Utilisation beyond which the price of work no longer rises.
 const UTILISATION_MAX: f64 = 0.97;
@@ -46,10 +50,16 @@ impl Cost {
         let forecast = &candidate.forecast;
         let utilisation = forecast.utilisation.clamp(0.0, UTILISATION_MAX);
         let congestion = utilisation / (1.0 - utilisation);
+        let Forecast { ttft_s, own_prefill_s, work_s, exposed, .. } = *forecast;
+        // What others on their way will use as well is not this request's alone; what it pushes out is.
+        let (own_s, shared_s) =
+            (candidate.own * own_prefill_s, (1.0 - candidate.own) * own_prefill_s);
+        let work_s = work_s - shared_s;
+        let delay_s = f64::from(candidate.requests) * work_s + weights.young * exposed * own_s;
         Self {
-            wait_s: weights.wait * forecast.ttft_s,
-            harm_s: weights.harm * f64::from(candidate.requests) * forecast.work_s,
-            price_s: weights.price * congestion * forecast.work_s,
+            wait_s: weights.wait * (ttft_s - shared_s),
+            harm_s: weights.harm * delay_s,
+            price_s: weights.price * congestion * work_s,
         }
     }
 
@@ -128,10 +138,7 @@ pub(super) fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        estimate::Forecast,
-        strategy::testing::{ask, candidate, tally},
-    };
+    use crate::strategy::testing::{ask, candidate, tally};
 
     fn with(id: u32, requests: u32, ttft_s: f64, work_s: f64, utilisation: f64) -> Candidate {
         let forecast = Forecast { ttft_s, work_s, utilisation, ..Forecast::default() };
@@ -168,6 +175,30 @@ mod tests {
         assert_eq!(tallied(&all, &weights(1.0, 0.0, 0.0)), [0, 1_000, 0]);
         assert_eq!(tallied(&all, &weights(1.0, 1.0, 0.0)), [0, 0, 1_000]);
         assert_eq!(tallied(&all, &weights(1.0, 1.0, 6.0)), [1_000, 0, 0]);
+    }
+
+    #[test]
+    fn a_long_prompt_goes_where_no_answer_has_just_begun() {
+        let exposed = |id, exposed| {
+            let it = with(id, 4, 0.5, 0.4, 0.1);
+            let forecast = Forecast { exposed, own_prefill_s: 0.4, ..it.forecast };
+            Candidate { forecast, ..it }
+        };
+        let all = [exposed(0, 3.0), exposed(1, 0.0)];
+        assert_eq!(tallied(&all, &CostWeights::default()), [0, 1_000]);
+        let alike = tallied(&all, &CostWeights { young: 0.0, ..CostWeights::default() });
+        assert!(alike.iter().all(|it| (430..570).contains(it)), "{alike:?}");
+    }
+
+    #[test]
+    fn what_others_will_use_as_well_is_cheap_to_copy() {
+        let holder = with(0, 12, 0.06, 0.02, 0.1);
+        let mut cold = with(1, 2, 0.25, 0.2, 0.1);
+        cold.forecast.own_prefill_s = 0.18;
+        let weights = CostWeights::default();
+        assert_eq!(tallied(&[holder, cold], &weights), [1_000, 0]);
+        cold.own = 0.1;
+        assert_eq!(tallied(&[holder, cold], &weights), [0, 1_000]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const NO_LESS: f64 = 0.9;
 
 /// Refusals that are followed at once.
-const FOLLOWED_MAX: usize = 64;
+const FOLLOWED_MAX: usize = 1_024;
 
 /// A refusal that was followed.
 #[derive(Clone, Copy, Debug, PartialEq)]

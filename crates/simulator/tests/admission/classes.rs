@@ -61,13 +61,12 @@ fn work_for_later_fills_what_the_urgent_leave_and_is_not_felt_by_them() {
     let p99 = |ran: &crate::ran::Ran| ran.ttft_ms(0.99, |it| it.tenant == Some(1));
     assert!(p99(&beside) <= 1.2 * p99(&alone), "{} ms against {} ms", p99(&beside), p99(&alone));
     assert!(0.97 * alone.good_of(1) <= beside.good_of(1), "{}", beside.good_of(1));
-    // Of thirty a second that the fleet can take, fifteen are urgent; what waited since before the window and
-    // is done within it counts. Engines compute prompts in the order in which they come, so that what is kept
-    // free for the urgent is lost.
+    // Of thirty a second that the fleet can take, fifteen are urgent; what waited since before the window and is done
+    // within it counts.
     let seconds = |it: &RequestRecord| it.ended.elapsed().as_secs();
     let batch = beside.early.iter().chain(&beside.records).filter(|it| it.tenant == Some(0));
     let done = batch.filter(|it| it.slo.good && (10..110).contains(&seconds(it))).count() as f64;
-    assert!(0.5 * 15.0 * 100.0 <= done, "{done} of the batch's requests");
+    assert!(0.9 * 15.0 * 100.0 <= done, "{done} of the batch's requests");
 }
 
 #[test]

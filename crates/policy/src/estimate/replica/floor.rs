@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use types::time::Timestamp;
 
-use super::{DUTY_MAX, DUTY_TIME, GAP_AGE_MAX, ReplicaEstimate, Sharing};
+use super::{DUTY_MAX, DUTY_TIME, GAP_AGE_MAX, ReplicaEstimate, Sharing, Speed};
 use crate::estimate::{Asked, Coefficients};
 
 /// A quarter of the inverse of the time constant with which prefill fades.
@@ -75,7 +75,7 @@ impl Added {
 impl ReplicaEstimate {
     /// What predictions can't go below at `now`, beside those that `sharing` counts.
     pub(crate) fn floor(&self, now: Timestamp, sharing: Sharing) -> Floor {
-        let (prefill, decode) = (self.prefill.value(), self.decode.value());
+        let Speed { prefill, decode, request_s } = self.speed;
         let context = self.context * sharing.share();
         let step_s = decode * self.form.decode_step_s(f64::from(sharing.all), context);
         let head_s = self.waiting.front().map_or(0.0, |it| it.prefill_s * prefill);
@@ -86,7 +86,7 @@ impl ReplicaEstimate {
         Floor {
             prefill,
             decode,
-            request_s: self.request_s,
+            request_s,
             ahead_s: self.queued_s() - head_s,
             step_s,
             gap_s,

@@ -86,7 +86,7 @@ fn serve(estimate: &mut ReplicaEstimate, requests: u64, slowness: f64) {
 fn a_slow_replica_is_known_for_it_without_configuration() {
     let mut estimate = estimate();
     serve(&mut estimate, 30, 3.0);
-    let (prefill, decode) = estimate.scales();
+    let Observed { prefill, decode, .. } = estimate.observed();
     assert!((2.7..3.3).contains(&prefill.unwrap()), "{prefill:?}");
     assert!((2.7..3.3).contains(&decode.unwrap()), "{decode:?}");
 }
@@ -95,7 +95,7 @@ fn a_slow_replica_is_known_for_it_without_configuration() {
 fn under_load_a_settled_estimate_learns_nothing_but_margins() {
     let mut estimate = estimate();
     serve(&mut estimate, 40, 1.0);
-    let before = estimate.scales();
+    let before = estimate.observed();
     let margin = estimate.margins().0.value();
     for id in 100..200 {
         let now = at(200_000 + id * 10);
@@ -105,7 +105,7 @@ fn under_load_a_settled_estimate_learns_nothing_but_margins() {
     let forecast = estimate.forecast(at(202_000), &asked(6_000), Tokens(0), 1.0, own(50));
     assert!(1.0 < forecast.utilisation);
     (0..100).for_each(|_| estimate.learn_ttft(&forecast, 3.0 * forecast.ttft_s));
-    assert_eq!(estimate.scales(), before);
+    assert_eq!(estimate.observed(), before);
     assert!(margin < estimate.margins().0.value());
 }
 
@@ -121,4 +121,22 @@ fn what_others_place_counts_as_far_as_it_is_seen() {
     let shared =
         estimate.forecast(at(200), &asked(100), Tokens(0), 1.0, Sharing { own: 4, all: 8 });
     assert!(alone.tpot_s < shared.tpot_s && alone.utilisation < shared.utilisation);
+}
+
+#[test]
+fn an_answer_is_exposed_to_a_pause_until_it_has_run_ahead_for_as_long() {
+    let mut estimate = estimate();
+    let forecast = |estimate: &ReplicaEstimate, now, prompt| {
+        estimate.forecast(at(now), &asked(prompt), Tokens(0), 1.0, own(2)).exposed
+    };
+    let first = estimate.forecast(at(0), &asked(100), Tokens(0), 1.0, ALONE);
+    estimate.place(at(0), RequestId(1), &first);
+    assert!((forecast(&estimate, 10, 100) - 1.0).abs() < 1e-9, "it has yet to begin");
+    estimate.computed(at(20), RequestId(1));
+    estimate.begins(at(20));
+    assert!((forecast(&estimate, 30, 10_000) - 1.0).abs() < 1e-9);
+    assert!(forecast(&estimate, 5_000, 10_000).abs() < 1e-9, "by now it may wait");
+    assert!((forecast(&estimate, 40, 10_000) - 1.0).abs() < 1e-9);
+    estimate.ends(at(20));
+    assert!(forecast(&estimate, 40, 10_000).abs() < 1e-9);
 }
