@@ -21,7 +21,9 @@ const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Why nobody knows what befell a router.
 #[derive(Debug, thiserror::Error)]
-#[error("{admin} does not tell its disruptions: {reason}; pass a router's admin address with --admin")]
+#[error(
+    "{admin} does not tell its disruptions: {reason}; pass a router's admin address with --admin"
+)]
 pub struct Untold {
     admin: String,
     reason: String,

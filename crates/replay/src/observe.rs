@@ -10,6 +10,10 @@ use wire::{
 /// Longest excerpt of an error that is kept, in characters.
 const EXCERPT_CHARS_MAX: usize = 300;
 
+/// Most tokens that a chunk can hold: engines send a few at once when they are in haste. Who counts more
+/// has miscounted.
+const CHUNK_TOKENS_MAX: u32 = 1_000;
+
 /// One streamed answer as it comes.
 ///
 /// A token's time is that of the chunk that carries it. Engines put one token into a chunk, or a few
@@ -27,6 +31,8 @@ pub(crate) struct Observation {
     pub(crate) gaps_us: Vec<u32>,
     /// Chunks that carry tokens.
     chunks: u32,
+    /// Whether it comes in chunks.
+    is_stream: bool,
     error: Option<String>,
 }
 
@@ -40,13 +46,14 @@ impl Observation {
             last_token: None,
             gaps_us: Vec::new(),
             chunks: 0,
+            is_stream: true,
             error: None,
         }
     }
 
     /// Takes in what was read `at` once.
     pub(crate) fn read(&mut self, at: Timestamp, bytes: &[u8]) {
-        let Self { scanner, answer, first_token, last_token, gaps_us, chunks, error } = self;
+        let Self { scanner, answer, first_token, last_token, gaps_us, chunks, error, .. } = self;
         scanner.push(bytes, |event| {
             answer.event(&event);
             if answer.end() == Some(End::Failed) {
@@ -64,6 +71,7 @@ impl Observation {
     /// Takes in an answer that is not streamed, which came whole `at` once.
     pub(crate) fn read_whole(&mut self, at: Timestamp, body: &[u8]) {
         self.answer.body(body);
+        self.is_stream = false;
         if self.answer.end() == Some(End::Complete) {
             self.chunks = 1;
             (self.first_token, self.last_token) = (Some(at), Some(at));
@@ -87,9 +95,16 @@ impl Observation {
         self.answer.usage()
     }
 
-    /// Length of the answer: the engine's count, else the chunks that carried tokens.
+    /// Length of the answer: the engine's count where it can be true, else the chunks that carried tokens.
     pub(crate) fn output_tokens(&self) -> Tokens {
-        self.usage().completion.unwrap_or(Tokens(self.chunks))
+        let counted = self.usage().completion.filter(|_| !self.is_miscounted());
+        counted.unwrap_or(Tokens(self.chunks))
+    }
+
+    /// Whether the engine counts more tokens than the chunks of its answer can have held.
+    pub(crate) fn is_miscounted(&self) -> bool {
+        let most = self.chunks.saturating_mul(CHUNK_TOKENS_MAX);
+        self.is_stream && self.usage().completion.is_some_and(|it| it.0 > most)
     }
 
     /// Why the answer that ended here is no whole one.
@@ -152,6 +167,19 @@ mod tests {
     fn chunks_count_where_the_engine_does_not() {
         let seen = observe(&[ROLE, TOKEN, TOKEN, "[DONE]"]);
         assert_eq!((seen.output_tokens(), seen.usage().cached), (Tokens(2), None));
+    }
+
+    #[test]
+    fn a_count_that_cannot_be_true_is_not_taken() {
+        let claims = |tokens: u32| {
+            let usage = USAGE
+                .replace(r#""completion_tokens":3"#, &format!(r#""completion_tokens":{tokens}"#));
+            let seen = observe(&[ROLE, TOKEN, TOKEN, TOKEN, &usage, "[DONE]"]);
+            (seen.output_tokens(), seen.is_miscounted())
+        };
+        assert_eq!(claims(u32::MAX), (Tokens(3), true));
+        assert_eq!(claims(3_001), (Tokens(3), true));
+        assert_eq!(claims(3_000), (Tokens(3_000), false));
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Recording {
     pub gaps: Histogram,
     /// Requests that were due and did not leave, because the generator could open no more.
     pub unsent: u64,
+    /// Answers whose engine counted more tokens than their chunks can have held; the chunks were counted
+    /// in its place.
+    pub miscounted: u64,
     /// The policy that every whole answer names, if all name the same one.
     pub policy: Option<String>,
     /// Turns of closed conversations that would have come after the run's end.
@@ -70,12 +73,14 @@ pub async fn run(
     let promises = Promises { default: options.terms, classes: options.classes.clone() };
     let mut gaps = Histogram::new();
     let warm = Timestamp::from_elapsed(options.warm_up);
-    let mut unsent = 0_u64;
+    let (mut unsent, mut miscounted) = (0_u64, 0_u64);
     let mut policies = BTreeSet::new();
     let turns = schedule::start(plan, timeline, sender, options.wake);
     let mut turns = Some(turns).filter(|_| !followers.is_empty());
     // The channel closes when the schedule is through and the last request has ended.
-    while let Some(Ended { mut record, gaps_us, is_unsent, policy }) = endings.recv().await {
+    while let Some(ended) = endings.recv().await {
+        let Ended { mut record, gaps_us, is_unsent, is_miscounted, policy } = ended;
+        miscounted = miscounted.saturating_add(is_miscounted.into());
         if let Some(next) = record.session.and_then(|it| followers.next(it, record.ended))
             && let Some(turns) = &turns
         {
@@ -101,7 +106,8 @@ pub async fn run(
     }
     records.sort_by(|a, b| (a.scheduled, &a.request_id).cmp(&(b.scheduled, &b.request_id)));
     let policy = policies.pop_first().flatten().filter(|_| policies.is_empty());
-    Ok(Recording { records, gaps, unsent, policy, left_out: followers.left_out() })
+    let left_out = followers.left_out();
+    Ok(Recording { records, gaps, unsent, miscounted, policy, left_out })
 }
 
 /// What has a time of its own, when the last request may be due, and the turns that follow answers.

@@ -49,6 +49,8 @@ pub(crate) struct Ended {
     pub(crate) gaps_us: Vec<u32>,
     /// Whether it did not leave, because the generator could open no more.
     pub(crate) is_unsent: bool,
+    /// Whether the engine counted more tokens than its answer can have had.
+    pub(crate) is_miscounted: bool,
     /// The policy that its answer names.
     pub(crate) policy: Option<String>,
 }
@@ -292,7 +294,9 @@ impl Sender {
         record.input_tokens = seen.usage().prompt.unwrap_or(record.input_tokens);
         record.output_tokens = seen.output_tokens();
         record.cached_tokens = seen.usage().cached;
-        let mut ended = Ended { record, gaps_us: seen.gaps_us, is_unsent: false, policy: None };
+        let is_miscounted = seen.is_miscounted();
+        let gaps_us = seen.gaps_us;
+        let mut ended = Ended { record, gaps_us, is_unsent: false, is_miscounted, policy: None };
         match result {
             Ok(()) => ended.record.ending = Ending::Completed,
             Err(Refusal { ending, reason, is_unsent }) => {

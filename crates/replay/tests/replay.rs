@@ -183,8 +183,7 @@ async fn of_several_targets_each_is_a_replica_that_need_not_say_so() {
     let (_, first) = serve(Manner::Anonymous).await;
     let (_, second) = serve(Manner::Tokens(Duration::from_millis(1))).await;
     let name = first.to_string();
-    let both =
-        ReplayOptions { targets: vec![first.clone(), second.clone()], ..options(second) };
+    let both = ReplayOptions { targets: vec![first.clone(), second.clone()], ..options(second) };
     let recording = run(&both, arrivals(2, Duration::from_millis(10))).await;
     let replicas: Vec<_> = recording.records.iter().map(|it| it.replica.as_deref()).collect();
     assert_eq!(replicas, [Some(name.as_str()), Some("gpu-3")]);

@@ -404,7 +404,8 @@ impl Frontier {
     /// The rate at the knee by goodput, or that of the most goodput where there is none.
     #[must_use]
     pub fn knee_or_best(&self) -> Option<f64> {
-        let best = || self.points.iter().max_by(|a, b| a.request_goodput.total_cmp(&b.request_goodput));
+        let best =
+            || self.points.iter().max_by(|a, b| a.request_goodput.total_cmp(&b.request_goodput));
         let knee = self.knee_by_goodput.rate_per_s.map(|it| it.value);
         knee.or_else(|| best().map(|it| it.rate_per_s))
     }

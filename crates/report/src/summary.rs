@@ -356,8 +356,7 @@ impl Window {
     /// moved on by what answers took when the run began, as far as the warm-up was shorter.
     fn served(&self, records: &[RequestRecord], warm_up: Duration) -> usize {
         let early = records.iter().take(records.len().div_ceil(EARLY_PART));
-        let mut took: Vec<f64> =
-            early.filter_map(|it| Some(it.e2e()?.as_secs_f64())).collect();
+        let mut took: Vec<f64> = early.filter_map(|it| Some(it.e2e()?.as_secs_f64())).collect();
         let took = quantile_unsorted(&mut took, 0.5).unwrap_or_default();
         let moved = Duration::try_from_secs_f64(took).unwrap_or_default().saturating_sub(warm_up);
         let (from, until) = (self.start + moved, self.end + moved);

@@ -95,11 +95,11 @@ pub fn single(run: &Run) -> String {
         count => format!(", cancelled {count}"),
     };
     let hit_rate = percent(run.cache_hit_rate);
-    let asked = format!("{requests} requests at {:.2}/s for {:.1} s", run.offered_rps, run.window_s);
+    let asked =
+        format!("{requests} requests at {:.2}/s for {:.1} s", run.offered_rps, run.window_s);
     let heading = heading(workload, &asked);
-    let disrupted = run.disruption.as_ref().map(|it| {
-        frontier::disruption(it, None, run.currency.as_deref())
-    });
+    let disrupted =
+        run.disruption.as_ref().map(|it| frontier::disruption(it, None, run.currency.as_deref()));
     let disrupted = disrupted.unwrap_or_default();
     format!(
         "{heading}\n\

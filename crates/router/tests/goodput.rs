@@ -52,6 +52,11 @@ async fn a_label_takes_a_request_out_of_the_goodput_and_puts_it_back() {
     assert_eq!((&figures["good"], &figures["labelled"]), (&json!(1), &json!(1)));
     stage.post("/v1/feedback", &[], label(true)).await;
     assert_eq!(after(&stage, 2).await["windows"][0]["good"], 2);
+    // A grade changes nothing and finds its request all the same.
+    let grade = json!({ "request_id": "one", "quality": 0.5 }).to_string();
+    let answer = stage.post("/v1/feedback", &[], grade).await;
+    assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "joined": true })));
+    assert_eq!(after(&stage, 2).await["windows"][0]["good"], 2);
 }
 
 #[tokio::test]

@@ -130,7 +130,8 @@ type Found = (Vec<Frontier>, Vec<Detail>, Vec<String>);
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    args.gates.refuse_unknown(&Gated { at_knee: Some(&Point::of(1.0, &[])), ..Gated::default() }, &[]);
+    args.gates
+        .refuse_unknown(&Gated { at_knee: Some(&Point::of(1.0, &[])), ..Gated::default() }, &[]);
     if let Some(folder) = &args.out {
         output::prepare(folder)?;
     }
@@ -163,7 +164,8 @@ impl Args {
         if self.gates.fail_under.is_empty() {
             return Ok(());
         }
-        let without = frontiers.iter().filter_map(|it| Some((&it.policy, it.knee_by_goodput.none?)));
+        let without =
+            frontiers.iter().filter_map(|it| Some((&it.policy, it.knee_by_goodput.none?)));
         let all: Vec<String> = without.map(|(policy, none)| format!("{policy} ({none})")).collect();
         if !all.is_empty() {
             bail!(

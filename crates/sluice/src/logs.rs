@@ -67,7 +67,6 @@ impl Lines {
         };
         // Nobody is left to be told that nothing can be written.
         let _ = out.write_all(&lines);
-        self.waiting.lock().being_written = 0;
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if 0 < lost {
             let _ = writeln!(
@@ -75,6 +74,7 @@ impl Lines {
                 "{lost} log lines were lost: they came faster than they could be written"
             );
         }
+        self.waiting.lock().being_written = 0;
     }
 }
 

@@ -39,6 +39,10 @@ use crate::{
 /// Most reasons of failures that are told.
 const ERRORS_MAX: usize = 5;
 
+/// What is said of answers whose length nobody believes.
+const MISCOUNTED: &str =
+    "their `usage` claims over 1,000 tokens for each chunk, so the chunks were counted";
+
 /// Sends recorded or generated traffic, open-loop, and reports latency and goodput.
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("target", |it| it.required(true)))]
@@ -174,6 +178,9 @@ impl Replay {
         let recording = replay::run(&options, planned.arrivals, stop.clone(), ended).await?;
         drop(progress);
         sending::seen_before(&recording.records, reuse).iter().for_each(|it| eprintln!("{it}"));
+        if recording.miscounted > 0 {
+            eprintln!("{} answers: {MISCOUNTED}", recording.miscounted);
+        }
         // Turns that were not due before the end were ended by it too.
         let until = planned.until.or(load.duration.filter(|_| recording.left_out > 0));
         let is_stopped = stop.is_cancelled() && recording.records.len() < count;

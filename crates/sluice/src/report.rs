@@ -75,7 +75,9 @@ pub(crate) fn run(report: &Report) -> anyhow::Result<()> {
     let were_any = !differences.is_empty();
     differences.retain(|it| it.pairs > 0);
     if were_any && differences.is_empty() {
-        eprintln!("nothing is paired: no two runs had the same workload and seed under other rules\n");
+        eprintln!(
+            "nothing is paired: no two runs had the same workload and seed under other rules\n"
+        );
     }
     let page = Page {
         title: report.title(&summary),
@@ -190,6 +192,9 @@ impl Report {
             for run in runs {
                 let loaded = Loaded::read(&run, &labels, &self.paid, self.replicas)?;
                 joined = joined.saturating_add(loaded.labels.found);
+                if loaded.labels.found > 0 && self.folder() == Some(folder.as_path()) {
+                    read::keep(&run, &labels)?;
+                }
                 of_folder.push(loaded);
             }
             self.keep(folder, of_folder, &mut found);

@@ -42,7 +42,9 @@ impl Traced {
             ("--think-time", self.think_time.is_some()),
         ];
         match idle.into_iter().find(|it| it.1 && self.trace.is_none()) {
-            Some((name, _)) => anyhow::bail!("{name} says how a trace is read; pass --trace FILE with it"),
+            Some((name, _)) => {
+                anyhow::bail!("{name} says how a trace is read; pass --trace FILE with it")
+            }
             None => Ok(()),
         }
     }

@@ -157,7 +157,11 @@ fn thresholds_on_no_figure_are_refused_before_anything_is_measured() {
     let replay = ["replay", "--target", NOBODY, "--model", "m"];
     refused(&[&replay[..], &nosuch].concat(), 2, &["nosuch", "request_goodput", "ttft_ms.p99"]);
     let frontier = ["frontier", "-s", QUEUE];
-    refused(&[&frontier[..], &nosuch].concat(), 2, &["nosuch", "knee_goodput_rps", "sustained_rps"]);
+    refused(
+        &[&frontier[..], &nosuch].concat(),
+        2,
+        &["nosuch", "knee_goodput_rps", "sustained_rps"],
+    );
     refused(&["report", "nowhere", nosuch[0], nosuch[1]], 2, &["nosuch"]);
     // What only some runs have is not refused: nobody listens, and that is what is told.
     let known = ["--fail-under", "limits.knee_rps>=1", "--allow-lag", "--speedup", "1000"];
@@ -173,6 +177,7 @@ fn options_that_would_be_ignored_are_refused() {
     refused(&[&replay[..], &how].concat(), 1, &["--format", "--trace FILE"]);
     let frontier = ["frontier", "--target", NOBODY, "--model", "m", "--workload", &workload];
     refused(&[&frontier[..], &["--format", "azure"]].concat(), 1, &["--format", "--trace FILE"]);
-    let twice = ["--goodput-class", "a=request_latency:5", "--goodput-class", "a=request_latency:6"];
+    let twice =
+        ["--goodput-class", "a=request_latency:5", "--goodput-class", "a=request_latency:6"];
     refused(&[&replay[..], &how[..4], &twice].concat(), 1, &["--goodput-class a", "twice"]);
 }

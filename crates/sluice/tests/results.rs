@@ -67,6 +67,9 @@ fn labels_that_come_late_change_goodput_and_cost() {
     assert_eq!(good(&after), good(&before) - 2);
     let cost = |it: &Value| it["runs"][0]["cost_per_accepted"].as_f64().unwrap();
     assert!(cost(&after) > cost(&before));
+    // Whoever looks again without the labels finds what they changed.
+    assert!(sluice(&["report", dir]).status.success());
+    assert_eq!(json(&run.join("summary.json")), after);
     let same = ["ttft_ms", "itl_ms", "e2e_ms", "window_s", "cache_hit_rate"];
     for key in same {
         assert_eq!(after["runs"][0][key], before["runs"][0][key], "{key}");
@@ -335,8 +338,16 @@ fn a_run_that_counts_nothing_is_refused() {
     let row = "2023-11-16 18:15:00.0000000,30,4\n";
     fs::write(&trace, format!("TIMESTAMP,ContextTokens,GeneratedTokens\n{row}{row}")).unwrap();
     let (target, trace) = (fleet.replicas[0].url(), trace.to_str().unwrap());
-    let output =
-        sluice(&["replay", "--target", &target, "--trace", trace, "--warm-up", "5s", "--allow-lag"]);
+    let output = sluice(&[
+        "replay",
+        "--target",
+        &target,
+        "--trace",
+        trace,
+        "--warm-up",
+        "5s",
+        "--allow-lag",
+    ]);
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     assert!(told(&output).contains("so nothing counted"), "{}", told(&output));
 }
@@ -431,5 +442,5 @@ fn a_run_says_what_it_was_and_a_table_outlives_its_folder() {
     let lost = sluice(&[&replay[..], &["--speedup", "8"]].concat());
     let text = told(&lost);
     assert!(lost.status.code() == Some(1) && text.contains("cannot write"), "{text}");
-    assert!(text.contains("TTFT"), "the table is missing: {text}");
+    assert!(text.contains("time to first token"), "the table is missing: {text}");
 }

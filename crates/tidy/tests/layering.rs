@@ -115,7 +115,8 @@ fn each_way_to_differ_is_told() {
 
 #[test]
 fn pages_name_every_pure_crate() {
-    let contributing = page("contributing.md").replace('\n', " ");
+    let contributing = page("contributing.md");
+    let contributing = contributing.split_whitespace().collect::<Vec<_>>().join(" ");
     let named = contributing.split("The pure crates (").nth(1).unwrap().split(')').next().unwrap();
     let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
     assert_eq!(named, PURE);

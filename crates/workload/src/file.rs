@@ -130,11 +130,17 @@ impl Workload {
             }
             Self::Independent(independent) => {
                 let duration = self.generated_duration(load)?;
-                Planned::generated(independent.arrivals(&load.schedule, duration, load.seed), duration)
+                Planned::generated(
+                    independent.arrivals(&load.schedule, duration, load.seed),
+                    duration,
+                )
             }
             Self::Documents(documents) => {
                 let duration = self.generated_duration(load)?;
-                Planned::generated(documents.arrivals(&load.schedule, duration, load.seed), duration)
+                Planned::generated(
+                    documents.arrivals(&load.schedule, duration, load.seed),
+                    duration,
+                )
             }
             Self::Mix(mix) => {
                 let duration = self.generated_duration(load)?;

@@ -5,12 +5,8 @@ use std::{process::Command, time::Duration};
 use anyhow::{Context as _, bail};
 use replay::ReplayOptions;
 use report::{
-    Caveats, RequestRecord, Run, RunInfo,
-    cost::Costs,
-    disruption::Disruption,
-    frontier::Warmth,
-    html::Detail,
-    windows,
+    Caveats, RequestRecord, Run, RunInfo, cost::Costs, disruption::Disruption, frontier::Warmth,
+    html::Detail, windows,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -116,7 +112,8 @@ impl Bench<'_> {
         if !matches!(self.workload, Workload::Trace(_)) {
             return Ok(false);
         }
-        let load = Load { schedule: Schedule::Poisson { rate_per_s: 1.0 }, duration: None, seed: 1 };
+        let load =
+            Load { schedule: Schedule::Poisson { rate_per_s: 1.0 }, duration: None, seed: 1 };
         let planned = self.workload.plan(&load, |_| Ok(self.text.clone().unwrap_or_default()))?;
         Ok(planned.arrivals.iter().any(sending::is_given))
     }

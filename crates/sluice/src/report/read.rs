@@ -1,6 +1,7 @@
 //! Reads results folders.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
+use replay::output;
 use report::{
     Histogram, RequestRecord, Run, Summary,
     cost::Costs,
@@ -29,6 +31,9 @@ const PART_BYTES_MIN: u64 = 1 << 20;
 
 /// What is read at once.
 const READ_BYTES: usize = 1 << 18;
+
+/// The labels that a run was given later, in its folder.
+const LABELS: &str = "labels.jsonl";
 
 /// A run that was read and judged again.
 #[derive(Debug)]
@@ -74,6 +79,9 @@ impl Loaded {
                 requests.display()
             );
         }
+        let kept = folder.join(LABELS);
+        let before = if kept.is_file() { self::labels(&kept)? } else { Vec::new() };
+        judged.judge_again(&mut records, &before);
         let labels = judged.judge_again(&mut records, labels);
         let run = Run::measure(&judged.info, &records, &Histogram::new());
         let mut run = run.disrupted(&judged.info, &records, &judged.disruptions);
@@ -90,6 +98,26 @@ impl Loaded {
         let detail = Detail::of(&name, &records, &judged.disruptions);
         Ok(Self { run, detail, manifest, slo: judged.terms.slo, labels })
     }
+}
+
+/// Keeps `labels` in the folder of a run, behind those that are there, so that whoever reads it later
+/// judges it by them too.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub(super) fn keep(folder: &Path, labels: &[Label]) -> anyhow::Result<()> {
+    let mut text = fs::read_to_string(folder.join(LABELS)).unwrap_or_default();
+    let mut known: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+    for label in labels {
+        let line = serde_json::to_string(label)?;
+        // One that is there already says nothing new.
+        if known.insert(line.clone()) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    output::write_text(folder, LABELS, &text)?;
+    Ok(())
 }
 
 /// The folders with a run's requests: `folder` itself, or those right below it.
