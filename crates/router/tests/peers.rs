@@ -198,11 +198,12 @@ async fn a_router_that_is_not_there_harms_nobody_and_is_heard_when_it_comes() {
 #[tokio::test]
 async fn a_router_does_not_listen_to_itself_nor_twice_to_another() {
     let replicas = emulated(1).await;
-    let (one, other) = (own_address(), own_address());
-    let _there = before(sharing(other, &[]), &replicas).await;
-    let mut config = sharing(one, &[one, other]);
-    // The same port of the same machine by another name: what is found by DNS.
-    config.peers.dns = Some(other.to_string());
+    let one = own_address();
+    let there = before(sharing(([127, 0, 0, 1], 0).into(), &[]), &replicas).await;
+    let mut config = sharing(one, &[one, there.admin]);
+    // The same router by another name.
+    config.peers.dns = Some(format!("localhost:{}", there.admin.port()));
+    config.peers.urls.push(format!("http://localhost:{}", there.admin.port()));
     let stage = before(config, &replicas).await;
     until_connected(&stage, 1).await;
     for chat in 0..5 {

@@ -53,6 +53,10 @@ struct Known {
     /// Prompt tokens that count as waiting on the replica until its first token comes.
     uncached: Tokens,
     answering: bool,
+    /// When its first token was told of.
+    begun: Option<Timestamp>,
+    /// Whether it counts as one who shares the beginning of its prompt.
+    is_counted: bool,
     reserved: Option<Reserved>,
     /// What of its prompt was believed to be there, and when the last of that was used.
     believed: (Tokens, Option<u32>),
@@ -105,7 +109,7 @@ impl Dispatcher {
                 }
                 self.placed_elsewhere(now, Request { id, ..request }, replica, cached);
             }
-            News::FirstToken(request) => self.computed_elsewhere(now, number(peer, request)),
+            News::FirstToken(request) => self.first_token_elsewhere(now, number(peer, request)),
             News::Ended { request, outcome, output, cached } => {
                 let Some(it) = self.leave_elsewhere(now, number(peer, request)) else { return };
                 self.ended_elsewhere(now, &it, outcome, output, cached);
@@ -152,11 +156,35 @@ impl Dispatcher {
             self.unseen.insert((due(now, &forecast), request.id));
         }
         let reserved = self.caches.placed(replica, &request);
-        let (placed, believed) = (now, (cached, last_used));
-        let answering = false;
-        let known =
-            Known { replica, placed, forecast, uncached, answering, reserved, believed, request };
+        let is_counted = self.routing.cost.copies && self.strategy.weighs_cost();
+        if is_counted {
+            self.sharers.come(&request.blocks);
+        }
+        let known = Known {
+            replica,
+            placed: now,
+            forecast,
+            uncached,
+            answering: false,
+            begun: None,
+            is_counted,
+            reserved,
+            believed: (cached, last_used),
+            request,
+        };
         self.elsewhere.insert(known.request.id, known);
+    }
+
+    fn first_token_elsewhere(&mut self, now: Timestamp, id: RequestId) {
+        self.computed_elsewhere(now, id);
+        let Some(it) = self.elsewhere.requests.get_mut(&id) else { return };
+        if it.begun.is_none() {
+            it.begun = Some(now);
+            let replica = it.replica;
+            if let Some(replica) = self.fleet.get_mut(replica) {
+                replica.estimate.begins(now);
+            }
+        }
     }
 
     /// Takes the prompt of a request of another router off the queue.
@@ -184,10 +212,16 @@ impl Dispatcher {
         }
         if let Some(replica) = self.fleet.get_mut(it.replica) {
             replica.told.in_flight = replica.told.in_flight.saturating_sub(1);
+            if let Some(begun) = it.begun {
+                replica.estimate.ends(begun);
+            }
             replica.estimate.left(&it.forecast, replica.known() == 0);
         }
         self.caches.gone(it.replica, &it.request, it.reserved);
         self.strategy.left(it.replica, &it.request.blocks);
+        if it.is_counted {
+            self.sharers.leave(&it.request.blocks);
+        }
         if !it.request.streamed {
             self.unseen.remove(&(due(it.placed, &it.forecast), id));
         }
