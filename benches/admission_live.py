@@ -31,6 +31,10 @@ PROFILE, REPLICAS = ROOT / "deploy/fidelity/slow.yaml", 4
 TTFT_MS, TPOT_MS = 2000, 150
 PORTS = Ports(18300, 18280, 18290)
 
+# Connections, and what refusals are held to: latency with few, and a rate with many, which is ten times the knee of
+# eight modelled replicas under chat.
+FEW, MANY, P99_MAX_US, RATE_MIN = 2, 64, 2000, 1080
+
 WORKLOAD = """
 independent:
   prompt_tokens: { min: 500, max: 1500 }
@@ -93,6 +97,10 @@ def goodput(args, folder):
               f"\t{rejected}\t{run['ttft_ms']['p99']:.0f}\t{run['generator_lag_ms']['p99']:.0f}")
 
 
+def verdict(is_met):
+    return "met" if is_met else "MISSED"
+
+
 def ticks(pid):
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -111,7 +119,7 @@ def refusals(args, folder):
             start(stack, "curl", "-sN", f"http://127.0.0.1:{PORTS.router}/v1/chat/completions", "-H",
                   "content-type: application/json", "-d", body)
         time.sleep(2)
-        for connections in (2, 64):
+        for connections in (FEW, MANY):
             before, began = ticks(router.pid), time.monotonic()
             run = subprocess.run(["taskset", "-c", str(cores[0]), "wrk", "-t1", f"-c{connections}",
                                   f"-d{args.seconds}s", "-s", str(script), "--timeout", "10s",
@@ -124,6 +132,13 @@ def refusals(args, folder):
             answers = int(line[0].split()[0].split("=")[1])
             print(f"refusals, {connections} connections: {line[0]} router_cpu_us={1e6 * used_s / answers:.1f}"
                   f" cpu_share={used_s / (time.monotonic() - began):.2f}")
+            figures = dict(it.split("=") for it in line[0].split())
+            if figures["answers"] != figures["other_than_200"]:
+                print("  some were let in: the fleet was not full")
+            if connections == FEW:
+                print(f"  p99 within {P99_MAX_US} us: {verdict(int(figures['p99_us']) <= P99_MAX_US)}")
+            else:
+                print(f"  {RATE_MIN}/s a core: {verdict(RATE_MIN <= int(figures['rate']))}")
 
 
 def main():
