@@ -157,10 +157,14 @@ mod tests {
         all.map(|it| it.own)
     }
 
+    fn all_is_own(shares: [f64; 3]) -> bool {
+        shares.iter().all(|it| (it - 1.0).abs() < 1e-9)
+    }
+
     #[test]
     fn a_beginning_that_many_share_is_work_for_all_of_them() {
         let mut sharers = Sharers::default();
-        assert_eq!(shares(&sharers, [512, 0, 0]), [1.0; 3]);
+        assert!(all_is_own(shares(&sharers, [512, 0, 0])));
         (1..=8).for_each(|it| sharers.come(&blocks(it)));
         let [holder, one, other] = shares(&sharers, [512, 0, 0]);
         assert!((holder - 1.0).abs() < 1e-9);
@@ -170,10 +174,10 @@ mod tests {
         let [.., third] = shares(&sharers, [512, 512, 0]);
         assert!(one < third && third < 1.0, "{third}");
         (1..=6).for_each(|it| sharers.leave(&blocks(it)));
-        assert_eq!(shares(&sharers, [512, 0, 0]), [1.0; 3], "two may be chance");
+        assert!(all_is_own(shares(&sharers, [512, 0, 0])), "two may be chance");
         (1..=6).for_each(|it| sharers.come(&blocks(it)));
         (1..=8).for_each(|it| sharers.leave(&blocks(it)));
-        assert_eq!(shares(&sharers, [512, 0, 0]), [1.0; 3]);
+        assert!(all_is_own(shares(&sharers, [512, 0, 0])));
         assert!(sharers.counts.is_empty());
     }
 
@@ -181,8 +185,8 @@ mod tests {
     fn what_nobody_or_everybody_holds_is_nothing_to_weigh() {
         let mut sharers = Sharers::default();
         (1..=8).for_each(|it| sharers.come(&blocks(it)));
-        assert_eq!(shares(&sharers, [0, 0, 0]), [1.0; 3]);
-        assert_eq!(shares(&sharers, [512, 512, 512]), [1.0; 3]);
+        assert!(all_is_own(shares(&sharers, [0, 0, 0])));
+        assert!(all_is_own(shares(&sharers, [512, 512, 512])));
     }
 
     #[test]

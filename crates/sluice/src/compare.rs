@@ -101,7 +101,7 @@ pub(crate) fn run(mut compare: Compare) -> anyhow::Result<()> {
     if let Some(folder) = &compare.out {
         output::write_summary(folder, &Summary::new(runs.clone()))?;
         output::write_text(folder, "comparison.json", &format!("{all:#}\n"))?;
-        results::write_page(folder, &shown.into_page(&cases, &runs, differences.clone()))?;
+        results::write_page(folder, &shown.into_page(&cases, &runs, differences))?;
     }
     Ok(())
 }

@@ -123,7 +123,7 @@ impl Drop for LogGuard {
 pub(crate) fn start(format: LogFormat, default_filter: &str) -> LogGuard {
     let lines = Arc::new(Lines::default());
     let asked = std::env::var(FILTER).ok().filter(|it| !it.trim().is_empty());
-    let parsed = asked.as_ref().map(|it| EnvFilter::try_new(it));
+    let parsed = asked.as_ref().map(EnvFilter::try_new);
     let (filter, refused) = match parsed {
         Some(Ok(filter)) => (filter, None),
         Some(Err(error)) => (EnvFilter::new(default_filter), Some(error)),

@@ -31,7 +31,7 @@ impl Dispatcher {
             && !self.admission.is_on()
             && !self.fleet.is_any_warming(now, &self.routing.slow_start)
             && !self.fleet.is_adapter(request.model)
-            && !(self.weighs_copies() && self.sharers.shares(request))
+            && (!self.weighs_copies() || !self.sharers.shares(request))
             && !self.book.wants(now, request.id);
         is_alone.then_some(weights)
     }

@@ -210,7 +210,7 @@ fn a_run_of_nothing_has_no_statistics() {
 fn what_is_to_be_known_before_the_figures_is_in_the_files() {
     let doubts = vec!["THE LOAD GENERATOR FELL BEHIND".to_owned()];
     let caveats = Caveats { stopped: true, unsent: 14, doubts };
-    let info = RunInfo { caveats: caveats.clone(), records: Some(5), ..info() };
+    let info = RunInfo { caveats, records: Some(5), ..info() };
     let run = Run::measure(&info, &records(), &Histogram::new());
     assert_eq!(run.caveats.told().len(), 2, "{:?}", run.caveats.told());
     let json = serde_json::to_value(&run).unwrap();
