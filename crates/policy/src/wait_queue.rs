@@ -187,6 +187,30 @@ mod tests {
     }
 
     #[test]
+    fn those_who_can_be_done_later_are_looked_at_in_turn() {
+        let mut queue = WaitQueue::default();
+        assert_eq!(queue.next_later(None), None);
+        for it in [
+            waiting(1, Priority::Batch, 500),
+            waiting(2, Priority::Default, 300),
+            waiting(3, Priority::Batch, 100),
+        ] {
+            assert!(queue.push(it, 10).is_none());
+        }
+        let mut place = None;
+        let mut looked_at = Vec::new();
+        for _ in 0..3 {
+            place = queue.next_later(place);
+            looked_at.extend(place.map(|it| it.2.0));
+        }
+        assert_eq!(looked_at, [3, 1, 3]);
+        queue.remove(RequestId(3));
+        assert_eq!(queue.next_later(place).map(|it| it.2.0), Some(1));
+        queue.remove(RequestId(1));
+        assert_eq!(queue.next_later(place), None);
+    }
+
+    #[test]
     fn a_full_queue_gives_up_its_last_whoever_that_is() {
         let mut queue = WaitQueue::default();
         queue.push(waiting(1, Priority::Default, 500), 1);
