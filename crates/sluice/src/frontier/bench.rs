@@ -22,6 +22,9 @@ use crate::{
 /// What a disruption is called that a command brings about.
 const KIND: &str = "disruption";
 
+/// How much later than this program's timers the clock of a run may start.
+const CLOCKS_APART: Duration = Duration::from_millis(200);
+
 /// A server under measurement.
 pub(super) struct Bench<'a> {
     pub(super) live: &'a Live,
@@ -210,15 +213,15 @@ impl Bench<'_> {
     }
 }
 
-/// Carries out `command` so long after now; returns from when until when that was. The run's clock starts
-/// some milliseconds later, which a window of seconds does not notice.
+/// Carries out `command` so long after now; returns from when until when that was. The window opens a
+/// little early rather than late: what dies with a replica that is killed ends inside of it.
 async fn disturbance(
     command: Option<&String>,
     at: Duration,
 ) -> anyhow::Result<Option<(Timestamp, Timestamp)>> {
     let Some(command) = command else { return Ok(None) };
     let started = Instant::now();
-    tokio::time::sleep(at).await;
+    tokio::time::sleep(at.saturating_add(CLOCKS_APART)).await;
     carry_out("--disrupt", command).await?;
     let ended = Timestamp::from_elapsed(started.elapsed());
     Ok(Some((Timestamp::from_elapsed(at), ended)))
