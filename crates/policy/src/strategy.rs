@@ -157,12 +157,6 @@ impl Strategy {
         if let Self::LeastLatency(weights) = self { Some(*weights) } else { None }
     }
 
-    /// Whether the rule weighs what requests cost.
-    #[must_use]
-    pub const fn weighs_cost(&self) -> bool {
-        matches!(self, Self::LeastLatency(_))
-    }
-
     /// What the rule puts `candidate` at, in [its own unit](StrategyName::ranks_in); the least is best.
     /// None where it does not rank by one number.
     #[must_use]

@@ -4,7 +4,8 @@
 //! of a stream's first token), when the connection failed before the answer began, or when the
 //! replica was found hung. It is never sent to more replicas than `attempts_max`, and one that broke
 //! two of them, or that two of them answered with a server error, is not sent again at all: were it the
-//! request that does it, it would go through the whole fleet. A replica that is merely slow is not given up for another, for its work would be
+//! request that does it, it would go through the whole fleet. A replica that is merely slow is not given
+//! up for another, for its work would be
 //! done twice.
 //!
 //! A server error says as much of the request as of the replica. It counts against the replica once

@@ -156,7 +156,7 @@ impl Dispatcher {
             self.unseen.insert((due(now, &forecast), request.id));
         }
         let reserved = self.caches.placed(replica, &request);
-        let is_counted = self.routing.cost.copies && self.strategy.weighs_cost();
+        let is_counted = self.weighs_copies();
         if is_counted {
             self.sharers.come(&request.blocks);
         }

@@ -81,7 +81,7 @@ impl Dispatcher {
         if !request.streamed {
             self.unseen.insert((due(now, &forecast), request.id));
         }
-        let is_counted = self.routing.cost.copies && self.strategy.weighs_cost();
+        let is_counted = self.weighs_copies();
         if is_counted {
             self.sharers.come(&request.blocks);
         }

@@ -196,8 +196,8 @@ impl Dispatcher {
     }
 
     /// Whether a copy that others on their way will use as well is cheaper to make.
-    pub(super) const fn weighs_copies(&self) -> bool {
-        self.routing.cost.copies && self.strategy.weighs_cost()
+    pub(super) fn weighs_copies(&self) -> bool {
+        self.strategy.cost_weights().is_some_and(|it| it.copies)
     }
 
     /// Whether others who do not tell send at least a quarter of the `requests` that replicas have.
