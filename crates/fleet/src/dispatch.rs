@@ -196,7 +196,8 @@ impl Dispatch {
     fn handle(&self, shared: &mut Shared, event: Event, decisions: &mut Vec<Decision>) {
         // Read under the lock, so that the dispatcher never sees time run backwards.
         let at = self.now();
-        let left = if self.placements.is_heard() { told_of(&event) } else { None };
+        let is_heard = self.placements.is_heard();
+        let left = if is_heard { told_of(&event) } else { None };
         match &self.recorder {
             None => shared.dispatcher.handle(at, event, decisions),
             Some(recorder) => {
@@ -204,7 +205,7 @@ impl Dispatch {
                 recorder.record(Entry { at, event, decisions: decisions.clone() });
             }
         }
-        if self.placements.is_heard() {
+        if is_heard {
             left.iter().for_each(|it| self.placements.tell(it));
             self.tell_placed(&shared.dispatcher, decisions);
         }
