@@ -11,6 +11,10 @@
 #   vllm serve MODEL --port $1 --block-size 32 --enable-prompt-tokens-details --kv-events-config \
 #     "{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\",\"endpoint\":\"tcp://*:$2\",\"replay_endpoint\":\"tcp://*:$3\"}"
 #
+# With TOKENIZER=FOLDER of the model, where its tokenizer and chat template are, conversations are sent as text
+# (MODEL is the model's name, by default tiny-llama). Then `sluice` must have been built with
+# `--features tokenizer`. IN_FLIGHT requests go at once, one by default.
+#
 # Needs a built `sluice` (SLUICE, default target/release/sluice) and python3.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -57,6 +61,11 @@ replicas:
   - { name: e1, url: "http://127.0.0.1:8102", kv_events: "tcp://127.0.0.1:8112", kv_replay: "tcp://127.0.0.1:8122" }
 policy: { strategy: kv-aware, prefix: { block: $block tokens } }
 EOF
+chat=()
+if [ -n "${TOKENIZER:-}" ]; then
+    chat=(--chat)
+    printf 'tokenizers: { "%s": "%s" }\n' "${MODEL:-tiny-llama}" "$(realpath "$TOKENIZER")" >> "$work/router.yaml"
+fi
 until_up http://127.0.0.1:8101/health
 until_up http://127.0.0.1:8102/health
 "$sluice" serve -c "$work/router.yaml" > "$work/router.log" 2>&1 &
@@ -77,6 +86,6 @@ EOF
 chmod +x "$work/restart"
 status=0
 python3 "$here/kv_agreement.py" --router http://127.0.0.1:8100 --block "$block" \
-    --requests "${REQUESTS:-400}" --restart "$work/restart" || status=$?
+    --requests "${REQUESTS:-400}" --in-flight "${IN_FLIGHT:-1}" "${chat[@]}" --restart "$work/restart" || status=$?
 curl -s http://127.0.0.1:8190/metrics | grep -E '^sluice_(kv|cache_mode|held)' || true
 exit $status
