@@ -98,7 +98,7 @@ fn steady(case: &Case, seeds: u64) {
 pub(crate) fn retry_after(terms: &Terms) {
     for case in case::synthetic(terms) {
         let mut case = case;
-        case.follow = Some(5);
+        case.follow = Some(2);
         for times in [1.2, 1.4, 2.0] {
             let runs = case.runs(AdmissionConfig::default(), times, terms.seeds);
             told(&case, &runs, &format!("at {times} x"));
