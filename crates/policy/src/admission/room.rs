@@ -162,7 +162,7 @@ mod tests {
         // Evenly from a tenth of a second to a second.
         for step in 0..10_000_u64 {
             let began = step * 2_000;
-            room.turned_away(at(began), &request(), 0.1);
+            room.turned_away(at(began), &request(), 0.1, 0.5);
             room.let_in(at(began + 100 + step * 617 % 900), 0.1);
         }
         assert!((0.4..0.75).contains(&room.after_s(0.1, 9.0)), "{}", room.after_s(0.1, 9.0));
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn only_one_that_came_later_and_is_no_less_tells() {
         let mut room = Room::default();
-        room.turned_away(at(100), &request(), 0.1);
+        room.turned_away(at(100), &request(), 0.1, 7.0);
         room.let_in(at(50), 0.1);
         room.let_in(at(200), 0.05);
         assert!((room.after_s(0.1, 7.0) - 7.0).abs() < 1e-9);
@@ -180,15 +180,38 @@ mod tests {
     }
 
     #[test]
-    fn those_who_are_watched_are_few_and_not_for_ever() {
+    fn sizes_are_told_apart() {
         let mut room = Room::default();
-        (0..1_000).for_each(|_| room.turned_away(at(0), &request(), 0.1));
+        for step in 0..20_u64 {
+            let began = step * 20_000;
+            room.turned_away(at(began), &request(), 0.1, 0.5);
+            room.let_in(at(began + 100), 0.1);
+            room.turned_away(at(began), &request(), 1.0, 0.5);
+            room.let_in(at(began + 9_000), 1.0);
+        }
+        assert!((room.after_s(0.1, 7.0) - 0.1).abs() < 1e-9);
+        assert!((room.after_s(1.0, 7.0) - 9.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn those_who_are_watched_are_few_and_who_makes_way_tells_how_long_it_waited() {
+        let mut room = Room::default();
+        // At once, but one in a tenth of a second, a quarter of what is told.
+        (0..10_000).for_each(|step| room.turned_away(at(step), &request(), 0.1, 0.4));
+        assert_eq!(room.due(at(10_000)).len(), WATCHED_MAX);
+        assert!((room.after_s(0.1, 7.0) - 0.6).abs() < 1e-9, "{}", room.after_s(0.1, 7.0));
+    }
+
+    #[test]
+    fn nobody_is_watched_for_ever() {
+        let mut room = Room::default();
+        room.turned_away(at(0), &request(), 0.1, 0.4);
         assert_eq!(room.due(at(10)).len(), 0);
-        let watched = room.due(at(30));
-        assert_eq!(watched.len(), WATCHED_OF_SIZE_MAX);
+        let watched = room.due(at(50_000));
+        assert_eq!(watched.len(), 1);
         watched.into_iter().for_each(|it| room.had_none(at(50_000), it));
-        assert_eq!(room.watched.len(), WATCHED_OF_SIZE_MAX);
         let watched = room.due(at(61_000));
+        assert_eq!(watched.len(), 1);
         watched.into_iter().for_each(|it| room.had_none(at(61_000), it));
         assert_eq!(room.due(at(62_000)).len(), 0);
         assert!(room.after_s(0.1, 0.0) > 30.0);
