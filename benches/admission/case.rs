@@ -23,6 +23,8 @@ pub(crate) struct Case {
     pub(crate) knee: f64,
     pub(crate) strategy: StrategyName,
     trace: String,
+    /// Added to every seed.
+    pub(crate) after_seed: u64,
     /// Of how many refusals one is followed.
     pub(crate) follow: Option<u32>,
 }
@@ -34,7 +36,7 @@ const SYNTHETIC: [(&str, f64); 4] =
 /// The main workloads that are wanted.
 pub(crate) fn synthetic(terms: &Terms) -> Vec<Case> {
     let wanted = SYNTHETIC.into_iter().filter(|it| terms.wants(it.0));
-    wanted.map(|(name, knee)| Case::named(name, knee).lasting(terms.duration)).collect()
+    wanted.map(|(name, knee)| Case::named(name, knee).on(terms)).collect()
 }
 
 impl Case {
@@ -54,7 +56,7 @@ impl Case {
             | Workload::Mix(_) => String::new(),
         };
         let strategy = StrategyName::LeastLatency;
-        Self { name: name.to_owned(), scenario, knee, strategy, trace, follow: None }
+        Self { name: name.to_owned(), scenario, knee, strategy, trace, after_seed: 0, follow: None }
     }
 
     /// A scenario from its text.
@@ -62,7 +64,13 @@ impl Case {
         let scenario: Scenario = serde_yaml::from_str(text).unwrap();
         assert!(scenario.problems().is_empty(), "{:?}", scenario.problems());
         let (name, strategy) = (scenario.name.clone(), StrategyName::LeastLatency);
-        Self { name, scenario, knee, strategy, trace: String::new(), follow: None }
+        Self { name, scenario, knee, strategy, trace: String::new(), after_seed: 0, follow: None }
+    }
+
+    /// The same on these terms.
+    pub(crate) fn on(mut self, terms: &Terms) -> Self {
+        self.after_seed = terms.after_seed;
+        self.lasting(terms.duration)
     }
 
     /// The same for so long, of which the first third does not count.
@@ -84,6 +92,7 @@ impl Case {
         } else {
             self.scenario.load.at(rate)
         };
+        let seed = seed + self.after_seed;
         let load = Load { schedule, duration: self.scenario.load.duration, seed };
         let text = self.trace.clone();
         self.scenario.plan(&load, |_| Ok(text)).unwrap().arrivals
@@ -93,7 +102,7 @@ impl Case {
         let profile = Profile::named(&self.scenario.fleet.profile).unwrap();
         let mut scenario = self.scenario.clone();
         scenario.admission = admission;
-        let setup = scenario.setup(self.strategy, admission.mode, seed, profile);
+        let setup = scenario.setup(self.strategy, admission.mode, seed + self.after_seed, profile);
         Setup { follow_refusals: self.follow, ..setup }
     }
 

@@ -58,6 +58,9 @@ fn burst(case: &Case, seeds: u64) {
     let within = mean(&runs, |it| between(it, begins, ends).0 / f64::from(ends - begins));
     let line = |what: &str, figure, bar| put("burst", &case.name, what, figure, bar);
     line("goodput in 30 s at 3 x, % of the knee's", 100.0 * within / knee, Bar::Least(95.0));
+    // Conversations that begin in the burst go on after it.
+    let offered = mean(&runs, |it| between(it, ends, over).1 / f64::from(over - ends));
+    line("  asked for after it, times the knee", offered / case.knee, Bar::None);
     let back_s = |ran: &Ran| {
         let starts = (ends..over).step_by(WINDOW_S as usize);
         let bad = starts.filter(|from| {
@@ -98,7 +101,7 @@ fn steady(case: &Case, seeds: u64) {
 pub(crate) fn retry_after(terms: &Terms) {
     for case in case::synthetic(terms) {
         let mut case = case;
-        case.follow = Some(5);
+        case.follow = Some(2);
         for times in [1.2, 1.4, 2.0] {
             let runs = case.runs(AdmissionConfig::default(), times, terms.seeds);
             told(&case, &runs, &format!("at {times} x"));
@@ -130,4 +133,5 @@ fn told(case: &Case, runs: &[Ran], when: &str) {
     line("  median factor between the two", quantile_of(&mut off, 0.5).exp(), Bar::None);
     line("  s until there was room, median", quantile_of(&mut free, 0.5), Bar::None);
     line("  never room, %", never, Bar::None);
+    line("  refusals that were followed", followed().count() as f64, Bar::None);
 }

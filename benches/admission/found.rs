@@ -42,7 +42,7 @@ pub(crate) fn binding(terms: &Terms) {
     for (text, guess, gate) in
         [(FIRST_TOKENS, 40.0, "ttft"), (PACE, 120.0, "tpot"), (MEMORY, 25.0, "kv-cache")]
     {
-        let case = Case::of(text, guess).lasting(terms.duration);
+        let case = Case::of(text, guess).on(terms);
         if !terms.wants(&case.name) {
             continue;
         }
@@ -82,7 +82,7 @@ pub(crate) fn traces(terms: &Terms) {
         // Conversations take a while to grow.
         let longest = if name == "agent" { 2 } else { 1 };
         let duration = terms.duration.saturating_mul(longest).max(Duration::from_secs(60));
-        let case = with_its_knee(Case::named(name, guess).lasting(duration), "traces");
+        let case = with_its_knee(Case::named(name, guess).on(terms).lasting(duration), "traces");
         beyond(&case, terms.seeds_of(&case), "traces");
     }
 }

@@ -38,6 +38,9 @@ struct Args {
     /// Seeds, from one on.
     #[arg(long, default_value_t = 3)]
     seeds: u64,
+    /// Seeds to pass over: those from one to this are left out.
+    #[arg(long, default_value_t = 0)]
+    after_seed: u64,
     /// Length of a run, seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -81,6 +84,7 @@ enum Row {
 struct Terms {
     only: Vec<String>,
     seeds: u64,
+    after_seed: u64,
     duration: Duration,
 }
 
@@ -96,8 +100,8 @@ impl Terms {
 }
 
 fn main() {
-    let Args { rows, only, seeds, seconds } = Args::parse();
-    let terms = Terms { only, seeds, duration: Duration::from_secs(seconds) };
+    let Args { rows, only, seeds, after_seed, seconds } = Args::parse();
+    let terms = Terms { only, seeds, after_seed, duration: Duration::from_secs(seconds) };
     line::head();
     let all = Row::value_variants().iter().copied().filter(|it| *it != Row::Knees);
     let rows = if rows.is_empty() { all.collect() } else { rows };

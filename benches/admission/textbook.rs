@@ -22,6 +22,7 @@ pub(crate) fn against_the_best_count(terms: &Terms) {
     if !terms.wants(&case.name) {
         return;
     }
+    case.after_seed = terms.after_seed;
     case.strategy = StrategyName::LeastRequest;
     // Twenty seconds each; what one run draws moves goodput by more than modes do.
     let seeds = terms.seeds.saturating_mul(8);

@@ -146,7 +146,7 @@ impl Admission {
         if self.is_on() {
             self.tenants.gave(now, request.tenant, work_s);
             self.sizes.decided(now, work_s, true);
-            self.room_of(request).let_in(now, arrived, work_s);
+            self.room_of(request).let_in(arrived, work_s);
         }
     }
 

@@ -3,22 +3,26 @@
 //! Where more comes than can be served, room never opens for good: it opens now and then, the more rarely the more
 //! a request asks for, and is taken at once. No rate says when, because those who are let in close the gates behind
 //! them. So some of those who are turned away are watched until there is room for them: until the router would take
-//! one at once, or lets in one that came later and is no less work. What the next ones are told is the middle of that.
+//! one at once, or lets in one that is no less work, in which case there was room when that one came, however long
+//! it waited then. What the next ones of that size are told is the middle of what was seen of late.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use types::{request::Request, time::Timestamp};
 
-/// One of so many who are turned away is watched, those who come together being alike, and so many at once at most.
-const WATCHED_OF: u32 = 5;
-const WATCHED_MAX: usize = 32;
+use super::shares::{SIZES, size_of};
+
+/// Those of one size who are watched at once, at most, and the part of what is told that passes between two of them: who
+/// has to make way for the next has waited for longer than that.
+const WATCHED_MAX: usize = 6;
+const SPACING: f64 = 0.25;
 
 /// Part of the work of one request that counts as no less.
 const NO_LESS: f64 = 0.9;
 
-/// Factor by which one that found room earlier or later than was told moves what the next ones are told: as many
-/// are told too little as too much.
-const STEP: f64 = 1.2;
+/// What was seen last of a size: as much as is remembered, and as much as tells something.
+const SEEN_MAX: usize = 15;
+const SEEN_MIN: usize = 3;
 
 /// Bounds of what is told, seconds.
 const LEAST_S: f64 = 0.02;
@@ -39,32 +43,63 @@ pub(crate) struct Watched {
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     watched: Vec<Watched>,
-    turned_away: u32,
-    middle_s: Option<f64>,
+    sizes: [Size; SIZES],
     looked: Timestamp,
 }
 
+/// What is known of one size of request.
+#[derive(Debug, Default)]
+struct Size {
+    /// When the next one may be watched.
+    next: Timestamp,
+    /// After how long there was room for the last ones, seconds.
+    seen: VecDeque<f64>,
+}
+
 impl Room {
-    /// After how long there would be room, seconds: the middle of what was seen, or `guess_s` where nothing was.
-    pub(crate) fn after_s(&self, guess_s: f64) -> f64 {
-        self.middle_s.unwrap_or(guess_s).clamp(LEAST_S, MOST_S)
+    /// After how long there would be room for a request of `work_s`, seconds: the middle of what was seen for its size,
+    /// for all sizes where that is too little, or `guess_s` where nothing was seen.
+    pub(crate) fn after_s(&self, work_s: f64, guess_s: f64) -> f64 {
+        let own = size_of(work_s);
+        let of_own = self.middle_s(|size| size == own, SEEN_MIN);
+        let middle_s = of_own.or_else(|| self.middle_s(|_| true, 1));
+        middle_s.unwrap_or(guess_s).clamp(LEAST_S, MOST_S)
     }
 
-    /// Notes that `request`, `work_s` of work, was turned away.
-    pub(crate) fn turned_away(&mut self, now: Timestamp, request: &Request, work_s: f64) {
-        let is_one = self.turned_away.is_multiple_of(WATCHED_OF);
-        self.turned_away = self.turned_away.wrapping_add(1);
-        if is_one && self.watched.len() < WATCHED_MAX {
-            self.watched.push(Watched { request: request.clone(), work_s, at: now });
+    /// The middle of what was seen of some sizes, if that is at least so much.
+    fn middle_s(&self, of: impl Fn(usize) -> bool, least: usize) -> Option<f64> {
+        let sizes = self.sizes.iter().enumerate().filter(|it| of(it.0));
+        let mut seen: Vec<f64> = sizes.flat_map(|it| &it.1.seen).copied().collect();
+        if seen.len() < least { None } else { middle(&mut seen) }
+    }
+
+    /// Notes that `request`, `work_s` of work, was turned away and told to come again after `after_s`.
+    pub(crate) fn turned_away(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        work_s: f64,
+        after_s: f64,
+    ) {
+        let own = size_of(work_s);
+        let Some(size) = self.sizes.get_mut(own).filter(|it| it.next <= now) else { return };
+        size.next = now + Duration::from_secs_f64(SPACING * after_s);
+        let of_own = || self.watched.iter().enumerate().filter(|it| size_of(it.1.work_s) == own);
+        if WATCHED_MAX <= of_own().count()
+            && let Some((longest, _)) = of_own().min_by_key(|it| it.1.at)
+        {
+            let it = self.watched.swap_remove(longest);
+            self.had_some(now, &it);
         }
+        self.watched.push(Watched { request: request.clone(), work_s, at: now });
     }
 
     /// Notes that a request of `work_s` that came at `came` was let in.
-    pub(crate) fn let_in(&mut self, now: Timestamp, came: Timestamp, work_s: f64) {
+    pub(crate) fn let_in(&mut self, came: Timestamp, work_s: f64) {
         let found = |it: &Watched| it.at < came && NO_LESS * it.work_s <= work_s;
         while let Some(at) = self.watched.iter().position(found) {
             let it = self.watched.swap_remove(at);
-            self.learn(now.since(it.at).as_secs_f64());
+            self.had_some(came, &it);
         }
     }
 
@@ -78,26 +113,29 @@ impl Room {
         std::mem::take(&mut self.watched)
     }
 
-    /// Notes that there is room for one who was watched.
-    pub(crate) fn had_some(&mut self, now: Timestamp, it: &Watched) {
-        self.learn(now.since(it.at).as_secs_f64());
+    /// Notes that there was room at `then` for one who was watched.
+    pub(crate) fn had_some(&mut self, then: Timestamp, it: &Watched) {
+        let Some(size) = self.sizes.get_mut(size_of(it.work_s)) else { return };
+        if SEEN_MAX <= size.seen.len() {
+            size.seen.pop_front();
+        }
+        size.seen.push_back(then.since(it.at).as_secs_f64());
     }
 
     /// Watches on. Whoever found no room for as long as the longest that is told counts as having found it then.
     pub(crate) fn had_none(&mut self, now: Timestamp, it: Watched) {
-        let waited_s = now.since(it.at).as_secs_f64();
-        if waited_s < MOST_S { self.watched.push(it) } else { self.learn(waited_s) }
+        if now.since(it.at).as_secs_f64() < MOST_S {
+            self.watched.push(it);
+        } else {
+            self.had_some(now, &it);
+        }
     }
+}
 
-    fn learn(&mut self, after_s: f64) {
-        let middle_s = match self.middle_s {
-            None => after_s,
-            // Many find room at once; they tell the same, and no more than it.
-            Some(told_s) if told_s < after_s => (told_s * STEP).min(after_s),
-            Some(told_s) => (told_s / STEP).max(after_s),
-        };
-        self.middle_s = Some(middle_s.clamp(LEAST_S, MOST_S));
-    }
+/// The middle of `values`, or the lesser one of two, if there are any.
+fn middle(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
 #[cfg(test)]
@@ -120,39 +158,62 @@ mod tests {
     #[test]
     fn the_middle_of_what_was_seen_is_told() {
         let mut room = Room::default();
-        assert!((room.after_s(0.5) - 0.5).abs() < 1e-9);
+        assert!((room.after_s(0.1, 0.5) - 0.5).abs() < 1e-9);
         // Evenly from a tenth of a second to a second.
         for step in 0..10_000_u64 {
             let began = step * 2_000;
-            room.turned_away(at(began), &request(), 0.1);
-            room.let_in(at(began + 100 + step * 617 % 900), at(began + 1), 0.1);
+            room.turned_away(at(began), &request(), 0.1, 0.5);
+            room.let_in(at(began + 100 + step * 617 % 900), 0.1);
         }
-        assert!((0.4..0.75).contains(&room.after_s(9.0)), "{}", room.after_s(9.0));
+        assert!((0.4..0.75).contains(&room.after_s(0.1, 9.0)), "{}", room.after_s(0.1, 9.0));
     }
 
     #[test]
     fn only_one_that_came_later_and_is_no_less_tells() {
         let mut room = Room::default();
-        room.turned_away(at(100), &request(), 0.1);
-        room.let_in(at(300), at(50), 0.1);
-        room.let_in(at(300), at(200), 0.05);
-        assert!((room.after_s(7.0) - 7.0).abs() < 1e-9);
-        room.let_in(at(300), at(200), 0.095);
-        assert!((room.after_s(7.0) - 0.2).abs() < 1e-9);
+        room.turned_away(at(100), &request(), 0.1, 7.0);
+        room.let_in(at(50), 0.1);
+        room.let_in(at(200), 0.05);
+        assert!((room.after_s(0.1, 7.0) - 7.0).abs() < 1e-9);
+        room.let_in(at(200), 0.095);
+        assert!((room.after_s(0.1, 7.0) - 0.1).abs() < 1e-9);
     }
 
     #[test]
-    fn those_who_are_watched_are_few_and_not_for_ever() {
+    fn sizes_are_told_apart() {
         let mut room = Room::default();
-        (0..1_000).for_each(|_| room.turned_away(at(0), &request(), 0.1));
+        for step in 0..20_u64 {
+            let began = step * 20_000;
+            room.turned_away(at(began), &request(), 0.1, 0.5);
+            room.let_in(at(began + 100), 0.1);
+            room.turned_away(at(began), &request(), 1.0, 0.5);
+            room.let_in(at(began + 9_000), 1.0);
+        }
+        assert!((room.after_s(0.1, 7.0) - 0.1).abs() < 1e-9);
+        assert!((room.after_s(1.0, 7.0) - 9.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn those_who_are_watched_are_few_and_who_makes_way_tells_how_long_it_waited() {
+        let mut room = Room::default();
+        // At once, but one in a tenth of a second, a quarter of what is told.
+        (0..10_000).for_each(|step| room.turned_away(at(step), &request(), 0.1, 0.4));
+        assert_eq!(room.due(at(10_000)).len(), WATCHED_MAX);
+        assert!((room.after_s(0.1, 7.0) - 0.6).abs() < 1e-9, "{}", room.after_s(0.1, 7.0));
+    }
+
+    #[test]
+    fn nobody_is_watched_for_ever() {
+        let mut room = Room::default();
+        room.turned_away(at(0), &request(), 0.1, 0.4);
         assert_eq!(room.due(at(10)).len(), 0);
-        let watched = room.due(at(30));
-        assert_eq!(watched.len(), WATCHED_MAX);
+        let watched = room.due(at(50_000));
+        assert_eq!(watched.len(), 1);
         watched.into_iter().for_each(|it| room.had_none(at(50_000), it));
-        assert_eq!(room.watched.len(), WATCHED_MAX);
         let watched = room.due(at(61_000));
+        assert_eq!(watched.len(), 1);
         watched.into_iter().for_each(|it| room.had_none(at(61_000), it));
         assert_eq!(room.due(at(62_000)).len(), 0);
-        assert!(room.after_s(0.0) > 30.0);
+        assert!(room.after_s(0.1, 0.0) > 30.0);
     }
 }

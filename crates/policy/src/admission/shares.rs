@@ -113,7 +113,7 @@ impl Sizes {
 }
 
 /// The size class of a request that takes `work_s`.
-fn size_of(work_s: f64) -> usize {
+pub(crate) fn size_of(work_s: f64) -> usize {
     let mut bound = 0.01;
     for class in 0..SIZES {
         if work_s < bound {

@@ -162,7 +162,7 @@ impl Dispatcher {
     }
 
     /// Notes that a request of `work_s` is turned away, and says when it is worth coming again: after the middle of what
-    /// others waited in vain of late, or, where nobody did, once what is there has been worked off; spread, so that those
+    /// it took of late until there was room for its like, or, where nobody did, once what is there has been worked off; spread, so that those
     /// who were turned away together do not come again together.
     fn turn_away(
         &mut self,
@@ -173,8 +173,8 @@ impl Dispatcher {
     ) -> Duration {
         self.admission.sizes.decided(now, work_s, false);
         let room = self.admission.room_of(request);
-        let after_s = room.after_s(guess_s);
-        room.turned_away(now, request, work_s);
+        let after_s = room.after_s(work_s, guess_s);
+        room.turned_away(now, request, work_s, after_s);
         Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
     }
 

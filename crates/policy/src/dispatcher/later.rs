@@ -1,7 +1,8 @@
 //! Work for later, beside others that are more urgent and must not feel it.
 //!
 //! Engines compute prompts in the order in which they come, so whoever is urgent waits behind a prompt for later on the
-//! replica that it goes to. A short one is hardly felt; a long one starts only while there are other replicas to go to.
+//! replica that it goes to. A short one is hardly felt; a long one starts only where there are other replicas to go to,
+//! and hardly any has a prompt for later.
 //! And as it has time, such work waits for the replica that holds its prompt, instead of having it computed anew.
 
 use types::{request::Priority, time::Timestamp};
@@ -27,13 +28,18 @@ const MORE_WORK: f64 = 1.05;
 /// Part of an engine's chunk up to which a prompt counts as short.
 const SHORT: f64 = 0.5;
 
+/// One of so many of the other replicas has no prompt waiting when a long one for later starts, at least; and one of so
+/// many of all has one for later then, at most.
+const QUIET_OF: usize = 4;
+const BUSY_OF: usize = 8;
+
 /// Where work for later would not be felt by those who are more urgent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Later {
     /// The work that it is where it is least.
     work_s: f64,
-    /// Whether half of the replicas have no prompt waiting if one more has: those who are urgent find their way
-    /// around it.
+    /// Whether those who are urgent find their way around one more prompt for later: a part of the others have no prompt
+    /// waiting, and no more than a part of all have one for later.
     leaves_quiet: bool,
 }
 
@@ -42,7 +48,11 @@ impl Later {
         let has_none =
             |it: &&Candidate| fleet.get(it.id).is_some_and(|it| it.estimate.queued_s() <= 0.0);
         let quiet = candidates.iter().filter(has_none).count();
-        let leaves_quiet = candidates.len().saturating_sub(1) <= 2 * quiet.saturating_sub(1);
+        let has_later =
+            |it: &&Candidate| fleet.get(it.id).is_some_and(|it| it.estimate.computes_for_later());
+        let busy = candidates.iter().filter(has_later).count();
+        let leaves_quiet = candidates.len().saturating_sub(1) <= QUIET_OF * quiet.saturating_sub(1)
+            && busy < (candidates.len() / BUSY_OF).max(1);
         let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
         Self { work_s, leaves_quiet }
     }

@@ -75,6 +75,9 @@ impl Dispatcher {
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
             replica.estimate.place(now, request.id, &forecast);
             replica.promises.add(request.slo.tpot);
+            if request.slo.completion.is_some() {
+                replica.estimate.last_is_for_later();
+            }
         }
         self.fleet.reserve(chosen.id, uncached);
         self.strategy.placed(now, chosen.id, &request.blocks, &forecast);

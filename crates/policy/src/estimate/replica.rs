@@ -105,6 +105,8 @@ struct Waiting {
     request: RequestId,
     placed: Timestamp,
     prefill_s: f64,
+    /// Whether it can be done later.
+    is_for_later: bool,
 }
 
 /// What a request is expected to meet on a replica, and to do there. Seconds.
@@ -352,11 +354,23 @@ impl ReplicaEstimate {
     /// Adds a request with its forecast.
     pub fn place(&mut self, now: Timestamp, request: RequestId, forecast: &Forecast) {
         let prefill_s = forecast.prefill_form_s;
-        self.waiting.push_back(Waiting { request, placed: now, prefill_s });
+        self.waiting.push_back(Waiting { request, placed: now, prefill_s, is_for_later: false });
         self.waiting_s += prefill_s;
         self.context += forecast.context;
         self.placed.add(now, prefill_s);
         self.prefilling = now;
+    }
+
+    /// Takes the request that was added last for one that can be done later.
+    pub(crate) fn last_is_for_later(&mut self) {
+        if let Some(it) = self.waiting.back_mut() {
+            it.is_for_later = true;
+        }
+    }
+
+    /// Whether a prompt waits here, or is computed, that could be done later.
+    pub(crate) fn computes_for_later(&self) -> bool {
+        self.waiting.iter().any(|it| it.is_for_later)
     }
 
     /// Takes a request off the queue for prefill, because its first token came or because it left.

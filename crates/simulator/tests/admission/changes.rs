@@ -55,7 +55,6 @@ fn told_within_a_factor_of_two(ran: &Ran) {
 }
 
 #[test]
-#[ignore = "4.4 times since replicas are judged by their fleet: those who are watched find room after 1.1 s in the middle, the others after 0.35 s"]
 fn those_who_are_turned_away_are_told_when_there_is_room() {
     told_within_a_factor_of_two(&run(SINGLE_PROMPTS, "", AdmissionMode::Knee, 42.0));
 }
