@@ -9,7 +9,6 @@ use std::{collections::VecDeque, time::Duration};
 
 use types::{quantity::Tokens, request::RequestId, time::Timestamp};
 
-pub(crate) use self::lessons::NEWS_AGE_MAX;
 use self::lessons::{Lesson, Lessons};
 use super::{
     Asked, EstimateConfig,

@@ -12,10 +12,7 @@ use types::{
 use crate::{
     adapters::Adapters,
     admission::{Limit, PeerLimit, Promises},
-    estimate::{
-        Asked, Evictions, Forecast, ReplicaEstimate,
-        replica::{NEWS_AGE_MAX, Sharing},
-    },
+    estimate::{Asked, Evictions, Forecast, ReplicaEstimate, replica::Sharing},
     prefix_index::Slot,
     slow_start::{HEAD_START, SlowStart, Warming},
     strategy::Candidate,
@@ -234,17 +231,6 @@ impl Replica {
         self.foreign = Some((now, foreign));
         self.report = Some((now, report));
         self.learn_kv(report.kv_usage);
-    }
-
-    /// Learns that another router placed a request here: what the engine said of its load counted that already, if
-    /// it is no older than news may be.
-    pub(crate) fn told_of_one(&mut self, now: Timestamp) {
-        self.estimate.told(now);
-        if let Some((seen, requests)) = &mut self.foreign
-            && now.since(*seen) < NEWS_AGE_MAX
-        {
-            *requests = requests.saturating_sub(1);
-        }
     }
 
     /// Learns how many tokens the KV cache holds from how full it is, once that is telling.

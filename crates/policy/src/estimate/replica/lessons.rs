@@ -12,7 +12,7 @@ use types::time::Timestamp;
 use super::{REQUEST_S_MAX, REQUEST_WEIGHT, ReplicaEstimate};
 
 /// How late news of a placement may be.
-pub(crate) const NEWS_AGE_MAX: Duration = Duration::from_millis(250);
+const NEWS_AGE_MAX: Duration = Duration::from_millis(150);
 
 /// How long after the last news others are taken to place requests here.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ const KEPT_MAX: usize = 64;
 
 /// Observations that are forgotten in a row before one is taken as it is: where others' work is always in it, what is
 /// wrong by a part is better than nothing.
-const FORGOTTEN_MAX: u32 = 32;
+const FORGOTTEN_MAX: u32 = 128;
 
 /// What an observation says of a speed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,12 +145,12 @@ mod tests {
         assert!(lessons.hold(at(150), at(90), LESSON));
         assert_eq!(lessons.next(at(1_000)), None);
         assert!(lessons.hold(at(1_050), at(1_010), LESSON));
-        lessons.told(at(1_250));
+        lessons.told(at(1_150));
         assert_eq!(lessons.next(at(1_400)), None);
         assert!(lessons.hold(at(1_450), at(1_410), LESSON));
-        assert_eq!(lessons.next(at(1_699)), None);
-        assert_eq!(lessons.next(at(1_700)), Some(LESSON));
-        assert_eq!(lessons.next(at(1_700)), None);
+        assert_eq!(lessons.next(at(1_599)), None);
+        assert_eq!(lessons.next(at(1_600)), Some(LESSON));
+        assert_eq!(lessons.next(at(1_600)), None);
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
             lessons.told(at(*ms));
             !lessons.hold(at(*ms), at(*ms), LESSON)
         });
-        assert!((20..50).contains(&taken.count()));
+        assert!((5..15).contains(&taken.count()));
     }
 
     #[test]
