@@ -6,7 +6,8 @@
 //! their way now, at some depths: 1, 2, 3, 4, 6, 8, 12, 16, … blocks, so that a prompt takes few
 //! entries however long it is.
 
-use rustc_hash::FxHashMap;
+mod tally;
+
 use smallvec::SmallVec;
 use types::{
     block::BlockHash,
@@ -14,6 +15,7 @@ use types::{
     request::Request,
 };
 
+use self::tally::Tally;
 use crate::strategy::Candidate;
 
 /// Uses of a copy that may be chance: a beginning that a few share now may be shared by nobody tomorrow,
@@ -23,7 +25,7 @@ const FEW: f64 = 2.0;
 /// Counts requests on their way by what their prompts begin with.
 #[derive(Debug, Default)]
 pub(crate) struct Sharers {
-    counts: FxHashMap<BlockHash, u32>,
+    counts: Tally,
 }
 
 /// A depth in a prompt.
@@ -38,46 +40,71 @@ struct Level {
 
 type Levels = SmallVec<[Level; 16]>;
 
+/// By what the shares of one request are told.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    levels: Levels,
+    prompt: Tokens,
+    /// The last that was asked for, and its share.
+    last: (Tokens, f64),
+}
+
+impl Shares {
+    /// The share of its prefill that is the request's own on a replica that holds `cached` of its prompt.
+    pub(crate) fn own(&mut self, cached: Tokens) -> f64 {
+        if cached != self.last.0 {
+            self.last = (cached, own(&self.levels, cached, self.prompt));
+        }
+        self.last.1
+    }
+}
+
 impl Sharers {
     /// Counts a request that was placed.
     pub(crate) fn come(&mut self, blocks: &[BlockHash]) {
-        for (_, block) in counted(blocks) {
-            let count = self.counts.entry(block).or_default();
-            *count = count.saturating_add(1);
-        }
+        counted(blocks).for_each(|(_, block)| self.counts.add(block));
     }
 
     /// Takes back what was counted of a request that leaves.
     pub(crate) fn leave(&mut self, blocks: &[BlockHash]) {
-        for (_, block) in counted(blocks) {
-            let Some(count) = self.counts.get_mut(&block) else { continue };
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.counts.remove(&block);
-            }
-        }
+        counted(blocks).for_each(|(_, block)| self.counts.take(block));
     }
 
     /// Whether anybody on its way shares the beginning of `request`'s prompt.
     pub(crate) fn shares(&self, request: &Request) -> bool {
-        request.blocks.first().is_some_and(|it| self.counts.contains_key(it))
+        request.blocks.first().is_some_and(|it| self.counts.get(*it) > 0)
     }
 
     /// Says of each candidate which share of the prefill that `request` would do there is its own.
+    pub(crate) fn weigh(&self, request: &Request, block: Tokens, candidates: &mut [Candidate]) {
+        let cached = candidates.iter().map(|it| it.cached);
+        let Some(mut shares) = self.among(request, block, cached) else { return };
+        for candidate in candidates {
+            candidate.own = shares.own(candidate.cached);
+        }
+    }
+
+    /// What shares are told by where candidates hold so much of the prompt as `cached` says of each; nothing where
+    /// all prefill is the request's own.
     ///
     /// Of `k` requests that share a beginning which `c` replicas hold, each replica of `c + 1` would
     /// serve `k/(c + 1)`: so many more use a copy that is made, but for a few who may be there by chance.
-    pub(crate) fn weigh(&self, request: &Request, block: Tokens, candidates: &mut [Candidate]) {
-        let most = candidates.iter().map(|it| it.cached).max().unwrap_or_default();
-        if candidates.iter().all(|it| it.cached == most) {
-            return;
+    pub(crate) fn among(
+        &self,
+        request: &Request,
+        block: Tokens,
+        cached: impl Iterator<Item = Tokens> + Clone,
+    ) -> Option<Shares> {
+        let most = cached.clone().max().unwrap_or_default();
+        if cached.clone().all(|it| it == most) {
+            return None;
         }
         let mut levels = self.levels(&request.blocks, block, most);
         if levels.is_empty() {
-            return;
+            return None;
         }
-        for candidate in candidates.iter() {
-            let held = levels.partition_point(|it| it.depth <= candidate.cached);
+        for cached in cached {
+            let held = levels.partition_point(|it| it.depth <= cached);
             if let Some(deepest) = held.checked_sub(1).and_then(|at| levels.get_mut(at)) {
                 deepest.copies = deepest.copies.saturating_add(1);
             }
@@ -88,21 +115,16 @@ impl Sharers {
             deeper = deeper.saturating_add(level.copies);
             level.copies = deeper;
         }
-        let mut last = (most, 1.0);
-        for candidate in candidates {
-            if candidate.cached != last.0 {
-                last = (candidate.cached, own(&levels, candidate.cached, request.prompt));
-            }
-            candidate.own = last.1;
-        }
+        Some(Shares { levels, prompt: request.prompt, last: (most, 1.0) })
     }
 
     /// The depths of a prompt up to `most` that others on their way share.
     fn levels(&self, blocks: &[BlockHash], block: Tokens, most: Tokens) -> Levels {
         let level = |(depth, hash): (u32, BlockHash)| {
             let depth = Blocks(depth).tokens(block);
-            let sharers = self.counts.get(&hash).filter(|_| depth <= most)?;
-            Some(Level { depth, sharers: f64::from(*sharers), copies: 0 })
+            let sharers = self.counts.get(hash);
+            let is_one = depth <= most && sharers > 0;
+            is_one.then(|| Level { depth, sharers: f64::from(sharers), copies: 0 })
         };
         counted(blocks).map_while(level).collect()
     }

@@ -16,7 +16,8 @@ impl Dispatcher {
         }
         let was_computed = std::mem::replace(&mut it.answering, true);
         let (replica, uncached, session) = (it.replica, it.uncached, it.request.session);
-        let (forecast, took_s) = (it.forecast, now.since(it.placed).as_secs_f64());
+        let (forecast, placed) = (it.forecast, it.placed);
+        let took_s = now.since(placed).as_secs_f64();
         let is_sized = it.request.prompt > Tokens::ZERO;
         if !was_computed {
             self.release_prefill(now, replica, id, uncached);
@@ -26,7 +27,7 @@ impl Dispatcher {
         self.fleet.learn(replica, |it| {
             it.estimate.begins(now);
             if is_sized {
-                it.estimate.learn_ttft(&forecast, took_s);
+                it.estimate.learn_ttft(now, placed, &forecast);
                 Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
             }
         });

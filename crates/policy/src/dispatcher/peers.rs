@@ -149,6 +149,7 @@ impl Dispatcher {
         let forecast = it.forecast(now, &asked, cached, it.sharing(now));
         let uncached = request.prompt.saturating_sub(cached);
         it.estimate.place(now, request.id, &forecast);
+        it.estimate.told(now);
         it.told.in_flight = it.told.in_flight.saturating_add(1);
         it.told.queued_prefill += uncached;
         self.strategy.placed(now, replica, &request.blocks, &forecast);

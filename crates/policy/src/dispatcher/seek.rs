@@ -131,7 +131,6 @@ impl Dispatcher {
             }
             None => self.find_candidates(now, &asked, &there, tried, &mut candidates),
         };
-        // Costs alone decide only where nobody shares.
         if alone.is_none() && self.weighs_copies() {
             self.sharers.weigh(request, self.block, &mut candidates);
         }

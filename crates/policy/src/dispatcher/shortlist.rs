@@ -5,6 +5,7 @@
 //! whatever it costs in all. The choice among those that are left is the choice among all; debug builds
 //! make both and compare them.
 
+use smallvec::SmallVec;
 use types::{quantity::Tokens, request::Request, time::Timestamp};
 
 use super::{
@@ -15,6 +16,7 @@ use crate::{
     config::CostWeights,
     estimate::{Asked, replica::floor::Added},
     fleet_view::Glance,
+    sharers::Shares,
     strategy::{Ask, Candidate, Cost, cost_slack},
 };
 
@@ -31,13 +33,12 @@ impl Dispatcher {
             && !self.admission.is_on()
             && !self.fleet.is_any_warming(now, &self.routing.slow_start)
             && !self.fleet.is_adapter(request.model)
-            && (!self.weighs_copies() || !self.sharers.shares(request))
             && !self.book.wants(now, request.id);
         is_alone.then_some(weights)
     }
 
-    /// Leaves those replicas that take the request and may be chosen. `ask` may take it for shared though
-    /// it is not.
+    /// Leaves those replicas that take the request and may be chosen, each with its share of the prefill there.
+    /// `ask` may take the request for shared though it is not.
     pub(super) fn shortlist(
         &self,
         now: Timestamp,
@@ -56,9 +57,12 @@ impl Dispatcher {
             let bounds = !weights.promise || !it.forecast.is_late;
             if bounds { Cost::of(it, weights).total_s() * slack } else { f64::INFINITY }
         };
+        let mut shares = self.shares(held, asked, tried);
+        let mut own = |cached| shares.as_mut().map_or(1.0, |it| it.own(cached));
         let likely = self.likely(held, tried);
         let mut bound_s = likely.map_or(f64::INFINITY, |(at, it)| {
-            most_s(&self.in_full(now, asked, at, it, held.on(it)))
+            let of_prompt = held.on(it);
+            most_s(&self.in_full(now, asked, at, it, of_prompt, own(of_prompt.0)))
         });
         let mut survey = Survey::default();
         candidates.clear();
@@ -70,7 +74,8 @@ impl Dispatcher {
             } else {
                 form.prefill_s(cached, asked.prompt.saturating_sub(cached))
             };
-            let (requests, least) = (it.sharing.all, it.floor.under(&added, prefill_s));
+            let own = own(cached);
+            let (requests, least) = (it.sharing.all, it.floor.under(&added, prefill_s, own));
             let fullness = it.floor.fullness(now, &added);
             if bound_s < Cost::at_least(requests, &least, fullness, weights) {
                 continue;
@@ -80,7 +85,7 @@ impl Dispatcher {
             if bound_s < Cost::at_least(requests, &least, utilisation, weights) {
                 continue;
             }
-            let candidate = self.in_full(now, asked, at, it, (cached, indexed));
+            let candidate = self.in_full(now, asked, at, it, (cached, indexed), own);
             bound_s = bound_s.min(most_s(&candidate));
             candidates.push(candidate);
         }
@@ -106,10 +111,22 @@ impl Dispatcher {
         at: usize,
         it: &Glance,
         of_prompt: (Tokens, Tokens),
+        own: f64,
     ) -> Candidate {
         let mut candidate = nobody();
         self.fill(&mut candidate, now, asked, at, it, of_prompt);
+        candidate.own = own;
         candidate
+    }
+
+    /// What tells which part of the prefill is the request's own, where others on their way share its beginning.
+    fn shares(&self, held: &Held<'_>, asked: &Asked, tried: &Tried) -> Option<Shares> {
+        if !self.weighs_copies() || !self.sharers.shares(held.request) {
+            return None;
+        }
+        let pool = self.fleet.pool_for(held.request.model, asked.prompt, tried);
+        let cached: SmallVec<[Tokens; 64]> = pool.map(|(_, it)| held.on(it).0).collect();
+        self.sharers.among(held.request, self.block, cached.iter().copied())
     }
 
     /// Whether `chosen` is what would have been chosen among all who take the request, with as many lots
@@ -125,6 +142,9 @@ impl Dispatcher {
     ) -> bool {
         let mut all = Vec::new();
         self.find_candidates(now, asked, held, tried, &mut all);
+        if self.weighs_copies() {
+            self.sharers.weigh(held.request, self.block, &mut all);
+        }
         let mut rng = before.clone();
         let among_all = self.strategy.clone().choose(ask, &all, &mut rng);
         among_all.map(|it| it.0) == chosen.copied() && rng == self.rng

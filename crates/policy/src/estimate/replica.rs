@@ -1,6 +1,7 @@
 //! One replica: what it has to do, how fast it does it, and what a request would meet there.
 
 pub(crate) mod floor;
+mod lessons;
 #[cfg(test)]
 mod tests;
 
@@ -8,6 +9,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use types::{quantity::Tokens, request::RequestId, time::Timestamp};
 
+use self::lessons::{Lesson, Lessons};
 use super::{
     Asked, EstimateConfig,
     coefficients::Coefficients,
@@ -87,6 +89,8 @@ pub struct ReplicaEstimate {
     begun: VecDeque<Timestamp>,
     ttft_margin: Margin,
     tpot_margin: Margin,
+    /// What was observed and may turn out to be of work that was not told of yet.
+    lessons: Lessons,
 }
 
 /// How fast a replica is.
@@ -181,6 +185,7 @@ impl ReplicaEstimate {
             begun: VecDeque::new(),
             ttft_margin: Margin::new(TTFT_MISSES),
             tpot_margin: Margin::new(TPOT_MISSES),
+            lessons: Lessons::default(),
         }
     }
 
@@ -407,8 +412,9 @@ impl ReplicaEstimate {
         self.context = if last { 0.0 } else { (self.context - forecast.context).max(0.0) };
     }
 
-    /// Learns from a first token that came `took_s` after the decision.
-    pub fn learn_ttft(&mut self, forecast: &Forecast, took_s: f64) {
+    /// Learns from a first token that came `now`, the request having been placed at `placed`.
+    pub fn learn_ttft(&mut self, now: Timestamp, placed: Timestamp, forecast: &Forecast) {
+        let took_s = now.since(placed).as_secs_f64();
         self.ttft_margin.observe(self.ttft_margin.value() * forecast.ttft_s < took_s);
         if self.frozen || !forecast.is_quiet {
             return;
@@ -418,13 +424,12 @@ impl ReplicaEstimate {
         if 0.6 <= share {
             // Predicted was with what is believed, not with what was observed here.
             let believed = self.speed.prefill / self.prefill.value();
-            self.prefill.observe((took_s - fixed_s).max(0.0) / forecast.prefilling_s * believed);
+            let ratio = (took_s - fixed_s).max(0.0) / forecast.prefilling_s * believed;
+            self.learn(now, placed, Lesson::Prefill { ratio, of: self.prefill.value() });
         } else if share < 0.25 {
             let believed_s = self.speed.request_s - self.request_s;
-            let late_s =
-                (took_s - forecast.ttft_s + believed_s).clamp(-self.request_s, REQUEST_S_MAX);
-            self.request_s = (self.request_s + REQUEST_WEIGHT * late_s).clamp(0.0, REQUEST_S_MAX);
-            self.knows_request = true;
+            let late_s = took_s - forecast.ttft_s + believed_s;
+            self.learn(now, placed, Lesson::Request { late_s, of_s: self.request_s });
         }
         self.believe_own();
     }
@@ -451,7 +456,9 @@ impl ReplicaEstimate {
             return;
         }
         let believed = self.speed.decode / self.decode.value();
-        self.decode.observe(time_s / tokens / step_s * believed);
+        let ratio = time_s / tokens / step_s * believed;
+        let lesson = Lesson::Decode { ratio, of: self.decode.value() };
+        self.learn(now, since.unwrap_or(now), lesson);
         self.believe_own();
     }
 

@@ -106,14 +106,16 @@ impl ReplicaEstimate {
 }
 
 impl Floor {
-    /// The least that a request meets which adds `added`, and prefill of `prefill_s` by the form.
-    pub(crate) fn under(&self, added: &Added, prefill_s: f64) -> Least {
+    /// The least that a request meets which adds `added`, and prefill of `prefill_s` by the form, of which `own` is
+    /// its share; what is not counts for nothing.
+    pub(crate) fn under(&self, added: &Added, prefill_s: f64, own: f64) -> Least {
         let own_s = prefill_s * self.prefill;
+        let shared_s = (1.0 - own) * own_s;
         let prefilling_s = self.ahead_s + own_s;
         let steps = 0.5 + (prefilling_s * self.chunks_per_s).max(1.0);
         Least {
-            ttft_s: self.request_s + prefilling_s + steps * self.step_s,
-            work_s: own_s + added.answer_s * self.decode,
+            ttft_s: self.request_s + prefilling_s + steps * self.step_s - shared_s,
+            work_s: own_s + added.answer_s * self.decode - shared_s,
         }
     }
 
@@ -199,7 +201,7 @@ mod tests {
                 let floor = estimate.floor(now, sharing);
                 let added = Added::new(&form, &asked);
                 let (least, utilisation) =
-                    (floor.under(&added, prefill_s), floor.utilisation(now, &added));
+                    (floor.under(&added, prefill_s, 1.0), floor.utilisation(now, &added));
                 let fullness = floor.fullness(now, &added);
                 assert!(fullness * (1.0 - 1e-9) <= utilisation, "{fullness} {utilisation}");
                 let holds = |least: f64, value: f64| least * (1.0 - 1e-9) <= value;

@@ -72,7 +72,9 @@ fn serve(estimate: &mut ReplicaEstimate, requests: u64, slowness: f64) {
         let took_s = 0.01 + slowness * (forecast.prefill_form_s + 0.012);
         let came = now + Duration::from_secs_f64(took_s);
         estimate.computed(came, RequestId(id));
-        estimate.learn_ttft(&forecast, took_s);
+        let placed = Timestamp::ZERO;
+        let now = placed + Duration::from_secs_f64(took_s);
+        estimate.learn_ttft(now, placed, &forecast);
         for piece in 1..10 {
             let gap = Duration::from_secs_f64(0.0084 * slowness);
             let then = came + gap * (10 * piece);
@@ -104,7 +106,8 @@ fn under_load_a_settled_estimate_learns_nothing_but_margins() {
     }
     let forecast = estimate.forecast(at(202_000), &asked(6_000), Tokens(0), 1.0, own(50));
     assert!(1.0 < forecast.utilisation);
-    (0..100).for_each(|_| estimate.learn_ttft(&forecast, 3.0 * forecast.ttft_s));
+    let late = Timestamp::ZERO + Duration::from_secs_f64(3.0 * forecast.ttft_s);
+    (0..100).for_each(|_| estimate.learn_ttft(late, Timestamp::ZERO, &forecast));
     assert_eq!(estimate.observed(), before);
     assert!(margin < estimate.margins().0.value());
 }
