@@ -197,6 +197,9 @@ impl ReplicaEstimate {
 
     /// Predicts with what was observed here as far as it differs from the `fleet`'s by more than chance.
     pub(crate) fn settle(&mut self, fleet: &FleetSpeed) {
+        if self.frozen {
+            return;
+        }
         let mean = |it: &Mean, own: f64| it.value().unwrap_or(own);
         let request_s = mean(&fleet.request_s, self.request_s);
         let apart = (self.request_s - request_s).powi(2);
