@@ -66,11 +66,12 @@ impl FleetView {
     pub(crate) fn learn(&mut self, id: ReplicaId, learn: impl FnOnce(&mut Replica)) {
         let Ok(at) = self.position(id) else { return };
         let Some(replica) = self.replicas.get_mut(at) else { return };
-        let before = replica.estimate.observed();
+        let known = |it: &Replica| (it.estimate.observed(), it.estimate.believed());
+        let before = known(replica);
         learn(replica);
-        let after = replica.estimate.observed();
+        let after = known(replica);
         if before != after {
-            self.speed.changed(before, after);
+            self.speed.changed(before.0, after.0);
             replica.estimate.settle(&self.speed);
             self.settle_all();
         }

@@ -91,7 +91,7 @@ pub struct ReplicaEstimate {
 
 /// How fast a replica is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Speed {
+pub(crate) struct Speed {
     /// Times that prefill takes what the form says.
     prefill: f64,
     /// Times that decoding does.
@@ -215,6 +215,11 @@ impl ReplicaEstimate {
     pub fn know(&mut self, prefill: f64, decode: f64) {
         self.start_like(prefill, decode);
         self.frozen = true;
+    }
+
+    /// The speed that it is predicted with.
+    pub(crate) const fn believed(&self) -> Speed {
+        self.speed
     }
 
     /// What was observed of its speed.
