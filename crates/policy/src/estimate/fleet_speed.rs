@@ -26,7 +26,18 @@ pub(crate) struct Mean {
     count: u32,
 }
 
+/// Share by which a mean may move before it counts as another one: less is nothing beside what replicas
+/// of one kind seem to differ by, and each time all replicas are looked at anew.
+const NEAR: f64 = 0.01;
+
 impl FleetSpeed {
+    /// Whether the means are nearly what they were in `other`.
+    pub(crate) fn is_near(&self, other: &Self) -> bool {
+        self.prefill.is_near(other.prefill)
+            && self.decode.is_near(other.decode)
+            && self.request_s.is_near(other.request_s)
+    }
+
     /// Learns that what was observed of a replica changed.
     pub(crate) fn changed(&mut self, before: Observed, after: Observed) {
         self.prefill.changed(before.prefill, after.prefill);
@@ -48,6 +59,14 @@ impl Mean {
         if self.count == 0 {
             // Rounding must not add up.
             self.sum = 0.0;
+        }
+    }
+
+    fn is_near(self, other: Self) -> bool {
+        match (self.value(), other.value()) {
+            (Some(own), Some(other)) => (own - other).abs() <= NEAR * other.abs(),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
         }
     }
 

@@ -95,7 +95,7 @@ pub struct ReplicaEstimate {
 
 /// How fast a replica is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Speed {
+pub(crate) struct Speed {
     /// Times that prefill takes what the form says.
     prefill: f64,
     /// Times that decoding does.
@@ -204,6 +204,9 @@ impl ReplicaEstimate {
 
     /// Predicts with what was observed here as far as it differs from the `fleet`'s by more than chance.
     pub(crate) fn settle(&mut self, fleet: &FleetSpeed) {
+        if self.frozen {
+            return;
+        }
         let mean = |it: &Mean, own: f64| it.value().unwrap_or(own);
         let request_s = mean(&fleet.request_s, self.request_s);
         let apart = (self.request_s - request_s).powi(2);
@@ -219,6 +222,11 @@ impl ReplicaEstimate {
     pub fn know(&mut self, prefill: f64, decode: f64) {
         self.start_like(prefill, decode);
         self.frozen = true;
+    }
+
+    /// The speed that it is predicted with.
+    pub(crate) const fn believed(&self) -> Speed {
+        self.speed
     }
 
     /// What was observed of its speed.

@@ -22,7 +22,8 @@ use crate::{
     event::Reason,
 };
 
-/// Utilisation beyond which the price of work no longer rises.
+/// Utilisation beyond which the price of work no longer rises as in a queue, which would be without bound,
+/// but with the square of the utilisation.
 const UTILISATION_MAX: f64 = 0.97;
 
 /// Share by which a replica may cost more than the cheapest and be chosen by the request's key, where
@@ -47,10 +48,8 @@ pub(crate) struct Cost {
 impl Cost {
     /// The cost of the request on `candidate`.
     pub(crate) fn of(candidate: &Candidate, weights: &CostWeights) -> Self {
-        let forecast = &candidate.forecast;
-        let utilisation = forecast.utilisation.clamp(0.0, UTILISATION_MAX);
-        let congestion = utilisation / (1.0 - utilisation);
-        let Forecast { ttft_s, own_prefill_s, work_s, exposed, .. } = *forecast;
+        let Forecast { ttft_s, own_prefill_s, work_s, exposed, utilisation, .. } =
+            candidate.forecast;
         // What others on their way will use as well is not this request's alone; what it pushes out is.
         let (own_s, shared_s) =
             (candidate.own * own_prefill_s, (1.0 - candidate.own) * own_prefill_s);
@@ -59,7 +58,7 @@ impl Cost {
         Self {
             wait_s: weights.wait * (ttft_s - shared_s),
             harm_s: weights.harm * delay_s,
-            price_s: weights.price * congestion * work_s,
+            price_s: weights.price * congestion(utilisation) * work_s,
         }
     }
 
@@ -71,9 +70,7 @@ impl Cost {
         utilisation: f64,
         weights: &CostWeights,
     ) -> f64 {
-        let utilisation = utilisation.clamp(0.0, UTILISATION_MAX);
-        let congestion = utilisation / (1.0 - utilisation);
-        let of_work = weights.harm * f64::from(requests) + weights.price * congestion;
+        let of_work = weights.harm * f64::from(requests) + weights.price * congestion(utilisation);
         (weights.wait * least.ttft_s + of_work * least.work_s) * (1.0 - ROUNDING)
     }
 
@@ -82,6 +79,17 @@ impl Cost {
     pub(crate) fn total_s(&self) -> f64 {
         self.wait_s + self.harm_s + self.price_s
     }
+}
+
+/// Seconds that a second of work costs those who come later, at a utilisation.
+///
+/// Up to [`UTILISATION_MAX`] as in a queue. Beyond it promises are broken whoever comes, and yet it matters
+/// where: were all overfull replicas alike, short prompts would go where nobody waits for long ones, and
+/// those conversations, which are at their beginning, would crowd there as they grow.
+fn congestion(utilisation: f64) -> f64 {
+    let within = utilisation.clamp(0.0, UTILISATION_MAX);
+    let beyond = (utilisation / UTILISATION_MAX).max(1.0);
+    within / (1.0 - within) * beyond * beyond
 }
 
 /// Share by which a replica may cost more than the cheapest and be chosen.
@@ -157,6 +165,17 @@ mod tests {
             |utilisation| [with(0, 2, 0.5, 0.05, utilisation), with(1, 0, 0.3, 0.25, utilisation)];
         assert_eq!(tallied(&at(0.05), &weights), [0, 1_000]);
         assert_eq!(tallied(&at(0.7), &weights), [1_000, 0]);
+    }
+
+    #[test]
+    fn of_replicas_that_are_overfull_the_fuller_one_is_dearer() {
+        let weights = CostWeights::default();
+        // Nobody waits at the first, which is the fuller one.
+        let all = [with(0, 80, 0.1, 0.05, 1.4), with(1, 80, 0.6, 0.05, 1.0)];
+        assert_eq!(tallied(&all, &weights), [0, 1_000]);
+        let at = [0.0, 0.5, 0.9, 0.97, 0.98, 1.0, 2.0].map(congestion);
+        assert!(at.is_sorted_by(|a, b| a < b), "{at:?}");
+        assert!(congestion(0.98) < 1.05 * congestion(0.97), "no step");
     }
 
     #[test]
