@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 use types::{
     block::{ChainSeed, HashKey, Scope},
@@ -108,15 +108,7 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt)?);
     }
 
-    headers::strip_hop_by_hop(&mut headers);
-    headers.remove(header::HOST);
-    headers.remove(header::EXPECT);
-    headers.insert(headers::REQUEST_ID, passage.request_id().clone());
-    let path = head.uri.path_and_query().cloned();
-    let mut outbound = Request::new(body);
-    *outbound.method_mut() = Method::POST;
-    *outbound.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
-    *outbound.headers_mut() = headers;
+    let outbound = outgoing(&head.uri, headers, body, passage.request_id());
     Ok(Intake {
         request: Routed {
             session: read.session,
@@ -140,6 +132,20 @@ pub(crate) async fn read(
             _share: share,
         },
     })
+}
+
+/// The request as it is sent to a replica.
+fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes, id: &HeaderValue) -> Request<Bytes> {
+    headers::strip_hop_by_hop(&mut headers);
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    headers.insert(headers::REQUEST_ID, id.clone());
+    let path = uri.path_and_query().cloned();
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = Method::POST;
+    *outgoing.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
+    *outgoing.headers_mut() = headers;
+    outgoing
 }
 
 /// What a header of ours asks for that nobody understands. Ignored, it would be found out by who waits
