@@ -18,7 +18,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::{connect::Connector, health::Failure, http1::Pool, replica::Origin, tls::Trust};
+use crate::{connect::Connector, health::Failure, http1::Pool, origin::Origin, tls::Trust};
 
 pub use crate::http1::{Body, BodyError, Failed};
 
@@ -146,27 +146,30 @@ impl ReplicaClient {
     /// # Errors
     ///
     /// [`SendError`] when no answer began.
-    pub async fn request(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+    pub async fn request(&self, request: &Request<Bytes>) -> Result<Response<Body>, SendError> {
         self.send(request, false).await
     }
 
     /// As [`Self::request`], for what must not wait behind requests that want connections of their own.
-    pub(crate) async fn probe(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+    pub(crate) async fn probe(
+        &self,
+        request: &Request<Bytes>,
+    ) -> Result<Response<Body>, SendError> {
         self.send(request, true).await
     }
 
     async fn send(
         &self,
-        mut request: Request<Bytes>,
+        request: &Request<Bytes>,
         at_once: bool,
     ) -> Result<Response<Body>, SendError> {
         match &self.connections {
             Connections::Http1(pool) => pool.send(request, at_once).await,
             Connections::Http2(turns) => {
                 let path = request.uri().path_and_query().cloned().unwrap_or(ROOT);
+                let mut request = request.clone().map(Full::new);
                 *request.uri_mut() = self.origin.uri(path);
                 // Rarer, and boxed so that what is not does not carry its size.
-                let request = request.map(Full::new);
                 Ok(Box::pin(turns.next().request(request)).await?.map(Body::shared))
             }
         }

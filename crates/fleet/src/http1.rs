@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -44,7 +44,8 @@ type Message = Request<Bytes>;
 pub(crate) struct Pool {
     connector: Connector,
     origin: Uri,
-    host: HeaderValue,
+    /// What its `host` header says.
+    host: String,
     idle_timeout: Duration,
     idle_max: usize,
     /// Those not in use, and since when; the last one used is the last.
@@ -60,8 +61,7 @@ impl Pool {
         idle_timeout: Duration,
         idle_max: usize,
     ) -> Arc<Self> {
-        let authority = origin.authority().map_or("", http::uri::Authority::as_str);
-        let host = HeaderValue::try_from(authority).unwrap_or(HeaderValue::from_static(""));
+        let host = origin.authority().map_or("", http::uri::Authority::as_str).to_owned();
         let (idle, pace) = (Mutex::default(), Pace::default());
         Arc::new(Self { connector, origin, host, idle_timeout, idle_max, idle, pace })
     }
@@ -70,10 +70,9 @@ impl Pool {
     /// connection is made for it when it is its turn, or `at_once`.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        mut request: Message,
+        request: &Message,
         at_once: bool,
     ) -> Result<Response<Body>, SendError> {
-        request.headers_mut().insert(header::HOST, self.host.clone());
         loop {
             // What is new is rare, and boxed so that what is not does not carry its size.
             let Ready { mut connection, was_used, turn } = match self.take() {
@@ -81,8 +80,10 @@ impl Pool {
                 None => Box::pin(self.open(at_once)).await?,
             };
             let answer = match turn {
-                None => connection.exchange(&request).await,
-                Some(turn) => Box::pin(turn.until_answered(connection.exchange(&request))).await,
+                None => connection.exchange(request, &self.host).await,
+                Some(turn) => {
+                    Box::pin(turn.until_answered(connection.exchange(request, &self.host))).await
+                }
             };
             match answer {
                 Ok(response) => {

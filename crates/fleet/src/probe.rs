@@ -94,7 +94,7 @@ pub(crate) async fn get(
 ) -> Result<Bytes, Failure> {
     let exchange = async {
         let request = Request::get(path).body(Bytes::new()).map_err(|_| Failure::Broken)?;
-        let answer = replica.client().probe(request).await.map_err(|it| failure_of(&it))?;
+        let answer = replica.client().probe(&request).await.map_err(|it| failure_of(&it))?;
         if answer.status() != StatusCode::OK {
             return Err(Failure::Broken);
         }

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use http::{Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
 use policy::event::Event;
 use tokio::{sync::Notify, time::Instant};
@@ -28,6 +27,7 @@ use crate::{
         follow::KvSource,
         status::{Feed, Following, KvStatus},
     },
+    origin::Origin,
 };
 
 /// A replica as the operator names it.
@@ -55,75 +55,6 @@ impl ReplicaSpec {
     pub fn new(name: String, origin: Origin, reach: Reach) -> Self {
         let pool = "default".to_owned();
         Self { name, origin, reach, kv: None, cache: None, pool, prompt_max: None }
-    }
-}
-
-/// Scheme, host and port of a replica: `http://HOST:PORT`, or `https://` where it is reached by TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin(Uri);
-
-/// A text is no replica's URL.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{url}` is no replica URL: {problem}")]
-pub struct BadOrigin {
-    url: String,
-    problem: &'static str,
-}
-
-impl std::str::FromStr for Origin {
-    type Err = BadOrigin;
-
-    fn from_str(url: &str) -> Result<Self, BadOrigin> {
-        let bad = |problem| BadOrigin { url: url.to_owned(), problem };
-        let uri: Uri = url.parse().map_err(|_| bad("write http://HOST:PORT"))?;
-        match uri.scheme_str() {
-            Some("http" | "https") => {}
-            Some(_) | None => return Err(bad("write http://HOST:PORT")),
-        }
-        if uri.authority().is_some_and(|it| it.as_str().contains('@')) {
-            return Err(bad("it must not carry a user or a password"));
-        }
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err(bad("write http://HOST:PORT without a path"));
-        }
-        Ok(Self(uri))
-    }
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.is_encrypted() { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.authority())
-    }
-}
-
-impl Origin {
-    /// Whether it is reached by TLS.
-    #[must_use]
-    pub fn is_encrypted(&self) -> bool {
-        self.0.scheme() == Some(&http::uri::Scheme::HTTPS)
-    }
-
-    /// The URI of `path` on the replica.
-    #[must_use]
-    pub fn uri(&self, path: PathAndQuery) -> Uri {
-        let mut parts = self.0.clone().into_parts();
-        parts.path_and_query = Some(path);
-        Uri::from_parts(parts).unwrap_or_else(|_| self.0.clone())
-    }
-
-    /// The host without the brackets of an IPv6 address, and the port.
-    #[must_use]
-    pub fn host_and_port(&self) -> (&str, u16) {
-        let host = self.0.host().unwrap_or_default();
-        let usual = if self.is_encrypted() { 443 } else { 80 };
-        (host.trim_start_matches('[').trim_end_matches(']'), self.0.port_u16().unwrap_or(usual))
-    }
-
-    /// What a `host` header to the replica says.
-    #[must_use]
-    pub fn authority(&self) -> &str {
-        self.0.authority().map_or("", http::uri::Authority::as_str)
     }
 }
 
@@ -535,41 +466,6 @@ impl Replica {
                 tracing::info!(replica = name, "replica ready");
             }
             Health::Starting | Health::Draining => self.ejections.over(self.id),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_is_taken_with_and_without_a_slash() {
-        for (url, base) in [
-            ("http://10.0.0.1:8000", "http://10.0.0.1:8000"),
-            ("http://10.0.0.1:8000/", "http://10.0.0.1:8000"),
-            ("https://gpu.example/", "https://gpu.example"),
-        ] {
-            let origin: Origin = url.parse().unwrap();
-            let uri = origin.uri(PathAndQuery::from_static("/v1/models?a=b"));
-            assert_eq!(uri.to_string(), format!("{base}/v1/models?a=b"));
-            assert_eq!(origin.to_string(), base);
-        }
-        let origin: Origin = "https://[fd00::1]".parse().unwrap();
-        assert_eq!(origin.host_and_port(), ("fd00::1", 443));
-    }
-
-    #[test]
-    fn what_is_no_replica_url_is_told_the_cure() {
-        for (url, cure) in [
-            ("10.0.0.1:8000", "write http://HOST:PORT"),
-            ("localhost", "write http://HOST:PORT"),
-            ("http://u:p@a:1", "password"),
-            ("http://a:1/v1", "without a path"),
-            ("file:///etc/passwd", "write http://HOST:PORT"),
-        ] {
-            let error = url.parse::<Origin>().unwrap_err().to_string();
-            assert!(error.contains(cure) && error.contains(url), "{error}");
         }
     }
 }

@@ -15,6 +15,7 @@ use report::{cost::Prices, rolling::View};
 use rustls::ServerConfig;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use types::block::HashKey;
+use wire::digits::push_hex;
 
 use crate::{
     admin::decisions::RequestNames,
@@ -183,6 +184,9 @@ impl Cut {
     }
 }
 
+/// Room for such a name.
+const REQUEST_ID_BYTES: usize = 32;
+
 /// Names requests that come without a name.
 #[derive(Debug)]
 struct RequestIds {
@@ -221,8 +225,12 @@ impl App {
     pub(crate) fn request_id(&self) -> HeaderValue {
         let RequestIds { run, next } = &self.request_ids;
         let number = next.fetch_add(1, Ordering::Relaxed);
-        HeaderValue::try_from(format!("req-{run:08x}-{number:x}"))
-            .unwrap_or(HeaderValue::from_static("req"))
+        let mut text = String::with_capacity(REQUEST_ID_BYTES);
+        text.push_str("req-");
+        push_hex(&mut text, u64::from(*run), 8);
+        text.push('-');
+        push_hex(&mut text, number, 1);
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("req"))
     }
 
     /// Goodput since the router started, with what is paid for up to now.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 use types::{
     block::{ChainSeed, HashKey, Scope},
@@ -39,9 +39,7 @@ pub(crate) struct Intake {
 /// What is sent to the replica.
 #[derive(Debug)]
 pub(crate) struct Outbound {
-    pub(crate) path: PathAndQuery,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) request: Request<Bytes>,
     /// How long an answer may take to begin: what the router allows, or the client where that is less.
     pub(crate) answer_within: Duration,
     /// Whether it was the client who wanted it sooner than the router allows.
@@ -80,11 +78,14 @@ pub(crate) async fn read(
         Some(tenant) => Some(tenant.name.clone()),
         None => named_tenant(&settings, &headers)?,
     };
-    if let Some(problem) = misunderstood(&headers) {
+    let nothing = HeaderMap::new();
+    let wishes = if headers::wants_anything(&headers) { &headers } else { &nothing };
+    if let Some(problem) = misunderstood(wishes) {
         return Err(problem);
     }
     let Asked { class, slo, priority } =
-        read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
+        read_promise(&settings.promises, &settings.priorities, wishes, tenant.as_deref());
+    let answer_within = answer_within(&settings, wishes);
     passage.ranked(class, priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
@@ -107,12 +108,7 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt)?);
     }
 
-    let answer_within = answer_within(&settings, &headers);
-    headers::strip_hop_by_hop(&mut headers);
-    headers.remove(header::HOST);
-    headers.remove(header::EXPECT);
-    headers.insert(headers::REQUEST_ID, passage.request_id().clone());
-    let path = head.uri.path_and_query().cloned();
+    let outbound = outgoing(&head.uri, headers, body, passage.request_id());
     Ok(Intake {
         request: Routed {
             session: read.session,
@@ -130,14 +126,26 @@ pub(crate) async fn read(
             )
         },
         outbound: Outbound {
-            path: path.unwrap_or(PathAndQuery::from_static("/")),
+            request: outbound,
             answer_within,
             is_impatient: answer_within < settings.timeouts.answer,
-            headers,
-            body,
             _share: share,
         },
     })
+}
+
+/// The request as it is sent to a replica.
+fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes, id: &HeaderValue) -> Request<Bytes> {
+    headers::strip_hop_by_hop(&mut headers);
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    headers.insert(headers::REQUEST_ID, id.clone());
+    let path = uri.path_and_query().cloned();
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = Method::POST;
+    *outgoing.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
+    *outgoing.headers_mut() = headers;
+    outgoing
 }
 
 /// What a header of ours asks for that nobody understands. Ignored, it would be found out by who waits

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use fleet::replica::Origin;
+use fleet::origin::Origin;
 use parking_lot::Mutex;
 use policy::event::PeerId;
 use sha2::{Digest as _, Sha256};

@@ -128,8 +128,9 @@ impl Reloader {
         if in_force.policy.routing() != config.policy.routing() {
             app.fleet.dispatch().observe(Event::RoutingChanged(config.policy.routing()));
         }
-        app.settings.store(Arc::new(settings));
+        // Before anybody is promised what they say.
         app.telemetry.begin_classes(config.slo.classes.keys().map(String::as_str));
+        app.settings.store(Arc::new(settings));
         let Change { joined, left } =
             registry::sync(app, registry::Source::Configuration, &replicas(&config));
         registry::renew(app);

@@ -19,7 +19,7 @@ use fleet::{
     health::Failure,
     replica::Replica,
 };
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use policy::event::Reject;
 use wire::{headers, openai::Endpoint, sse::Scanner, usage::Answer as Account};
@@ -67,7 +67,7 @@ pub(crate) async fn send(
     passage: &mut Passage,
     outbound: Outbound,
 ) -> Result<Answer, Refusal> {
-    if app.quarantine.holds(&outbound.body) {
+    if app.quarantine.holds(outbound.request.body()) {
         return Err(Refusal::Poison);
     }
     app.retries.earn();
@@ -84,7 +84,7 @@ pub(crate) async fn send(
         let may_retry = placement.attempt < passage.settings().attempts_max;
         match attempt {
             Attempt::Answered(begun) => {
-                app.quarantine.absolve(&outbound.body);
+                app.quarantine.absolve(outbound.request.body());
                 if begun.response.status().is_success() {
                     erred.iter().for_each(|it| it.request_failed(Failure::Broken));
                 }
@@ -102,7 +102,7 @@ pub(crate) async fn send(
                     replica.request_failed(Failure::Broken);
                     return Ok(Answer { begun, replica });
                 }
-                if app.quarantine.strike(&outbound.body, replica.id(), Strike::Erred)
+                if app.quarantine.strike(outbound.request.body(), replica.id(), Strike::Erred)
                     || !may_retry
                     || !app.retries.spend()
                     || passage.retry().is_err()
@@ -113,7 +113,7 @@ pub(crate) async fn send(
             }
             Attempt::Failed(failure) => {
                 if failure == Failure::Broken
-                    && app.quarantine.strike(&outbound.body, replica.id(), Strike::Broke)
+                    && app.quarantine.strike(outbound.request.body(), replica.id(), Strike::Broke)
                 {
                     return Err(Refusal::Poison);
                 }
@@ -156,12 +156,8 @@ async fn attempt(
     replica: &Arc<Replica>,
     outbound: &Outbound,
 ) -> Attempt {
-    let mut request = Request::new(outbound.body.clone());
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = outbound.path.clone().into();
-    request.headers_mut().clone_from(&outbound.headers);
     let answer = async {
-        match replica.client().request(request).await {
+        match replica.client().request(&outbound.request).await {
             Ok(response) => begin(endpoint, replica, response).await,
             Err(error) => {
                 // A connection that did not come about in time is among these: nothing was sent.

@@ -30,6 +30,11 @@ use router::{config::ConfigError, serve::StartError};
 
 use crate::args::{Args, Verb};
 
+/// Memory that streams took is the system's again soon after they have closed.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What `sysexits.h` calls `EX_CONFIG`: the configuration can't be used.
 const EXIT_CONFIG: u8 = 78;
 

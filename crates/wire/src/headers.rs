@@ -58,6 +58,12 @@ pub const DROPPED_REASON: HeaderName = HeaderName::from_static("x-sluice-dropped
 /// When to come again, in milliseconds; `retry-after` says it in seconds.
 pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
+/// How the headers begin that are Sluice's alone.
+const OWN_PREFIX: &str = "x-sluice-";
+
+/// How the headers begin that say how a request wants to be served.
+const WISH_PREFIXES: [&str; 3] = [OWN_PREFIX, "x-llm-d-", "x-slo-"];
+
 /// Every header that Sluice may add to an answer.
 pub const EMITTED: [HeaderName; 11] = [
     REQUEST_ID,
@@ -103,22 +109,25 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         // What most connections say names no header that would not come off anyway.
         .filter(|token| !token.eq_ignore_ascii_case("keep-alive") && !token.is_empty())
         .filter_map(|token| token.parse().ok());
-    let listed = headers.keys().filter(|it| is_hop_by_hop(it)).cloned();
-    let doomed: Vec<HeaderName> = named.chain(listed).collect();
-    for name in doomed {
+    let named: Vec<HeaderName> = named.collect();
+    for name in named {
         headers.remove(name);
     }
+    strip(headers, is_hop_by_hop);
 }
 
 /// Takes off what only Sluice may say: every header that it adds to answers, and whatever else begins as
 /// its own do. When to come again stays: a replica that is full says so too.
 pub fn strip_own(headers: &mut HeaderMap) {
-    let is_own = |it: &&HeaderName| {
-        it.as_str().starts_with("x-sluice-")
-            || (EMITTED.contains(it) && **it != header::RETRY_AFTER && **it != RETRY_AFTER_MS)
-    };
-    let doomed: Vec<HeaderName> = headers.keys().filter(is_own).cloned().collect();
-    for name in doomed {
+    strip(headers, |name| {
+        let name = name.as_str();
+        name.starts_with(OWN_PREFIX) || matches!(name, "x-request-id" | "server-timing")
+    });
+}
+
+/// Takes off every header of which `is_doomed`. There are few, if any, so none is kept to be removed later.
+fn strip(headers: &mut HeaderMap, is_doomed: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|it| is_doomed(it)).cloned() {
         headers.remove(name);
     }
 }
@@ -169,6 +178,16 @@ pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let names = [header::RETRY_AFTER];
     whole_number(headers, &names).map(Duration::from_secs)
+}
+
+/// Whether a request says by any header how it wants to be served: its promise, its priority, its patience.
+/// Most do not, and one walk over their headers is cheaper than a search for each of those.
+#[must_use]
+pub fn wants_anything(headers: &HeaderMap) -> bool {
+    headers.keys().any(|it| {
+        let name = it.as_str();
+        WISH_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    })
 }
 
 /// The first of `names` that holds a whole number, such as [`SLO_TTFT_MS`].
@@ -264,6 +283,16 @@ mod tests {
             assert_eq!(request_id(&headers(&[("x-request-id", id)])).is_some(), fits, "{id:?}");
         }
         assert_eq!(request_id(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn whoever_wants_anything_is_found() {
+        let wishes = [TIMEOUT_MS, PRIORITY, SLO_CLASS];
+        for name in wishes.into_iter().chain(SLO_TTFT_MS).chain(SLO_TPOT_MS) {
+            let wants = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("1"))]);
+            assert!(wants_anything(&wants), "{name}");
+        }
+        assert!(!wants_anything(&headers(&[("content-type", "a"), ("x-stainless-lang", "js")])));
     }
 
     #[test]

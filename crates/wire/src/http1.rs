@@ -5,6 +5,8 @@
 //! anywhere and a connection that waits holds nothing. Where servers disagree on what is meant, the strict
 //! reading is taken: who follows on this connection must not be misled about where an answer ends.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
@@ -14,6 +16,9 @@ pub use framing::{Framing, Piece};
 
 /// Most lines of a head.
 const HEADERS_MAX: usize = 100;
+
+/// Lines that there is room for beyond those of the head: what the router adds to most answers.
+const HEADERS_ADDED: usize = 9;
 
 /// Why bytes are no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,23 +65,26 @@ pub struct Head {
 ///
 /// [`BadAnswer`] when what is there can't become one.
 pub fn take_head(bytes: &mut BytesMut) -> Result<Option<Head>, BadAnswer> {
-    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Response::new(&mut lines);
-    let length = match parsed.parse(bytes).map_err(BadAnswer::Head)? {
+    let mut lines = [MaybeUninit::uninit(); HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut parsed,
+        bytes,
+        &mut lines,
+    );
+    let length = match read.map_err(BadAnswer::Head)? {
         httparse::Status::Partial => return Ok(None),
         httparse::Status::Complete(length) => length,
     };
-    // Once more, now that it is known how much of it there is: the values then need not be copied.
-    let head = bytes.split_to(length).freeze();
-    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Response::new(&mut lines);
-    parsed.parse(&head).map_err(BadAnswer::Head)?;
     let status = parsed.code.and_then(|it| StatusCode::from_u16(it).ok());
     let status = status.ok_or(BadAnswer::Status)?;
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-    for line in parsed.headers.iter() {
-        let (name, value) = named(&head, line)?;
+    // Where each line lies, so that the values need not be copied once the head is taken.
+    let places: Vec<Line> = parsed.headers.iter().map(|it| Line::of(bytes, it)).collect();
+    let head = bytes.split_to(length).freeze();
+    let mut headers = HeaderMap::with_capacity(places.len().saturating_add(HEADERS_ADDED));
+    for place in places {
+        let (name, value) = place.read(&head)?;
         headers.append(name, value);
     }
     let framing = framing_of(status, version, &mut headers)?;
@@ -84,15 +92,33 @@ pub fn take_head(bytes: &mut BytesMut) -> Result<Option<Head>, BadAnswer> {
     Ok(Some(Head { status, version, headers, framing, keeps_connection }))
 }
 
-fn named(
-    head: &Bytes,
-    line: &httparse::Header<'_>,
-) -> Result<(HeaderName, HeaderValue), BadAnswer> {
-    let name = HeaderName::from_bytes(line.name.as_bytes());
-    let name = name.map_err(|_| BadAnswer::Head(httparse::Error::HeaderName))?;
-    let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value));
-    let value = value.map_err(|_| BadAnswer::Head(httparse::Error::HeaderValue))?;
-    Ok((name, value))
+/// Where a line's name and value lie in a head.
+struct Line {
+    name: (usize, usize),
+    value: (usize, usize),
+}
+
+impl Line {
+    fn of(head: &[u8], line: &httparse::Header<'_>) -> Self {
+        let begin = head.as_ptr().addr();
+        let place = |part: &[u8]| {
+            // One without bytes may lie anywhere.
+            if part.is_empty() {
+                return (0, 0);
+            }
+            let from = part.as_ptr().addr().saturating_sub(begin);
+            (from, from.saturating_add(part.len()))
+        };
+        Self { name: place(line.name.as_bytes()), value: place(line.value) }
+    }
+
+    fn read(&self, head: &Bytes) -> Result<(HeaderName, HeaderValue), BadAnswer> {
+        let name = head.get(self.name.0..self.name.1).map(HeaderName::from_bytes);
+        let name = name.and_then(Result::ok).ok_or(BadAnswer::Head(httparse::Error::HeaderName))?;
+        let value = head.get(self.value.0..self.value.1).map(|it| head.slice_ref(it));
+        let value = value.and_then(|it| HeaderValue::from_maybe_shared(it).ok());
+        Ok((name, value.ok_or(BadAnswer::Head(httparse::Error::HeaderValue))?))
+    }
 }
 
 /// How the body ends (RFC 9112, 6.3).

@@ -17,17 +17,17 @@ pub(crate) fn quoted(text: &str) -> Option<&str> {
 }
 
 /// The value of a JSON string; `None` for other values and for lone surrogates.
-pub(crate) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let text = quoted(raw.get())?;
+pub(crate) fn string(value: &str) -> Option<Cow<'_, str>> {
+    let text = quoted(value)?;
     if memchr::memchr(b'\\', text.as_bytes()).is_none() {
         return Some(Cow::Borrowed(text));
     }
-    serde_json::from_str(raw.get()).ok().map(Cow::Owned)
+    serde_json::from_str(value).ok().map(Cow::Owned)
 }
 
 /// Whether the value's text starts with `first`: `[` for an array, `{` for an object.
-pub(crate) fn starts_with(raw: &RawValue, first: u8) -> bool {
-    raw.get().as_bytes().first() == Some(&first)
+pub(crate) fn starts_with(value: &str, first: u8) -> bool {
+    value.as_bytes().first() == Some(&first)
 }
 
 /// Calls `visit` with each item of an array until it breaks off; returns whether every item was of
@@ -64,8 +64,8 @@ pub(crate) fn for_each_item<'a, T: Deserialize<'a>>(
 }
 
 /// The entries of an object; `None` for other values and for objects that are too large.
-pub(crate) fn entries(raw: &RawValue) -> Option<Entries<'_>> {
-    serde_json::from_str(raw.get()).ok()
+pub(crate) fn entries(value: &str) -> Option<Entries<'_>> {
+    serde_json::from_str(value).ok()
 }
 
 /// The entries of a small object in their order, keys unescaped.
@@ -77,12 +77,12 @@ impl<'a> Entries<'a> {
     const MAX: usize = 64;
 
     /// The value of the last entry called `name`.
-    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         self.iter().filter(|(key, _)| *key == name).map(|(_, value)| value).last()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.0.iter().map(|(key, value)| (&*key.0, *value))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.0.iter().map(|(key, value)| (&*key.0, value.get()))
     }
 }
 
@@ -192,10 +192,6 @@ mod tests {
 
     use super::*;
 
-    fn raw(text: &str) -> &RawValue {
-        serde_json::from_str(text).unwrap()
-    }
-
     fn compacted(text: &str) -> String {
         let mut out = Vec::new();
         compact(text, &mut |piece| out.extend_from_slice(piece));
@@ -214,18 +210,18 @@ mod tests {
 
     #[test]
     fn a_string_is_borrowed_until_it_has_escapes() {
-        assert!(matches!(string(raw(r#""plain""#)), Some(Cow::Borrowed("plain"))));
-        assert_eq!(string(raw(r#""\u0061\n""#)).unwrap(), "a\n");
-        assert_eq!(string(raw(r#""\ud800""#)), None);
-        assert_eq!(string(raw("7")), None);
+        assert!(matches!(string(r#""plain""#), Some(Cow::Borrowed("plain"))));
+        assert_eq!(string(r#""\u0061\n""#).unwrap(), "a\n");
+        assert_eq!(string(r#""\ud800""#), None);
+        assert_eq!(string("7"), None);
     }
 
     #[test]
     fn entries_come_in_the_order_of_the_text_with_keys_unescaped() {
         let entries: Entries<'_> = serde_json::from_str(r#"{"b":1,"\u0061":[2]}"#).unwrap();
-        let seen: Vec<String> = entries.iter().map(|(k, v)| format!("{k}={}", v.get())).collect();
+        let seen: Vec<String> = entries.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(seen, ["b=1", "a=[2]"]);
-        assert_eq!(entries.get("a").unwrap().get(), "[2]");
+        assert_eq!(entries.get("a").unwrap(), "[2]");
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //! On the way back [`sse`] finds the events of a stream and [`usage`] reads what they say of its
 //! cost and its end; [`error_body`] writes the errors that clients understand. [`prometheus`]
 //! reads what an engine says of its load, and [`kv_events`] what it publishes of its cache. [`http1`] tells
-//! where answers begin and end, and [`placements`] is what routers of one fleet tell each other.
+//! where answers begin and end, [`placements`] is what routers of one fleet tell each other, and [`digits`] writes
+//! numbers.
 
+pub mod digits;
 pub mod error_body;
 pub mod headers;
 pub mod http1;
@@ -17,6 +19,7 @@ pub mod openai;
 pub mod placements;
 pub mod prometheus;
 pub mod prompt;
+mod scan;
 pub mod sse;
 pub mod usage;
 mod walk;

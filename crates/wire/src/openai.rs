@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde_json::{error::Category, value::RawValue};
+use serde_json::error::Category;
 use types::quantity::Tokens;
 
 use self::fields::{Field, Fields};
@@ -187,7 +187,7 @@ impl BadRequest {
 pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<View<'_>, BadRequest> {
     let text = std::str::from_utf8(body)
         .map_err(|error| BadRequest::NotUtf8 { offset: error.valid_up_to() })?;
-    let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| not_json(&error))?;
+    let fields = Fields::read(text).map_err(|error| not_json(&error))?;
     if let Some(param) = fields.duplicate {
         return Err(BadRequest::Duplicate { param });
     }
@@ -247,7 +247,7 @@ fn model<'a>(fields: &Fields<'a>, endpoint: Endpoint) -> Result<Cow<'a, str>, Ba
 }
 
 fn flag(fields: &Fields<'_>, field: Field) -> Result<bool, BadRequest> {
-    match fields.get(field).map(RawValue::get) {
+    match fields.get(field) {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
         Some(_) => Err(BadRequest::WrongType { param: field.name(), expected: "true or false" }),
@@ -256,7 +256,7 @@ fn flag(fields: &Fields<'_>, field: Field) -> Result<bool, BadRequest> {
 
 fn include_usage(fields: &Fields<'_>) -> bool {
     let options = fields.get(Field::StreamOptions).and_then(json::entries);
-    options.and_then(|it| it.get("include_usage")).is_some_and(|it| it.get() == "true")
+    options.and_then(|it| it.get("include_usage")).is_some_and(|it| it == "true")
 }
 
 /// A wrong type is an error: ignored, it would put the prompt among those that have no salt.
@@ -272,18 +272,20 @@ fn cache_salt<'a>(fields: &Fields<'a>) -> Result<Option<Cow<'a, str>>, BadReques
 }
 
 /// A whole number of tokens, at most `u32::MAX`; anything else is the engine's to refuse.
-fn tokens(raw: &RawValue) -> Option<Tokens> {
-    let count: u64 = raw.get().parse().ok()?;
+fn tokens(value: &str) -> Option<Tokens> {
+    let count: u64 = value.parse().ok()?;
     Some(Tokens(u32::try_from(count).unwrap_or(u32::MAX)))
 }
 
-fn entry<'a>(raw: &'a RawValue, name: &str) -> Option<Cow<'a, str>> {
-    json::string(json::entries(raw)?.get(name)?)
+fn entry<'a>(object: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    json::string(json::entries(object)?.get(name)?)
 }
 
 fn content<'a>(fields: &Fields<'a>, endpoint: Endpoint) -> Result<Content<'a>, BadRequest> {
-    let conversation = |system: Option<&'a RawValue>, turns: Option<&'a RawValue>| {
-        Content::Conversation { tools: fields.get(Field::Tools), system, turns }
+    let conversation = |system: Option<&'a str>, turns: Option<&'a str>| Content::Conversation {
+        tools: fields.get(Field::Tools),
+        system,
+        turns,
     };
     Ok(match endpoint {
         Endpoint::ChatCompletions => conversation(None, fields.array(Field::Messages)?),

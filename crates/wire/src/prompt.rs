@@ -17,7 +17,6 @@
 
 use std::{cell::Cell, ops::ControlFlow};
 
-use serde_json::value::RawValue;
 use types::{
     block::{BlockHash, BlockHasher, ChainSeed, HashKey, Scope},
     quantity::{BYTES_PER_TOKEN, Tokens},
@@ -48,15 +47,11 @@ pub(crate) enum Content<'a> {
     /// Nothing that an engine would prefill.
     None,
     /// A chat.
-    Conversation {
-        tools: Option<&'a RawValue>,
-        system: Option<&'a RawValue>,
-        turns: Option<&'a RawValue>,
-    },
+    Conversation { tools: Option<&'a str>, system: Option<&'a str>, turns: Option<&'a str> },
     /// Text, token ids, or several of either; the first is what blocks are named for.
-    Prompts(Option<&'a RawValue>),
+    Prompts(Option<&'a str>),
     /// A text to be held against others, each of which is prefilled after it.
-    Pairs(Option<&'a RawValue>, Option<&'a RawValue>),
+    Pairs(Option<&'a str>, Option<&'a str>),
 }
 
 impl Content<'_> {
@@ -140,8 +135,7 @@ impl View<'_> {
         match self.content {
             Content::None => {}
             Content::Conversation { tools, system, turns } => {
-                let conversation = [tools, system, turns].map(|it| it.map(RawValue::get));
-                first_turn = hash_conversation(&mut hasher, key, conversation);
+                first_turn = hash_conversation(&mut hasher, key, [tools, system, turns]);
             }
             Content::Prompts(prompts) => {
                 let mut first = true;
@@ -160,7 +154,7 @@ impl View<'_> {
                 for_each_prompt(text, |prompt| {
                     Layout::new(&mut |piece| hasher.update(piece)).prompt(prompt);
                 });
-                bytes_beside = others.map_or(0, |raw| raw.get().len());
+                bytes_beside = others.map_or(0, str::len);
             }
         }
         let is_estimated = is_text && bytes_beside == 0;
@@ -385,8 +379,8 @@ impl<'e> Layout<'e> {
 }
 
 /// Calls `visit` with each prompt of a batch, or with the one that stands alone.
-fn for_each_prompt<'a>(prompts: Option<&'a RawValue>, mut visit: impl FnMut(&'a str)) {
-    let Some(prompts) = prompts.map(RawValue::get) else { return };
+fn for_each_prompt<'a>(prompts: Option<&'a str>, mut visit: impl FnMut(&'a str)) {
+    let Some(prompts) = prompts else { return };
     let first = prompts.as_bytes().get(1..).map(<[u8]>::trim_ascii_start);
     let is_batch = matches!(first.and_then(<[u8]>::first), Some(b'[' | b'"' | b'{'));
     match walk::items(prompts) {

@@ -78,9 +78,13 @@ impl Connection {
         Self { io, unread: BytesMut::new(), framing: Framing::Over, keeps: true }
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn exchange(&mut self, request: &Message) -> Result<Response<()>, Unanswered> {
-        let (head, body) = (Bytes::from(head_of(request)), request.body().clone());
+    /// Sends a request to `host` and waits for the head of its answer.
+    pub(super) async fn exchange(
+        &mut self,
+        request: &Message,
+        host: &str,
+    ) -> Result<Response<()>, Unanswered> {
+        let (head, body) = (Bytes::from(head_of(request, host)), request.body().clone());
         let length = head.len() + body.len();
         let mut unsent = Unsent { head, body, length, failed: None };
         let answer = poll_fn(|cx| self.poll_answer(cx, &mut unsent)).await;
@@ -244,15 +248,15 @@ impl Unsent {
     }
 }
 
-/// The head of a request; how it is framed is not what its headers say but what is sent.
-fn head_of(request: &Message) -> Vec<u8> {
+/// The head of a request; where it goes and how it is framed is not what its headers say but what is done.
+fn head_of(request: &Message, host: &str) -> Vec<u8> {
     let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
     let mut head = Vec::with_capacity(512);
-    for piece in [request.method().as_str(), " ", path, " HTTP/1.1\r\n"] {
+    for piece in [request.method().as_str(), " ", path, " HTTP/1.1\r\nhost: ", host, "\r\n"] {
         head.extend_from_slice(piece.as_bytes());
     }
-    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    for (name, value) in request.headers().iter().filter(|it| !framing.contains(it.0)) {
+    let ours = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    for (name, value) in request.headers().iter().filter(|it| !ours.contains(it.0)) {
         for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             head.extend_from_slice(piece);
         }

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use fleet::replica::{Origin, ReplicaSpec};
+use fleet::{origin::Origin, replica::ReplicaSpec};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -102,7 +102,7 @@ async fn pinned(origin: &Origin, networks: &[Network]) -> Result<Origin, String>
     let address = addresses.first().ok_or_else(|| format!("{host} has no address"))?;
     let scheme = if origin.is_encrypted() { "https" } else { "http" };
     let pinned = format!("{scheme}://{}", std::net::SocketAddr::new(*address, port));
-    pinned.parse().map_err(|error: fleet::replica::BadOrigin| error.to_string())
+    pinned.parse().map_err(|error: fleet::origin::BadOrigin| error.to_string())
 }
 
 /// `POST /admin/replicas/{name}/drain`.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use fleet::{replica::Origin, tls::TrustFiles};
+use fleet::{origin::Origin, tls::TrustFiles};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, Secret, tls::Trusts};

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use fleet::{
     kv::follow::{KvEndpoint, KvSource},
-    replica::{Origin, ReplicaSpec},
+    origin::Origin,
+    replica::ReplicaSpec,
     tls::TrustFiles,
 };
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,7 @@ use std::{
 
 use fleet::{
     client::Reach,
-    replica::Origin,
+    origin::Origin,
     tls::{self, Trust, TrustFiles},
 };
 use rustls::{ClientConfig, ServerConfig, server::WebPkiClientVerifier};

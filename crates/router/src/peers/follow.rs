@@ -126,7 +126,7 @@ async fn open(app: &App, configured: &Configured, target: &Target) -> Result<Bod
         request = request.header(header::AUTHORIZATION, key);
     }
     let request = request.body(Bytes::new()).map_err(|it| unreachable(it.to_string()))?;
-    let response = match timeout(SILENCE_MAX, client.request(request)).await {
+    let response = match timeout(SILENCE_MAX, client.request(&request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(unreachable(error.to_string())),
         Err(_) => return Err(Ending::of(Failure::Silent, "it does not answer")),

@@ -7,7 +7,7 @@ use fleet::{
 use metrics::{counter, gauge};
 use policy::dispatcher::CacheMode;
 
-use super::{
+use super::names::{
     CACHE_MODE, HELD_BLOCKS, HELD_BYTES, HELD_REFUSED, KV_EVENTS, KV_FOLLOWING, KV_GAPS, KV_LAG,
     KV_ORPHANS, KV_REPLAYS, KV_RESTARTS,
 };

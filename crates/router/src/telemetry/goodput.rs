@@ -1,32 +1,42 @@
 //! What was good, and what it costs.
 
-use metrics::{counter, gauge};
+use metrics::{Counter, counter, gauge};
 
-use super::{COST_PER_ACCEPTED, COST_PER_HOUR, JUDGED, Telemetry};
+use super::{
+    Telemetry,
+    names::{COST_PER_ACCEPTED, COST_PER_HOUR, JUDGED},
+};
 use crate::app::App;
 
 /// What requests of no class are called; classes are those of the configuration.
 const NO_CLASS: &str = "none";
 
+/// The counters of one class: of good requests, and of those that were not.
+pub(super) type Judged = [Counter; 2];
+
 impl Telemetry {
     /// Begins to count the requests of each of `classes`, and those of no class.
     pub(crate) fn begin_classes<'a>(&self, classes: impl Iterator<Item = &'a str>) {
-        metrics::with_local_recorder(&self.recorder, || {
-            for class in classes.chain([NO_CLASS]) {
-                for good in ["true", "false"] {
-                    counter!(JUDGED, "slo_class" => class.to_owned(), "good" => good).increment(0);
-                }
-            }
-        });
+        for class in classes.chain([NO_CLASS]) {
+            self.judged.insert(class.to_owned(), self.declare_judged(class));
+        }
     }
 
-    /// Counts a request that has left and was judged.
-    pub(crate) fn judged(&self, slo_class: Option<&str>, is_good: bool) {
-        let class = slo_class.unwrap_or(NO_CLASS).to_owned();
-        let good = if is_good { "true" } else { "false" };
+    fn declare_judged(&self, class: &str) -> Judged {
         metrics::with_local_recorder(&self.recorder, || {
-            counter!(JUDGED, "slo_class" => class, "good" => good).increment(1);
-        });
+            ["true", "false"].map(|good| {
+                let counter = counter!(JUDGED, "slo_class" => class.to_owned(), "good" => good);
+                counter.increment(0);
+                counter
+            })
+        })
+    }
+
+    /// Counts a request that has left and was judged. Its class is one of those that were begun.
+    pub(crate) fn judged(&self, slo_class: Option<&str>, is_good: bool) {
+        let Some(judged) = self.judged.get(slo_class.unwrap_or(NO_CLASS)) else { return };
+        let [good, bad] = judged.value();
+        if is_good { good.increment(1) } else { bad.increment(1) }
     }
 }
 

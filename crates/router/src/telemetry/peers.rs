@@ -2,7 +2,7 @@
 
 use metrics::{counter, gauge};
 
-use super::{
+use super::names::{
     PEER_FAILURES, PEERS, PEERS_CONNECTED, PLACEMENTS_DROPPED, PLACEMENTS_LISTENERS,
     PLACEMENTS_RECEIVED, PLACEMENTS_TOLD, PLACEMENTS_UNKNOWN,
 };

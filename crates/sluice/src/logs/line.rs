@@ -15,6 +15,7 @@ use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
 };
+use wire::digits::{push_thousandths, push_whole};
 
 use crate::args::LogFormat;
 
@@ -118,7 +119,7 @@ impl Visit for Text<'_> {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        whole(self.0, value);
+        push_whole(self.0, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -164,7 +165,7 @@ impl Visit for Json<'_> {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        whole(self.0, value);
+        push_whole(self.0, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -202,36 +203,15 @@ fn float(out: &mut String, value: f64) {
         reason = "a whole number between nought and 10^15"
     )]
     let thousandths = (value * 1e3).round() as u64;
-    whole(out, thousandths / 1_000);
-    let [a, b, c] = [100, 10, 1].map(|unit| digit(thousandths / unit));
-    out.extend(['.', a, b, c]);
-}
-
-/// Appends a whole number, without the way through `core::fmt`.
-fn whole(out: &mut String, mut value: u64) {
-    let mut digits = ['0'; 20];
-    let mut first = digits.len();
-    for place in digits.iter_mut().rev() {
-        *place = digit(value);
-        value /= 10;
-        first = first.saturating_sub(1);
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend(digits.get(first..).unwrap_or_default());
-}
-
-/// The last digit of a number.
-fn digit(value: u64) -> char {
-    u8::try_from(value % 10).map_or('0', |it| char::from(b'0' + it))
+    push_thousandths(out, thousandths);
 }
 
 /// Appends `text`, escaped as JSON escapes where it is not printable ASCII, and where it would end a
 /// quotation if it is `quoted`.
 fn escape(out: &mut String, text: &str, quoted: bool) {
     let is_plain = |it: u8| matches!(it, b' '..=b'~') && !(quoted && matches!(it, b'"' | b'\\'));
-    if text.bytes().all(is_plain) {
+    // Without an early exit, so that many bytes are looked at at once: nearly all texts are plain.
+    if text.bytes().fold(true, |all, it| all & is_plain(it)) {
         return out.push_str(text);
     }
     for char in text.chars() {

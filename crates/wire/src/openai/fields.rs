@@ -1,6 +1,6 @@
 //! The fields of a body that routing reads, found in one walk.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize,
@@ -9,8 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::BadRequest;
-use crate::json;
-use std::borrow::Cow;
+use crate::{json, scan};
 
 /// Declares the fields that are read, each with its name.
 macro_rules! fields {
@@ -67,23 +66,45 @@ fields! {
 }
 
 /// The fields of a body that are read, as received.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields<'a> {
-    values: [Option<&'a RawValue>; FIELDS],
+    values: [Option<&'a str>; FIELDS],
     pub(super) duplicate: Option<&'static str>,
 }
 
 impl<'a> Fields<'a> {
+    /// Reads the fields of `text`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a JSON object.
+    pub(super) fn read(text: &'a str) -> Result<Self, serde_json::Error> {
+        let mut fields = Self::default();
+        let found = scan::fields(text, |name, value| {
+            if let Some(field) = Field::from_name(name) {
+                fields.put(field, value);
+            }
+        });
+        if found.is_none() {
+            return serde_json::from_str(text);
+        }
+        debug_assert!(
+            serde_json::from_str(text).is_ok_and(|it: Self| it == fields),
+            "what is found is what serde_json finds"
+        );
+        Ok(fields)
+    }
+
     /// The field's value; `null` is as good as absent.
-    pub(super) fn get(&self, field: Field) -> Option<&'a RawValue> {
-        self.values.get(field as usize).copied().flatten().filter(|raw| raw.get() != "null")
+    pub(super) fn get(&self, field: Field) -> Option<&'a str> {
+        self.values.get(field as usize).copied().flatten().filter(|value| *value != "null")
     }
 
     pub(super) fn text(&self, field: Field) -> Option<Cow<'a, str>> {
         json::string(self.get(field)?)
     }
 
-    pub(super) fn array(&self, field: Field) -> Result<Option<&'a RawValue>, BadRequest> {
+    pub(super) fn array(&self, field: Field) -> Result<Option<&'a str>, BadRequest> {
         match self.get(field) {
             Some(raw) if !json::starts_with(raw, b'[') => {
                 Err(BadRequest::WrongType { param: field.name(), expected: "an array" })
@@ -92,7 +113,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn text_or_array(&self, field: Field) -> Result<Option<&'a RawValue>, BadRequest> {
+    pub(super) fn text_or_array(&self, field: Field) -> Result<Option<&'a str>, BadRequest> {
         match self.get(field) {
             Some(raw) if !json::starts_with(raw, b'[') && !json::starts_with(raw, b'"') => {
                 let expected = "a string or an array";
@@ -102,7 +123,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn put(&mut self, field: Field, value: &'a RawValue) {
+    fn put(&mut self, field: Field, value: &'a str) {
         if let Some(slot) = self.values.get_mut(field as usize)
             && slot.replace(value).is_some()
         {
@@ -126,7 +147,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 let mut fields = Fields::default();
                 while let Some(name) = map.next_key::<Name>()? {
                     match name.0 {
-                        Some(field) => fields.put(field, map.next_value()?),
+                        Some(field) => fields.put(field, map.next_value::<&RawValue>()?.get()),
                         None => {
                             map.next_value::<IgnoredAny>()?;
                         }
