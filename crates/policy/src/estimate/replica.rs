@@ -86,6 +86,8 @@ pub struct ReplicaEstimate {
     /// When answers that are not at their end began, in that order.
     begun: VecDeque<Timestamp>,
     ttft_margin: Margin,
+    /// The same for requests that must wait for room.
+    room_margin: Margin,
     tpot_margin: Margin,
 }
 
@@ -112,6 +114,8 @@ struct Waiting {
 pub struct Forecast {
     /// Time to its first token.
     pub ttft_s: f64,
+    /// The part of that in which it waits for a seat or for memory.
+    pub room_s: f64,
     /// The part of that in which prompts are computed, those before it included.
     pub prefilling_s: f64,
     /// The part of that for the request's own prompt.
@@ -178,6 +182,7 @@ impl ReplicaEstimate {
             },
             begun: VecDeque::new(),
             ttft_margin: Margin::new(TTFT_MISSES),
+            room_margin: Margin::new(TTFT_MISSES),
             tpot_margin: Margin::new(TPOT_MISSES),
         }
     }
@@ -230,10 +235,16 @@ impl ReplicaEstimate {
         (&self.ttft_margin, &self.tpot_margin)
     }
 
-    /// Most sequences that it decodes at once.
+    /// The factor on the time to first token of `forecast`.
     #[must_use]
-    pub const fn sequences_max(&self) -> u32 {
-        self.form.sequences_max
+    pub const fn ttft_margin(&self, forecast: &Forecast) -> &Margin {
+        if 0.0 < forecast.room_s { &self.room_margin } else { &self.ttft_margin }
+    }
+
+    /// Share of its time that goes to prefill, as placed of late.
+    #[must_use]
+    pub fn duty(&self, now: Timestamp) -> f64 {
+        self.placed.rate(now) * self.speed.prefill
     }
 
     /// Seconds in which its engine computes a full chunk of a prompt.
@@ -284,6 +295,7 @@ impl ReplicaEstimate {
         let utilisation = gap_s / full_s;
         Forecast {
             ttft_s,
+            room_s: 0.0,
             prefilling_s,
             own_prefill_s,
             alone_s,
@@ -395,7 +407,9 @@ impl ReplicaEstimate {
 
     /// Learns from a first token that came `took_s` after the decision.
     pub fn learn_ttft(&mut self, forecast: &Forecast, took_s: f64) {
-        self.ttft_margin.observe(self.ttft_margin.value() * forecast.ttft_s < took_s);
+        let had_room = forecast.room_s <= 0.0;
+        let margin = if had_room { &mut self.ttft_margin } else { &mut self.room_margin };
+        margin.observe(margin.value() * forecast.ttft_s < took_s);
         if self.frozen || !forecast.is_quiet {
             return;
         }
