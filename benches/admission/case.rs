@@ -33,10 +33,22 @@ pub(crate) struct Case {
 const SYNTHETIC: [(&str, f64); 4] =
     [("chat", 108.0), ("mixed", 74.0), ("hot-documents", 85.0), ("no-sharing", 104.0)];
 
+const FEW_SEATS_KNEE: f64 = 91.0;
+const AGENT_KNEE: f64 = 17.7;
+
 /// The main workloads that are wanted.
 pub(crate) fn synthetic(terms: &Terms) -> Vec<Case> {
     let wanted = SYNTHETIC.into_iter().filter(|it| terms.wants(it.0));
     wanted.map(|(name, knee)| Case::named(name, knee).on(terms)).collect()
+}
+
+/// Conversations on engines that run 48 requests at once, which nobody tells the router, and agents.
+pub(crate) fn few_seats_and_agents(terms: &Terms) -> Vec<Case> {
+    let mut few_seats = Case::named("chat", FEW_SEATS_KNEE);
+    few_seats.name = "chat-48-seats".to_owned();
+    few_seats.scenario.fleet.overrides.max_num_seqs = Some(48);
+    let all = [few_seats, Case::named("agent", AGENT_KNEE)];
+    all.into_iter().filter(|it| terms.wants(&it.name)).collect()
 }
 
 impl Case {

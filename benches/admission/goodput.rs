@@ -42,7 +42,7 @@ pub(crate) fn beyond_the_knee(terms: &Terms) {
 /// Longer than other rows: as long as caches are cold, a fleet that is offered less than its knee is beyond it, and
 /// admission has it warm up more slowly than it does when everybody is let in.
 pub(crate) fn below_the_knee(terms: &Terms) {
-    for case in case::synthetic(terms) {
+    for case in case::synthetic(terms).into_iter().chain(case::few_seats_and_agents(terms)) {
         below(&case.lasting(terms.duration * 5 / 2), terms.seeds);
     }
 }

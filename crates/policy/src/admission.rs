@@ -57,7 +57,7 @@ const CLASS_AGE_MAX: Duration = Duration::from_secs(30);
 const RETRIES_AT_ONCE: f64 = 200.0;
 
 /// How long a request without a promise of a first token may wait.
-const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
 
 /// Time between two looks at those who wait, when nothing else gives cause.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -186,6 +186,9 @@ impl Dispatcher {
             Event::CacheLost(id) => self.cache_lost(now, id),
             Event::CacheSized { replica, tokens } if self.fleet.get(replica).is_some() => {
                 self.caches.sized(replica, tokens);
+                if let Some(it) = self.fleet.get_mut(replica) {
+                    it.cache_sized(tokens);
+                }
                 self.bound_prefixes(replica);
             }
             Event::CacheSized { .. } => {}

@@ -19,6 +19,7 @@ pub mod margin;
 pub mod output;
 pub mod replica;
 pub mod scale;
+pub mod seats;
 
 use serde::{Deserialize, Serialize};
 use types::quantity::Tokens;
@@ -28,6 +29,7 @@ pub use self::{
     eviction::Evictions,
     output::OutputLengths,
     replica::{Forecast, ReplicaEstimate},
+    seats::Seats,
 };
 
 /// What estimates start from.

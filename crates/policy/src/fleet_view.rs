@@ -19,7 +19,7 @@ pub use self::replica::{Accuracy, Load, Replica};
 use self::{glance::Replicas, replica::ANY_LENGTH};
 use crate::{
     estimate::{
-        Coefficients, EstimateConfig, ReplicaEstimate,
+        Coefficients, EstimateConfig, ReplicaEstimate, Seats,
         fleet_speed::{FleetSpeed, Observed},
     },
     prefix_index::Slot,
@@ -58,7 +58,8 @@ impl FleetView {
             let (prefill, decode) = (self.speed.prefill.value(), self.speed.decode.value());
             estimate.start_like(prefill.unwrap_or(1.0), decode.unwrap_or(1.0));
         }
-        self.replicas.insert(at, Replica::new(id, slot, estimate));
+        let seats = Seats::new(self.estimate.coefficients.sequences_max);
+        self.replicas.insert(at, Replica::new(id, slot, estimate, seats));
     }
 
     /// Lets the estimate of replica `id` learn, which from then on takes for its own only what differs

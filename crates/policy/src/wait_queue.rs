@@ -32,6 +32,8 @@ pub struct Waiting {
     pub gate: Gate,
     /// Until that would have been worked off, seconds.
     pub after_s: f64,
+    /// Whether it might have gone, and rather waits for a better replica.
+    pub has_choice: bool,
 }
 
 /// Place in the queue: urgency, the latest time to go, and the order of arrival.
@@ -158,7 +160,15 @@ mod tests {
         };
         let latest = Timestamp::from_elapsed(Duration::from_millis(latest_ms));
         let (gate, after_s) = (Gate::Tpot, 0.1);
-        Waiting { request, arrived: Timestamp::ZERO, latest, work_s: 0.1, gate, after_s }
+        Waiting {
+            request,
+            arrived: Timestamp::ZERO,
+            latest,
+            work_s: 0.1,
+            gate,
+            after_s,
+            has_choice: false,
+        }
     }
 
     fn order(queue: &WaitQueue) -> Vec<u64> {

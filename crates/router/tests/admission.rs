@@ -13,12 +13,17 @@ use hyper::body::Incoming;
 use policy::{admission::AdmissionConfig, config::StrategyName::LeastRequest};
 use router::config::Config;
 
-/// One replica with one seat.
+/// One replica with one seat, of which an urgent request was just served: whoever is less urgent does not wait for the
+/// seat in the engine.
 async fn one_seat() -> Stage {
     let mut config = config(LeastRequest);
     config.admission = AdmissionConfig::default();
     config.policy.estimate.coefficients.sequences_max = 1;
-    stage_with(unhurried(config), 1).await
+    let stage = stage_with(unhurried(config), 1).await;
+    let urgent = [("x-sluice-priority", "interactive")];
+    let answer = stage.post(CHAT, &urgent, chat("hi", 1, false).to_string()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    stage
 }
 
 /// Requests may stand still here for as long as a test takes, and probes take their time on a slow machine:

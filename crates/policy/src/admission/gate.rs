@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use types::{slo::Slo, time::Timestamp};
 
-use super::config::AdmissionMode;
+use super::{UNPROMISED_WAIT, config::AdmissionMode};
 use crate::{fleet_view::Replica, strategy::Candidate};
 
 /// Share of a KV cache up to which requests are placed: what is beyond is for answers that turn out
@@ -28,9 +28,9 @@ pub enum Gate {
     Tpot,
     /// Its last token would come too late.
     E2e,
-    /// Its context would not fit.
+    /// Its context would not fit, or others wait for memory.
     KvCache,
-    /// All seats of the batch are taken.
+    /// It would wait for a seat of the batch for longer than it may, or must not wait there.
     Seats,
     /// As many requests are there as the replica is known to serve in time.
     Count,
@@ -80,6 +80,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) reserve: f64,
     /// Whether anything is known of the request that its time follows from.
     pub(crate) is_sized: bool,
+    /// Share of its promise that it may wait, here and for a seat.
+    pub(crate) wait_share: f64,
     /// Whether it must not be felt by those who are more urgent: it goes only where no prompt waits.
     pub(crate) is_for_later: bool,
 }
@@ -107,12 +109,12 @@ impl Pass<'_> {
         if candidate.requests == 0 {
             return None;
         }
-        if !candidate.has_room {
-            return Some(Closed { gate: Gate::Seats, excess: 1.05, over_s: 0.0 });
+        if replica.lacks_memory(self.now) {
+            return Some(Closed { gate: Gate::KvCache, excess: 1.05, over_s: 0.0 });
         }
         // Its own first token may come whenever it comes: nothing else would hold its prompt back.
         let queued_s = replica.estimate.queued_s();
-        if self.is_for_later && queued_s > 0.0 {
+        if self.is_for_later && (queued_s > 0.0 || !candidate.has_room) {
             return Some(Closed { gate: Gate::Ttft, excess: 1.05, over_s: queued_s });
         }
         if !self.is_sized || !replica.is_predictable() {
@@ -120,14 +122,36 @@ impl Pass<'_> {
         }
         let all = [
             self.latency(replica, candidate),
-            over(Gate::KvCache, replica.kv_usage_with(self.now, candidate), KV_USAGE_MAX),
+            self.seat(replica, candidate),
+            over(
+                Gate::KvCache,
+                replica.kv_usage_with(self.now, candidate),
+                KV_USAGE_MAX / self.reserve,
+            ),
         ];
         all.into_iter().flatten().max_by(|a, b| a.excess.total_cmp(&b.excess))
     }
 
+    /// The wait for a seat, which is no different from one at the router: both together have their share of the
+    /// promise. Who gives way does not wait for one where nobody can pass it, but at the router.
+    fn seat(&self, replica: &Replica, candidate: &Candidate) -> Option<Closed> {
+        let room_s = candidate.forecast.room_s;
+        if room_s <= 0.0 {
+            return None;
+        }
+        if self.reserve > 1.0 {
+            return Some(Closed { gate: Gate::Seats, excess: 1.05, over_s: room_s });
+        }
+        let margin = replica.estimate.ttft_margin(&candidate.forecast).value();
+        let most_s = self.wait_share
+            * self.slo.ttft.or(self.slo.e2e).unwrap_or(UNPROMISED_WAIT).as_secs_f64();
+        over(Gate::Seats, self.waited.as_secs_f64() + margin * room_s, most_s)
+    }
+
     /// The gates of time.
     fn latency(&self, replica: &Replica, candidate: &Candidate) -> Option<Closed> {
-        let (ttft_margin, tpot_margin) = replica.estimate.margins();
+        let tpot_margin = replica.estimate.margins().1;
+        let ttft_margin = replica.estimate.ttft_margin(&candidate.forecast);
         let is_fixed = self.mode == AdmissionMode::FixedMargins;
         let raised = |margin: f64| if is_fixed { self.reserve } else { margin * self.reserve };
         let forecast = &candidate.forecast;

@@ -40,6 +40,8 @@ pub struct Limit {
     value: f64,
     /// Requests placed before this say nothing of the limit since it shrank.
     shrank: Timestamp,
+    /// Whether it never shrank, so that nothing is known of where it ends.
+    is_far: bool,
     window: Window,
     /// Good requests a second in the window before, and the limit then.
     before: Option<(f64, f64)>,
@@ -54,7 +56,13 @@ struct Window {
 
 impl Default for Limit {
     fn default() -> Self {
-        Self { value: FIRST, shrank: Timestamp::ZERO, window: Window::default(), before: None }
+        Self {
+            value: FIRST,
+            shrank: Timestamp::ZERO,
+            is_far: true,
+            window: Window::default(),
+            before: None,
+        }
     }
 }
 
@@ -72,11 +80,14 @@ impl Limit {
             if self.shrank <= placed {
                 self.value = (self.value * (1.0 - DECREASE)).max(LEAST);
                 self.shrank = now;
+                self.is_far = false;
             }
         } else if self.value * BOUND <= f64::from(beside) + 1.0 {
             // As much as a late one takes off, divided among those that may come in time for it.
             let slow = self.value * DECREASE * LATE_SHARE;
-            self.value = (self.value + if share < FAR { slow.max(0.5) } else { slow }).min(MOST);
+            // Who was served in time among more than the limit shows that it is too low.
+            let is_far = share < FAR && (self.is_far || self.value < f64::from(beside));
+            self.value = (self.value + if is_far { slow.max(0.5) } else { slow }).min(MOST);
         }
         self.compare(now, share);
     }
@@ -126,6 +137,28 @@ mod tests {
         let mut limit = Limit::default();
         settle(&mut limit, 5_000);
         assert!((70.0..90.0).contains(&limit.value()), "{limit:?}");
+    }
+
+    /// A server of eight seats on which requests take 2 s each, and a promise of 1.5 s: whoever finds a seat has its
+    /// first token at once, and others wait for one of the seats to be left.
+    #[test]
+    fn those_who_find_a_seat_at_once_do_not_have_it_grow_beside_those_who_wait() {
+        let mut limit = Limit::default();
+        let (mut late, mut seen) = (0, 0);
+        for step in 0..4_000_u32 {
+            let now = Timestamp::from_elapsed(Duration::from_millis(u64::from(step) * 250));
+            let there = (1..).take_while(|it| f64::from(*it) <= limit.value()).last().unwrap_or(1);
+            // Every third comes when a seat was just left.
+            let waited_s = if step % 3 == 0 { 0.03 } else { 0.25 * f64::from(there.max(8) - 8) };
+            let share = waited_s / 1.5;
+            let flight = Duration::from_secs_f64(2.0 + waited_s);
+            let placed = Timestamp::from_elapsed(now.elapsed().saturating_sub(flight));
+            limit.observe(now, placed, there - 1, share);
+            if 1_000 <= step {
+                (late, seen) = (late + u32::from(1.0 < share), seen + 1);
+            }
+        }
+        assert!(late * 20 < seen, "{late} of {seen}, {limit:?}");
     }
 
     #[test]

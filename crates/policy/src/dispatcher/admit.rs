@@ -22,7 +22,7 @@ use crate::{
     },
     estimate::Asked,
     event::{Decision, Reject},
-    strategy::Candidate,
+    strategy::{Candidate, Cost},
     wait_queue::Waiting,
 };
 
@@ -32,6 +32,15 @@ const LOOKS_IN_VAIN_MAX: u32 = 3;
 /// How much longer than on the quickest replica an urgent request may wait for its first token: a factor,
 /// and seconds.
 const QUICK: (f64, f64) = (1.25, 0.005);
+
+/// The replica on which a request would cost least, were its gate not closed.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    cost_s: f64,
+    /// For how long, as far as is known.
+    after_s: f64,
+    gate: Gate,
+}
 
 /// What stands in the way of a request everywhere.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +54,8 @@ pub(super) struct Full {
     answer_s: f64,
     work_s: f64,
     is_over_share: bool,
+    /// Whether it might go elsewhere, and rather waits for the replica that has its prompt.
+    pub(super) has_choice: bool,
 }
 
 impl Dispatcher {
@@ -71,6 +82,7 @@ impl Dispatcher {
             waited: now.since(arrived),
             reserve,
             is_sized: request.prompt.0 > 0,
+            wait_share: self.admission.config.wait_share,
             is_for_later,
         };
         let mut full = Full {
@@ -80,24 +92,65 @@ impl Dispatcher {
             answer_s: f64::INFINITY,
             work_s: f64::INFINITY,
             is_over_share,
+            has_choice: false,
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
         // Somebody waits whom it may not pass.
         let must_queue = arrived == now && self.must_queue(request);
         let behind = must_queue.then_some(Closed { gate: Gate::Count, ..NOT_YET });
         let later = is_for_later.then(|| Later::beside(fleet, candidates));
+        let weights = self.strategy.cost_weights().unwrap_or_default();
+        // The cheapest of those that are closed.
+        let mut holder: Option<Holder> = None;
         candidates.retain(|it| {
             let Some(replica) = fleet.get(it.id) else { return false };
             let is_felt = later.is_some_and(|of| of.is_felt_on(it, replica.estimate.chunk_s()));
             let behind = if is_felt { Some(NOT_YET) } else { behind };
             let Some(closed) = pass.closed(replica, it).or(behind) else { return true };
-            full.note(it, &closed, asked.output, turn_s);
+            let after_s = full.note(it, &closed, asked.output, turn_s);
+            let cost_s = Cost::of(it, &weights).total_s();
+            if holder.is_none_or(|other| cost_s < other.cost_s) {
+                let gate = closed.gate;
+                holder = Some(Holder { cost_s, after_s, gate });
+            }
             false
         });
+        if let Some(holder) = holder.filter(|_| !is_for_later && !must_queue)
+            && self.waits_for(now, (request, arrived), &holder, &full, candidates)
+        {
+            return Err(Full { has_choice: true, ..full });
+        }
         if is_urgent {
             keep_quickest(candidates);
         }
         if candidates.is_empty() { Err(full) } else { Ok(()) }
+    }
+
+    /// Whether a request does better to wait for the replica that is cheapest with it than to go to one of the
+    /// `open`.
+    fn waits_for(
+        &self,
+        now: Timestamp,
+        (request, arrived): (&Request, Timestamp),
+        holder: &Holder,
+        full: &Full,
+        open: &[Candidate],
+    ) -> bool {
+        let config = &self.admission.config;
+        let is_kept = config.mode.predicts()
+            && request.came_again == 0
+            && !full.is_over_share
+            && self.admission.queue.len() < config.queue_max as usize;
+        // A seat is sure to be left; who runs too slowly to take one more may do so for long.
+        if open.is_empty() || holder.gate != Gate::Seats || !is_kept {
+            return false;
+        }
+        let weights = self.strategy.cost_weights().unwrap_or_default();
+        let best_s = open.iter().map(|it| Cost::of(it, &weights).total_s());
+        let best_s = best_s.fold(f64::INFINITY, f64::min);
+        let latest = self.admission.latest(request, arrived, full.alone_s, full.answer_s);
+        let left_s = latest.since(now).as_secs_f64();
+        holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
     }
 
     /// Seconds between two placements on one replica, of late.
@@ -118,18 +171,19 @@ impl Dispatcher {
         let ahead_s = self.admission.expected_wait_s(now, request.priority, latest);
         let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
         let queue_max = self.admission.config.queue_max as usize;
-        let may_wait = self.admission.config.mode.predicts()
-            && queue_max > 0
-            && ends_well
-            && !full.is_over_share
-            && (request.came_again == 0 || self.admission.may_retry());
+        let may_wait = full.has_choice
+            || self.admission.config.mode.predicts()
+                && queue_max > 0
+                && ends_well
+                && !full.is_over_share
+                && (request.came_again == 0 || self.admission.may_retry());
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
             return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
-        let Full { gate, after_s, .. } = *full;
-        let waiting = Waiting { request, arrived: now, latest, work_s, gate, after_s };
+        let Full { gate, after_s, has_choice, .. } = *full;
+        let waiting = Waiting { request, arrived: now, latest, work_s, gate, after_s, has_choice };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
             let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
             let reject = if out.request.id == id {
@@ -194,6 +248,12 @@ impl Dispatcher {
         }
         self.admission.looked = now;
         while let Some(it) = self.admission.queue.expired(now) {
+            if it.has_choice
+                && let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
+            {
+                self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);
+                continue;
+            }
             let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
             let verdict = Err(Reject::Expired { gate: it.gate, retry_after });
             self.decide(now, &it.request, verdict, decisions);
@@ -351,14 +411,14 @@ fn keep_quickest(candidates: &mut Vec<Candidate>) {
 }
 
 impl Full {
-    /// Notes what stands in the way on `candidate`.
-    fn note(&mut self, candidate: &Candidate, closed: &Closed, output: f64, turn_s: f64) {
+    /// Notes what stands in the way on `candidate`, and says for how long, seconds.
+    fn note(&mut self, candidate: &Candidate, closed: &Closed, output: f64, turn_s: f64) -> f64 {
         let forecast = &candidate.forecast;
         let after_s = match closed.gate {
-            Gate::Ttft | Gate::E2e => closed.over_s,
+            Gate::Ttft | Gate::E2e | Gate::Seats => closed.over_s,
             // What was placed fades with a time constant of four seconds: 4·ln(excess), nearly.
             Gate::Tpot => 8.0 * (closed.excess - 1.0) / (closed.excess + 1.0),
-            Gate::KvCache | Gate::Seats | Gate::Count => turn_s,
+            Gate::KvCache | Gate::Count => turn_s,
         };
         if after_s < self.after_s {
             (self.gate, self.after_s) = (closed.gate, after_s);
@@ -366,5 +426,6 @@ impl Full {
         self.alone_s = self.alone_s.min(forecast.alone_s);
         self.answer_s = self.answer_s.min(output * forecast.tpot_s);
         self.work_s = self.work_s.min(forecast.work_s);
+        after_s
     }
 }

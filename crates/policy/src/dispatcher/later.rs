@@ -94,7 +94,10 @@ impl Dispatcher {
                 return None;
             }
             Ok(None) => {}
-            Err(full) => (waiting.gate, waiting.after_s) = (full.gate, full.after_s),
+            Err(full) => {
+                (waiting.gate, waiting.after_s) = (full.gate, full.after_s);
+                waiting.has_choice = full.has_choice;
+            }
         }
         let looked_at = (waiting.request.priority, waiting.work_s);
         // There was room for it a moment ago.

@@ -29,7 +29,7 @@ pub struct Coefficients {
     pub request_ms: f64,
     /// Most prefill tokens in one step.
     pub chunk: Tokens,
-    /// Most sequences that a replica decodes at once; vLLM's `max_num_seqs`.
+    /// Most sequences that a replica decodes at once, until that was seen; vLLM's `max_num_seqs`.
     pub sequences_max: u32,
 }
 

@@ -88,6 +88,8 @@ pub struct ReplicaEstimate {
     /// When answers that are not at their end began, in that order.
     begun: VecDeque<Timestamp>,
     ttft_margin: Margin,
+    /// The same for requests that must wait for room.
+    room_margin: Margin,
     tpot_margin: Margin,
     /// What was observed and may turn out to be of work that was not told of yet.
     lessons: Lessons,
@@ -118,6 +120,8 @@ struct Waiting {
 pub struct Forecast {
     /// Time to its first token.
     pub ttft_s: f64,
+    /// The part of that in which it waits for a seat or for memory.
+    pub room_s: f64,
     /// The part of that in which prompts are computed, those before it included.
     pub prefilling_s: f64,
     /// The part of that for the request's own prompt.
@@ -184,6 +188,7 @@ impl ReplicaEstimate {
             },
             begun: VecDeque::new(),
             ttft_margin: Margin::new(TTFT_MISSES),
+            room_margin: Margin::new(TTFT_MISSES),
             tpot_margin: Margin::new(TPOT_MISSES),
             lessons: Lessons::default(),
         }
@@ -245,10 +250,16 @@ impl ReplicaEstimate {
         (&self.ttft_margin, &self.tpot_margin)
     }
 
-    /// Most sequences that it decodes at once.
+    /// The factor on the time to first token of `forecast`.
     #[must_use]
-    pub const fn sequences_max(&self) -> u32 {
-        self.form.sequences_max
+    pub const fn ttft_margin(&self, forecast: &Forecast) -> &Margin {
+        if 0.0 < forecast.room_s { &self.room_margin } else { &self.ttft_margin }
+    }
+
+    /// Share of its time that goes to prefill, as placed of late.
+    #[must_use]
+    pub fn duty(&self, now: Timestamp) -> f64 {
+        self.placed.rate(now) * self.speed.prefill
     }
 
     /// Seconds in which its engine computes a full chunk of a prompt.
@@ -299,6 +310,7 @@ impl ReplicaEstimate {
         let utilisation = gap_s / full_s;
         Forecast {
             ttft_s,
+            room_s: 0.0,
             prefilling_s,
             own_prefill_s,
             alone_s,
@@ -423,7 +435,9 @@ impl ReplicaEstimate {
     /// Learns from a first token that came `now`, the request having been placed at `placed`.
     pub fn learn_ttft(&mut self, now: Timestamp, placed: Timestamp, forecast: &Forecast) {
         let took_s = now.since(placed).as_secs_f64();
-        self.ttft_margin.observe(self.ttft_margin.value() * forecast.ttft_s < took_s);
+        let had_room = forecast.room_s <= 0.0;
+        let margin = if had_room { &mut self.ttft_margin } else { &mut self.room_margin };
+        margin.observe(margin.value() * forecast.ttft_s < took_s);
         if self.frozen || !forecast.is_quiet {
             return;
         }

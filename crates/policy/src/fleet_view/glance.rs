@@ -172,7 +172,7 @@ impl Replicas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::{EstimateConfig, ReplicaEstimate};
+    use crate::estimate::{EstimateConfig, ReplicaEstimate, Seats};
 
     fn at(ms: u64) -> Timestamp {
         Timestamp::from_elapsed(Duration::from_millis(ms))
@@ -183,7 +183,8 @@ mod tests {
         let mut replicas = Replicas::default();
         for id in [2, 1, 0] {
             let estimate = ReplicaEstimate::new(&EstimateConfig::default());
-            replicas.insert(0, Replica::new(ReplicaId(id), Slot::default(), estimate));
+            replicas
+                .insert(0, Replica::new(ReplicaId(id), Slot::default(), estimate, Seats::new(256)));
         }
         let mut requests = |now, touch: Option<u32>| {
             if let Some(running) = touch {

@@ -12,7 +12,7 @@ use types::{
 use crate::{
     adapters::Adapters,
     admission::{Limit, PeerLimit, Promises},
-    estimate::{Asked, Evictions, Forecast, ReplicaEstimate, replica::Sharing},
+    estimate::{Asked, Evictions, Forecast, ReplicaEstimate, Seats, replica::Sharing},
     prefix_index::Slot,
     slow_start::{HEAD_START, SlowStart, Warming},
     strategy::Candidate,
@@ -30,6 +30,11 @@ const KV_TELLING: f64 = 0.3;
 
 /// Part by which a reading moves what is known of that size.
 const KV_WEIGHT: f64 = 0.2;
+
+/// Share of a KV cache in use, and share of time that goes to prefill, below which requests that wait in an
+/// engine lack a seat.
+const KV_AMPLE: f32 = 0.9;
+const DUTY_LITTLE: f64 = 0.5;
 
 /// Longer than any prompt.
 pub(super) const ANY_LENGTH: Tokens = Tokens(u32::MAX);
@@ -97,6 +102,8 @@ pub struct Replica {
     pub peer_limit: PeerLimit,
     /// How far predictions were off of late.
     pub accuracy: Accuracy,
+    /// How many requests its engine runs at once.
+    pub seats: Seats,
     /// Tokens that its KV cache holds, as far as its reports tell.
     kv_tokens: Option<f64>,
     /// Requests that others placed here who do not tell, when that was seen.
@@ -111,7 +118,7 @@ pub struct Replica {
 
 impl Replica {
     /// A replica that is not ready yet, and of which nothing is known but how fast it may be.
-    pub(super) fn new(id: ReplicaId, slot: Slot, estimate: ReplicaEstimate) -> Self {
+    pub(super) fn new(id: ReplicaId, slot: Slot, estimate: ReplicaEstimate, seats: Seats) -> Self {
         Self {
             id,
             slot,
@@ -127,6 +134,7 @@ impl Replica {
             limit: Limit::default(),
             accuracy: Accuracy::default(),
             peer_limit: PeerLimit::default(),
+            seats,
             kv_tokens: None,
             foreign: None,
             report: None,
@@ -161,8 +169,13 @@ impl Replica {
     /// finds memory there, as far as is known.
     #[must_use]
     pub fn has_room(&self, now: Timestamp, sharing: Sharing) -> bool {
-        let is_full = self.report.is_some_and(|it| lacks_memory(now, it));
-        sharing.all < self.estimate.sequences_max() && !is_full
+        sharing.all < self.seats.count() && !self.lacks_memory(now)
+    }
+
+    /// Whether requests wait for memory there, as far as is known.
+    #[must_use]
+    pub fn lacks_memory(&self, now: Timestamp) -> bool {
+        self.report.is_some_and(|it| lacks_memory(now, it))
     }
 
     /// Predicts what a request would meet here beside those that `sharing` counts at `now`, with `cached`
@@ -181,14 +194,16 @@ impl Replica {
         // and a conversation that is moved for it takes twice the memory.
         let raised_s = self.estimate.margins().0.value() * forecast.ttft_s;
         forecast.is_late = asked.ttft_max_s.is_some_and(|most_s| most_s < raised_s);
-        forecast.ttft_s += self.room_wait_s(now, asked.output * forecast.tpot_s, sharing.all);
+        forecast.room_s = self.room_wait_s(now, asked.output * forecast.tpot_s, sharing.all);
+        forecast.ttft_s += forecast.room_s;
+        forecast.is_quiet &= forecast.room_s <= 0.0 && !self.has_waiting(now);
         forecast
     }
 
     /// Seconds until one more request than the `requests` here finds a seat and memory, as far as is
     /// known, where an answer takes `answer_s`: as long as those before it take to be replaced one by one.
     fn room_wait_s(&self, now: Timestamp, answer_s: f64, requests: u32) -> f64 {
-        let seats = self.estimate.sequences_max();
+        let seats = self.seats.count();
         let for_seats = requests.saturating_add(1).saturating_sub(seats);
         let for_memory = match self.report {
             Some(it) if lacks_memory(now, it) => it.1.waiting.saturating_add(1),
@@ -199,6 +214,11 @@ impl Replica {
             return 0.0;
         }
         f64::from(before) * answer_s / f64::from(requests.min(seats).max(1))
+    }
+
+    /// Whether requests wait in its engine, as far as is known.
+    fn has_waiting(&self, now: Timestamp) -> bool {
+        self.report.is_some_and(|it| 0 < it.1.waiting && now.since(it.0) <= REPORT_AGE_MAX)
     }
 
     /// What its engine last said of its load, however long ago; nothing where it never did.
@@ -230,6 +250,10 @@ impl Replica {
         let foreign = requests.saturating_sub(self.known());
         self.foreign = Some((now, foreign));
         self.report = Some((now, report));
+        let lacks_a_seat = 0 < report.waiting
+            && report.kv_usage < KV_AMPLE
+            && self.estimate.duty(now) < DUTY_LITTLE;
+        self.seats.observe(report.running, lacks_a_seat);
         self.learn_kv(report.kv_usage);
     }
 
@@ -237,12 +261,23 @@ impl Replica {
     fn learn_kv(&mut self, usage: f32) {
         let (usage, context) = (f64::from(usage), self.estimate.context());
         let is_shared = self.foreign.is_some_and(|it| it.1 > 0);
-        if !(KV_TELLING..=1.0).contains(&usage) || context <= 0.0 || is_shared {
+        // Where it is thought to be fuller than it says, that tells as well.
+        let thought = self.kv_tokens.map_or(0.0, |it| context / it);
+        let is_telling = KV_TELLING <= usage.max(thought) && 0.0 < usage && usage <= 1.0;
+        if !is_telling || context <= 0.0 || is_shared {
             return;
         }
         let tokens = context / usage;
         let before = self.kv_tokens.unwrap_or(tokens);
         self.kv_tokens = Some(before + KV_WEIGHT * (tokens - before));
+    }
+
+    /// Learns how many tokens its KV cache has room for, which counts until its reports tell how many fit into it:
+    /// more where requests share their beginnings.
+    pub(crate) fn cache_sized(&mut self, tokens: Tokens) {
+        if self.kv_tokens.is_none() && Tokens::ZERO < tokens {
+            self.kv_tokens = Some(f64::from(tokens.0));
+        }
     }
 
     /// The longest prompt it is meant for.

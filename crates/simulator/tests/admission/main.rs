@@ -10,6 +10,7 @@ mod changes;
 mod classes;
 mod ran;
 mod robust;
+mod seats;
 
 use std::time::Duration;
 
