@@ -65,6 +65,25 @@ pub struct Candidate {
     pub reported: LoadReport,
 }
 
+/// A hash of what a request has in common with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Its conversation.
+    Conversation(u64),
+    /// The beginning of its prompt.
+    Beginning(u64),
+}
+
+impl Key {
+    /// The hash, whatever it is of.
+    #[must_use]
+    pub const fn hash(self) -> u64 {
+        match self {
+            Self::Conversation(hash) | Self::Beginning(hash) => hash,
+        }
+    }
+}
+
 /// What rules look at besides the candidates.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
@@ -76,9 +95,8 @@ pub struct Ask<'a> {
     pub block: Tokens,
     /// Replica that served the conversation before.
     pub bound: Option<ReplicaId>,
-    /// What the request has in common with those that should go where it goes: its conversation, or
-    /// the beginning of its prompt.
-    pub key: Option<u64>,
+    /// What the request has in common with those that should go where it goes.
+    pub key: Option<Key>,
     /// Whether it is part of a conversation of which others may have placed turns: they send a good part
     /// of what the replicas have.
     pub is_shared: bool,

@@ -111,7 +111,10 @@ fn headline(policy: &str, it: &Explanation) -> String {
     let at_s = it.at.elapsed().as_secs_f64();
     match &it.verdict {
         Ok(Placement { replica, reason, attempt, .. }) => {
+            let hashes = it.strategy == StrategyName::ConsistentHash;
             let why = match reason {
+                Reason::Session if hashes => "its conversation hashes to it".to_owned(),
+                Reason::Prefix if hashes => "the beginning of its prompt hashes to it".to_owned(),
                 Reason::Session => "it served the conversation before".to_owned(),
                 Reason::Prefix => "of what it holds of the prompt".to_owned(),
                 Reason::Load => "of its load, its turn or by lot".to_owned(),

@@ -17,7 +17,7 @@ use crate::{
     prefix_index::{Hits, Slot},
     saturation::Bound,
     session::Turn,
-    strategy::{Ask, Candidate},
+    strategy::{Ask, Candidate, Key},
 };
 
 /// Where a request goes.
@@ -333,11 +333,11 @@ impl Dispatcher {
 }
 
 /// What a request has in common with those that should go where it goes.
-fn key_of(request: &Request) -> Option<u64> {
+fn key_of(request: &Request) -> Option<Key> {
     // The low half of a keyed hash is as good a hash.
     #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
-    let session = request.session.map(|it| it.0 as u64);
-    session.or_else(|| request.blocks.first().map(|it| it.0))
+    let session = request.session.map(|it| Key::Conversation(it.0 as u64));
+    session.or_else(|| request.blocks.first().map(|it| Key::Beginning(it.0)))
 }
 
 /// A candidate before it is anybody.
