@@ -233,7 +233,7 @@ impl Dispatcher {
         if known {
             return;
         }
-        self.admission.came(now, request.priority);
+        self.admission.came(now, &request);
         match self.seek(now, &request, now, &Tried::new()) {
             Ok(Some(found)) => self.commit(now, request, now, &found, Tried::new(), decisions),
             Ok(None) => self.refuse(now, &request, &Tried::new(), decisions),

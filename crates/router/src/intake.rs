@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri::PathAndQuery};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use types::{
     block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
@@ -42,10 +43,10 @@ pub(crate) struct Outbound {
     pub(crate) path: PathAndQuery,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// How long an answer may take to begin: what the router allows, or the client where that is less.
+    /// How long an answer may take to begin, from the sending.
     pub(crate) answer_within: Duration,
-    /// Whether it was the client who wanted it sooner than the router allows.
-    pub(crate) is_impatient: bool,
+    /// How long the client waits for that, and until when; where it says so.
+    pub(crate) patience: Option<(Duration, Instant)>,
     /// The body's share of the memory for bodies.
     _share: Share,
 }
@@ -107,7 +108,9 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt)?);
     }
 
-    let answer_within = answer_within(&settings, &headers);
+    let patience = headers::whole_number(&headers, &[headers::TIMEOUT_MS])
+        .map(Duration::from_millis)
+        .and_then(|it| Some((it, passage.received().checked_add(it)?)));
     headers::strip_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
     headers.remove(header::EXPECT);
@@ -120,6 +123,7 @@ pub(crate) async fn read(
             priority,
             slo,
             came_again,
+            patience: patience.map(|it| it.1.duration_since(Instant::now())),
             output_max: read.output_max,
             streamed: read.streamed,
             ..Routed::new(
@@ -131,8 +135,8 @@ pub(crate) async fn read(
         },
         outbound: Outbound {
             path: path.unwrap_or(PathAndQuery::from_static("/")),
-            answer_within,
-            is_impatient: answer_within < settings.timeouts.answer,
+            answer_within: settings.timeouts.answer,
+            patience,
             headers,
             body,
             _share: share,
@@ -147,21 +151,26 @@ fn misunderstood(headers: &HeaderMap) -> Option<Refusal> {
     let says = |name: HeaderName, is_good: fn(&str) -> bool| {
         headers.get(name).is_some_and(|it| !is_good(&text(it)))
     };
-    if says(headers::TIMEOUT_MS, |it| it.parse::<u64>().is_ok()) {
-        let cure = "send a whole number of milliseconds, such as 30000";
-        return Some(Refusal::Header { name: "x-sluice-timeout-ms", cure });
+    let cure = "send a whole number of milliseconds, such as 30000";
+    if says(headers::TIMEOUT_MS, is_time) {
+        return Some(Refusal::Header { name: headers::TIMEOUT_MS, cure });
+    }
+    let bounds = headers::SLO_TTFT_MS.into_iter().chain(headers::SLO_TPOT_MS);
+    // Nought is no bound, as some clients say that they have none.
+    if let Some(name) = bounds.into_iter().find(|it| says(it.clone(), |it| it.parse::<u64>().is_ok()))
+    {
+        return Some(Refusal::Header { name, cure });
     }
     if says(headers::PRIORITY, |it| Priority::named(it).is_some()) {
         let cure = "send `system`, `interactive`, `default` or `batch`";
-        return Some(Refusal::Header { name: "x-sluice-priority", cure });
+        return Some(Refusal::Header { name: headers::PRIORITY, cure });
     }
     None
 }
 
-fn answer_within(settings: &Settings, headers: &HeaderMap) -> Duration {
-    let most = settings.timeouts.answer;
-    let asked = headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis);
-    asked.map_or(most, |it| it.min(most))
+/// Whether `text` says for how long to wait: no time at all is none.
+fn is_time(text: &str) -> bool {
+    text.parse::<u64>().is_ok_and(|it| 0 < it)
 }
 
 fn length(value: &HeaderValue) -> Option<usize> {
