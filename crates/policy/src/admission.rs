@@ -229,8 +229,8 @@ impl Admission {
             (None, None, None) => UNPROMISED_WAIT.as_secs_f64() * self.config.wait_share,
         };
         // Sent any later, it would be given up before its answer begins.
-        let patience = request.patience.map_or(f64::INFINITY, |it| it.as_secs_f64() - alone_s);
-        let wait_s = wait_s.min(patience).max(0.0);
+        let patience_s = request.patience_ms.map_or(f64::INFINITY, |it| f64::from(it.get()) * 1e-3);
+        let wait_s = wait_s.min(patience_s - alone_s).max(0.0);
         arrived + Duration::try_from_secs_f64(wait_s).unwrap_or_default()
     }
 

@@ -175,10 +175,10 @@ impl Strategy {
         if let Self::LeastLatency(weights) = self { Some(*weights) } else { None }
     }
 
-    /// What the rule puts `candidate` at, in [its own unit](StrategyName::ranks_in); the least is best.
-    /// None where it does not rank by one number.
+    /// What the rule puts `candidate` at among `all`, in [its own unit](StrategyName::ranks_in); the least is
+    /// best. None where it does not rank by one number.
     #[must_use]
-    pub fn score(&self, ask: &Ask<'_>, candidate: &Candidate) -> Option<f64> {
+    pub fn score(&self, ask: &Ask<'_>, all: &[Candidate], candidate: &Candidate) -> Option<f64> {
         match self {
             Self::LeastRequest | Self::PowerOfTwo => Some(f64::from(candidate.requests)),
             Self::KvAware | Self::PeerLlmdTokenLoad => {
@@ -189,14 +189,14 @@ impl Strategy {
             Self::PeerDynamo(active) => Some(active.cost(ask, candidate)),
             Self::PeerMooncake => Some(candidate.forecast.ttft_s),
             Self::PeerLmetric => Some(peer_lmetric::product(ask, candidate)),
+            Self::PeerLlmdBlend => Some(peer_llmd_blend::Blend::of(all).lacks(ask, candidate)),
+            Self::PeerPreble(window) => Some(window.cost(candidate)),
             Self::RoundRobin(_)
             | Self::Random
             | Self::Sticky
             | Self::PrefixAware { .. }
             | Self::ConsistentHash
-            | Self::PeerSglang
-            | Self::PeerLlmdBlend
-            | Self::PeerPreble(_) => None,
+            | Self::PeerSglang => None,
         }
     }
 

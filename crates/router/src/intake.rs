@@ -1,6 +1,6 @@
 //! Reads a request as far as routing needs it, and keeps its bytes as they came.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri::PathAndQuery};
@@ -123,7 +123,7 @@ pub(crate) async fn read(
             priority,
             slo,
             came_again,
-            patience: patience.map(|it| it.1.duration_since(Instant::now())),
+            patience_ms: patience.map(|it| left_ms(it.1)),
             output_max: read.output_max,
             streamed: read.streamed,
             ..Routed::new(
@@ -157,7 +157,8 @@ fn misunderstood(headers: &HeaderMap) -> Option<Refusal> {
     }
     let bounds = headers::SLO_TTFT_MS.into_iter().chain(headers::SLO_TPOT_MS);
     // Nought is no bound, as some clients say that they have none.
-    if let Some(name) = bounds.into_iter().find(|it| says(it.clone(), |it| it.parse::<u64>().is_ok()))
+    if let Some(name) =
+        bounds.into_iter().find(|it| says(it.clone(), |it| it.parse::<u64>().is_ok()))
     {
         return Some(Refusal::Header { name, cure });
     }
@@ -166,6 +167,12 @@ fn misunderstood(headers: &HeaderMap) -> Option<Refusal> {
         return Some(Refusal::Header { name: headers::PRIORITY, cure });
     }
     None
+}
+
+/// Milliseconds until `at`, rounded down, and at least one.
+fn left_ms(at: Instant) -> NonZeroU32 {
+    let left = at.duration_since(Instant::now()).as_millis();
+    NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN)
 }
 
 /// Whether `text` says for how long to wait: no time at all is none.

@@ -8,7 +8,12 @@ use types::{
     time::Timestamp,
 };
 
-use super::{Dispatcher, Tried, admit::Full, caches::Caches, warm::HeldBack};
+use super::{
+    Dispatcher, Tried,
+    admit::{Comes, Full},
+    caches::Caches,
+    warm::HeldBack,
+};
 use crate::{
     estimate::{Asked, Forecast},
     event::Reason,
@@ -178,20 +183,22 @@ impl Dispatcher {
         (asked, ask): (&Asked, &Ask<'_>),
         candidates: &mut Vec<Candidate>,
     ) -> Result<Choice, Full> {
+        // Whoever is passed over for now will have room again: a conversation that it served stays its own.
+        let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
+        let comes = if tried.is_empty() { Comes::At(arrived) } else { Comes::Again };
         let mut held = self.hold_back(now, request, candidates);
-        let mut admitted = if candidates.is_empty() || !tried.is_empty() {
+        let mut admitted = if candidates.is_empty() {
             Ok(())
         } else {
-            self.admit(now, request, arrived, asked, candidates)
+            self.admit(now, request, comes, asked, candidates)
         };
         if admitted.is_err() && !held.candidates.is_empty() {
             // None of those that were to be preferred has room.
             candidates.append(&mut held.candidates);
-            admitted = self.admit(now, request, arrived, asked, candidates);
+            admitted = self.admit(now, request, comes, asked, candidates);
         }
         self.drafted_left(request.id, PassedOver::Admission, candidates);
         admitted?;
-        let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
         Ok((self.choose(request.id, ask, candidates), is_home_there, held))
     }
 
@@ -311,7 +318,7 @@ impl Dispatcher {
         candidates: &[Candidate],
     ) -> Option<(Candidate, Reason)> {
         let (chosen, reason) = self.strategy.choose(ask, candidates, &mut self.rng)?;
-        self.drafted_choice(request, ask, &chosen, None);
+        self.drafted_choice(request, (ask, candidates), &chosen, None);
         let Some((saturation, fallback)) = &mut self.fallback else {
             return Some((chosen, reason));
         };
@@ -324,7 +331,7 @@ impl Dispatcher {
         // Where all are saturated the choice stands: moving it would only lose the cache.
         match fallback.choose(ask, &free, &mut self.rng) {
             Some((instead, _)) => {
-                self.drafted_choice(request, ask, &instead, Some(&chosen));
+                self.drafted_choice(request, (ask, candidates), &instead, Some(&chosen));
                 Some((instead, Reason::Fallback))
             }
             None => Some((chosen, reason)),
