@@ -13,7 +13,9 @@ use super::*;
 use crate::{
     admission::AdmissionConfig,
     config::{DispatcherConfig, StrategyName},
+    estimate::EstimateConfig,
     event::Event,
+    fleet_view::FleetView,
 };
 
 fn at(ms: u64) -> Timestamp {
@@ -266,6 +268,12 @@ fn what_a_dying_replica_leaves_goes_only_where_there_is_room() {
 /// What is known after twenty seconds of prompts of a thousand tokens, at a rate.
 fn at_rate(per_s: u64) -> AdmissionView {
     let mut dispatcher = dispatcher(AdmissionConfig::off());
+    // As the form has it, whenever the first tokens come here.
+    let estimate = EstimateConfig { frozen: true, ..EstimateConfig::default() };
+    dispatcher.fleet = FleetView::new(estimate);
+    told(&mut dispatcher, 0, Event::ReplicaJoined(ReplicaId(1)));
+    let ready = Event::HealthChanged { replica: ReplicaId(1), health: Health::Ready };
+    told(&mut dispatcher, 0, ready);
     let last = per_s * 20;
     for id in 0..last {
         let ms = id * 1_000 / per_s;
