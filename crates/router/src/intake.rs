@@ -87,8 +87,6 @@ pub(crate) async fn read(
     let Asked { class, slo, priority } =
         read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
     passage.ranked(class, priority);
-    let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
-    let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let bounds = Bounds {
         bytes_max: settings.limits.body_bytes_max.0,
         announced: headers.get(header::CONTENT_LENGTH).and_then(length),
@@ -108,9 +106,7 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt)?);
     }
 
-    let patience = headers::whole_number(&headers, &[headers::TIMEOUT_MS])
-        .map(Duration::from_millis)
-        .and_then(|it| Some((it, passage.received().checked_add(it)?)));
+    let (came_again, patience) = (came_again(&headers), patience(&headers, passage.received()));
     headers::strip_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
     headers.remove(header::EXPECT);
@@ -167,6 +163,19 @@ fn misunderstood(headers: &HeaderMap) -> Option<Refusal> {
         return Some(Refusal::Header { name: headers::PRIORITY, cure });
     }
     None
+}
+
+/// How often the client says that it was turned away before.
+fn came_again(headers: &HeaderMap) -> u32 {
+    let times = headers::whole_number(headers, &headers::RETRY_COUNT).unwrap_or_default();
+    u32::try_from(times).unwrap_or(u32::MAX)
+}
+
+/// How long the client says that it waits, and until when.
+fn patience(headers: &HeaderMap, received: Instant) -> Option<(Duration, Instant)> {
+    let within =
+        headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis)?;
+    Some((within, received.checked_add(within)?))
 }
 
 /// Milliseconds until `at`, rounded down, and at least one.
