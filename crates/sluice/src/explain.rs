@@ -283,7 +283,7 @@ mod tests {
         for part in [
             "to replica 0 because it costs least",
             "← chosen",
-            "admission",
+            "seats",
             "full",
             "and 8 more",
             "TTFT predicted 1.5000 s, came 1.2500 s",
