@@ -57,6 +57,8 @@ pub(crate) enum End {
     ClientGone,
     /// The replica failed before or within its answer.
     ReplicaFailed,
+    /// No answer began for as long as the client had said that it would wait.
+    ClientTimeout,
     /// The router had to end.
     Cut,
     /// The request was turned away, by the router or by every replica that was asked.
@@ -66,10 +68,11 @@ pub(crate) enum End {
 }
 
 impl End {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Complete,
         Self::ClientGone,
         Self::ReplicaFailed,
+        Self::ClientTimeout,
         Self::Cut,
         Self::Refused,
         Self::BadRequest,
@@ -80,6 +83,7 @@ impl End {
             Self::Complete => "complete",
             Self::ClientGone => "client-gone",
             Self::ReplicaFailed => "replica-failed",
+            Self::ClientTimeout => "client-timeout",
             Self::Cut => "cut",
             Self::Refused => "refused",
             Self::BadRequest => "bad-request",
@@ -89,7 +93,8 @@ impl End {
     const fn outcome(self) -> Outcome {
         match self {
             Self::Complete => Outcome::Finished,
-            Self::ReplicaFailed => Outcome::Failed,
+            // Whoever kept a conversation waiting for nothing is not where its next turn goes.
+            Self::ReplicaFailed | Self::ClientTimeout => Outcome::Failed,
             Self::ClientGone | Self::Cut | Self::Refused | Self::BadRequest => Outcome::Cancelled,
         }
     }
@@ -101,7 +106,9 @@ impl End {
         match self {
             Self::Complete => Some(Ending::Completed),
             Self::Refused => Some(Ending::Rejected),
-            Self::ClientGone | Self::ReplicaFailed | Self::Cut => Some(Ending::Failed),
+            Self::ClientGone | Self::ReplicaFailed | Self::ClientTimeout | Self::Cut => {
+                Some(Ending::Failed)
+            }
             Self::BadRequest => None,
         }
     }
@@ -219,6 +226,11 @@ impl Passage {
     /// The settings that were in force when the request came.
     pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    /// When its head had been received.
+    pub(crate) const fn received(&self) -> Instant {
+        self.received
     }
 
     /// Keeps what was taken out of a tenant's share until the request is over.
