@@ -219,3 +219,26 @@ load: { speedup: 2 }
     assert!(most <= 1.5 * ours.len() as f64 / 4.0, "{:?}", loads(&ours));
     assert!(hit_rate(&even) + 0.05 < hit_rate(&ours), "{} {}", hit_rate(&even), hit_rate(&ours));
 }
+
+/// Engines that are much slower than the guess: a replica of which nothing is known must not seem fast beside those
+/// that were heard of.
+#[test]
+fn conversations_stay_where_engines_are_not_what_was_guessed() {
+    let alone =
+        CHAT.replace("warm_up: 20s", "warm_up: 0s").replace("duration: 40s", "duration: 200s");
+    let slow = |at| format!("{{kind: slow, at: 0s, replica: {at}, for: 1h, factor: 30}}");
+    let slow = format!("faults: [{}]\n", [0, 1, 2, 3].map(slow).join(", "));
+    let records = run(&alone, &slow, StrategyName::LeastLatency, 0.2);
+    let mut homes = BTreeMap::new();
+    let (mut stayed, mut went) = (0, 0);
+    for record in &records {
+        let replica = record.replica.clone();
+        match homes.insert(record.session, replica.clone()) {
+            Some(home) if home == replica => stayed += 1,
+            Some(_) => went += 1,
+            None => {}
+        }
+    }
+    assert!(15 < stayed, "{stayed} of {} stayed", records.len());
+    assert_eq!(went, 0, "turns that left the replica that knew them, beside {stayed} that stayed");
+}

@@ -10,8 +10,9 @@ const CHANCE: f64 = 0.2;
 /// Observations with which chance is twice as large.
 const FEW: f64 = 5.0;
 
-/// The scale stays within this factor of the form; beyond it the form is of another machine.
-const SCALE_MAX: f64 = 30.0;
+/// The scale stays within this factor of the form, which is of a large GPU: a small model on a processor takes some
+/// fifty times as long.
+const SCALE_MAX: f64 = 100.0;
 
 /// A factor that follows what is observed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,9 +43,13 @@ impl Scale {
     /// The factor as far as it differs from `fleet`, the mean of all replicas, by more than chance.
     ///
     /// Most fleets are of one kind, and a replica that seems a little slower than its like is left
-    /// alone for nothing, while the others are crowded.
+    /// alone for nothing, while the others are crowded. A replica of which nothing was observed is like the
+    /// others: the form alone, where it is far off, would have it seem many times faster than all who are known.
     #[must_use]
     pub fn among(&self, fleet: f64) -> f64 {
+        if !self.is_learned() {
+            return fleet;
+        }
         let ratio = self.value / fleet;
         let apart = (ratio.max(1.0 / ratio) - 1.0).powi(2);
         let chance = CHANCE * (1.0 + FEW / f64::from(self.observations.max(1)));
@@ -107,6 +112,8 @@ mod tests {
         let mut new = Scale::default();
         new.observe(1.5);
         assert!(new.among(1.0) < 1.1, "one observation proves little: {}", new.among(1.0));
+        let unknown = Scale::default().among(25.0);
+        assert!((unknown - 25.0).abs() < 1e-9, "nothing proves nothing: {unknown}");
     }
 
     #[test]
