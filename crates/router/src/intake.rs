@@ -83,8 +83,11 @@ pub(crate) async fn read(
     if let Some(problem) = misunderstood(&headers) {
         return Err(problem);
     }
-    let Asked { class, slo, priority } =
+    let Asked { class, slo, priority, is_clamped } =
         read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
+    if is_clamped {
+        app.telemetry.clamped();
+    }
     passage.ranked(class, priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
@@ -108,9 +111,7 @@ pub(crate) async fn read(
     }
 
     let answer_within = answer_within(&settings, &headers);
-    headers::strip_hop_by_hop(&mut headers);
-    headers.remove(header::HOST);
-    headers.remove(header::EXPECT);
+    for_replica(&mut headers, &settings);
     headers.insert(headers::REQUEST_ID, passage.request_id().clone());
     let path = head.uri.path_and_query().cloned();
     Ok(Intake {
@@ -138,6 +139,19 @@ pub(crate) async fn read(
             _share: share,
         },
     })
+}
+
+/// Takes off what is none of a replica's business.
+fn for_replica(headers: &mut HeaderMap, settings: &Settings) {
+    headers::strip_hop_by_hop(headers);
+    headers::strip_control(headers);
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    // What is compressed can't be watched: no end of a stream, no figures, no error within it.
+    headers.remove(header::ACCEPT_ENCODING);
+    if let Some(name) = &settings.tenant_header {
+        headers.remove(name);
+    }
 }
 
 /// What a header of ours asks for that nobody understands. Ignored, it would be found out by who waits

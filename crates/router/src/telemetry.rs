@@ -58,6 +58,7 @@ const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
 
 const REQUESTS: &str = "sluice_requests_total";
 const REJECTED: &str = "sluice_requests_rejected_total";
+const CLAMPED: &str = "sluice_priority_clamped_total";
 const RETRIES: &str = "sluice_retries_total";
 const DECISIONS: &str = "sluice_decisions_total";
 const DECISION_SECONDS: &str = "sluice_decision_seconds";
@@ -117,9 +118,14 @@ const TASKS: &str = "sluice_tasks";
 const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 59] = [
+pub const METRICS: [Metric; 60] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
+    metric(
+        CLAMPED,
+        Kind::Counter,
+        "Requests that asked for a more urgent class than their tenant may have",
+    ),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
     metric(DECISIONS, Kind::Counter, "Placements, by what decided"),
     metric(DECISION_SECONDS, Kind::Histogram, "Time to decide where a request goes"),
@@ -257,6 +263,7 @@ pub(crate) struct Telemetry {
 /// The metrics that every router has from the start.
 struct Declared {
     ended: [Counter; End::ALL.len()],
+    clamped: Counter,
     retries: Counter,
     decisions: [Counter; REASONS.len()],
     decision_seconds: Histogram,
@@ -318,6 +325,7 @@ impl Telemetry {
             start_at_zero();
             Declared {
                 ended: End::ALL.map(|it| counter!(REQUESTS, "outcome" => it.as_str())),
+                clamped: counter!(CLAMPED),
                 retries: counter!(RETRIES),
                 decisions: REASONS.map(|it| counter!(DECISIONS, "reason" => it.as_str())),
                 decision_seconds: histogram!(DECISION_SECONDS),
@@ -365,6 +373,11 @@ impl Telemetry {
     /// Counts a request that is placed again.
     pub(crate) fn retried(&self) {
         self.declared.retries.increment(1);
+    }
+
+    /// Counts a request that asked to be more urgent than its tenant may be.
+    pub(crate) fn clamped(&self) {
+        self.declared.clamped.increment(1);
     }
 
     /// Counts a request that has left.
