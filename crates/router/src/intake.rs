@@ -77,7 +77,10 @@ pub(crate) async fn read(
     // Before the body, which nobody unknown may have us keep.
     let known = settings.tenants.identify(&mut headers)?;
     let tenant = match &known {
-        Some(tenant) => Some(tenant.name.clone()),
+        Some(tenant) => {
+            passage.came_from(tenant);
+            Some(tenant.name.clone())
+        }
         None => named_tenant(&settings, &headers)?,
     };
     if let Some(problem) = misunderstood(&headers) {

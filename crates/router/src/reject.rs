@@ -400,3 +400,23 @@ pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_replica_is_what_it_did() {
+        for (failure, status, told) in [
+            (Failure::TimedOut, 504, "the replica did not begin its answer in time (2 tried)"),
+            (Failure::Broken, 502, "the replica failed before its answer began (2 tried)"),
+            (Failure::Refused, 502, "the replica can't be connected to (2 tried)"),
+        ] {
+            let refusal = Refusal::Upstream { failure, attempts: 2 };
+            assert_eq!(
+                (refusal.told().status.as_u16(), refusal.to_string()),
+                (status, told.into())
+            );
+        }
+    }
+}

@@ -124,6 +124,7 @@ impl Router {
         let config = config.checked("given")?;
         let admin = bind(config.admin.listen, "admin.listen").await?;
         let app = assemble(&config)?;
+        app.own_ports.learn([&data, &admin]);
         Ok(Self { app, config, data, admin })
     }
 

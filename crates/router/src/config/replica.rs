@@ -150,7 +150,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
             Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
         }
         let name = replica.name();
-        if let Some(problem) = super::name_problem(name) {
+        if let Some(problem) = super::replica_name_problem(name) {
             problems.push(format!("replicas[{at}].name: {problem}"));
         }
         if !names.insert(name) {
