@@ -9,6 +9,7 @@ use types::{
     block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
     request::{ModelId, Priority, Request as Routed, SessionKey, TenantId},
+    slo::Slo,
 };
 use wire::{
     headers::{self, session::Sources},
@@ -86,12 +87,7 @@ pub(crate) async fn read(
     if let Some(problem) = misunderstood(&headers) {
         return Err(problem);
     }
-    let Asked { class, slo, priority, is_clamped } =
-        read_promise(&settings.promises, &settings.priorities, &headers, tenant.as_deref());
-    if is_clamped {
-        app.telemetry.clamped();
-    }
-    passage.ranked(class, priority);
+    let (slo, priority) = promised(app, passage, &headers, tenant.as_deref());
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let bounds = Bounds {
@@ -142,6 +138,23 @@ pub(crate) async fn read(
             _share: share,
         },
     })
+}
+
+/// What a request is promised and how urgent it is, as far as its tenant may say so.
+fn promised(
+    app: &App,
+    passage: &mut Passage,
+    headers: &HeaderMap,
+    tenant: Option<&str>,
+) -> (Slo, Priority) {
+    let Settings { promises, priorities, .. } = &**passage.settings();
+    let Asked { class, slo, priority, is_clamped } =
+        read_promise(promises, priorities, headers, tenant);
+    if is_clamped {
+        app.telemetry.clamped();
+    }
+    passage.ranked(class, priority);
+    (slo, priority)
 }
 
 /// Takes off what is none of a replica's business.

@@ -111,7 +111,7 @@ async fn time_to(stage: &Stage, text: &str) -> (Duration, Response<Incoming>) {
     let mut answer = stage.open(Method::POST, CHAT, &[], body).await;
     let mut seen = Vec::new();
     while !seen.ends_with(text.as_bytes()) {
-        let piece = answer.body_mut().frame().await.expect("more comes").unwrap();
+        let piece = answer.body_mut().frame().await.unwrap().unwrap();
         seen.extend_from_slice(piece.data_ref().unwrap_or(&Bytes::new()));
     }
     (began.elapsed(), answer)
