@@ -27,7 +27,7 @@ use policy::config::DispatcherConfig;
 use rand::TryRng as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
@@ -67,6 +67,9 @@ const H2_PING_EVERY: Duration = Duration::from_secs(30);
 
 /// Time between two looks at whether all replicas are ready.
 const READY_POLL: Duration = Duration::from_millis(10);
+
+/// How long a connection that has just come has for its first byte when the port closes.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// How long answers that were cut off get to reach their clients.
 const CUT_FLUSH: Duration = Duration::from_secs(1);
@@ -286,6 +289,14 @@ struct Phases {
     close: CancellationToken,
 }
 
+impl Phases {
+    /// Completes when a connection that has said nothing yet is given up.
+    async fn closed(&self) {
+        self.close.cancelled().await;
+        tokio::time::sleep(LAST_WORD).await;
+    }
+}
+
 /// Ends in order; see the head of this file.
 async fn end(app: &App, drain: Drain, phases: Phases, open: impl Future<Output = ()>) {
     tracing::info!(lame_duck = ?drain.lame_duck, timeout = ?drain.timeout, "shutting down");
@@ -347,40 +358,60 @@ impl Doors {
     async fn serve(self, listener: TcpListener, phases: Phases) {
         let (open, mut all_closed) = mpsc::channel(1);
         tokio::select! {
-            // Who has been let in by the system is let in here.
-            biased;
-            () = self.accept(&listener, open, &phases) => {}
+            () = self.accept(&listener, &open, &phases) => {}
             () = phases.close.cancelled() => {}
         }
-        drop(listener);
+        // Whom the system has let in meanwhile is let in here.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((socket, from)) = listener.accept()
+                && let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned()
+                && socket.set_nonblocking(true).is_ok()
+                && let Ok(socket) = TcpStream::from_std(socket)
+            {
+                self.take(socket, from, permit, &open, &phases);
+            }
+        }
+        drop(open);
         // Each connection holds one end, and nothing is ever said over it.
         let _ = all_closed.recv().await;
     }
 
-    async fn accept(&self, listener: &TcpListener, open: mpsc::Sender<()>, phases: &Phases) {
+    async fn accept(&self, listener: &TcpListener, open: &mpsc::Sender<()>, phases: &Phases) {
         loop {
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
             let (socket, from) = ports::accept(listener).await;
-            let settings = self.app.settings.load();
-            let most = settings.limits.connections_per_address_max;
-            let Some(place) = self.addresses.enter(from.ip(), most) else { continue };
-            let held = Held { _permit: permit, _place: place, _open: open.clone() };
-            let phases = phases.clone();
-            match &settings.tls {
-                None => {
-                    let serving = self.serving(socket, phases, held);
-                    tokio::spawn(serving);
-                }
-                Some(tls) => {
-                    let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
-                    let doors = self.clone();
-                    tokio::spawn(async move {
-                        if let Some(stream) = ports::encrypted(socket, tls, within).await {
-                            // Boxed, so that one that has yet to agree takes little.
-                            Box::pin(doors.serving(stream, phases, held)).await;
-                        }
-                    });
-                }
+            self.take(socket, from, permit, open, phases);
+        }
+    }
+
+    /// Serves a connection in a task of its own, unless its address has as many as it may.
+    fn take(
+        &self,
+        socket: TcpStream,
+        from: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        open: &mpsc::Sender<()>,
+        phases: &Phases,
+    ) {
+        let settings = self.app.settings.load();
+        let most = settings.limits.connections_per_address_max;
+        let Some(place) = self.addresses.enter(from.ip(), most) else { return };
+        let held = Held { _permit: permit, _place: place, _open: open.clone() };
+        let phases = phases.clone();
+        match &settings.tls {
+            None => {
+                let serving = self.serving(socket, phases, held);
+                tokio::spawn(serving);
+            }
+            Some(tls) => {
+                let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
+                let doors = self.clone();
+                tokio::spawn(async move {
+                    if let Some(stream) = ports::encrypted(socket, tls, within).await {
+                        // Boxed, so that one that has yet to agree takes little.
+                        Box::pin(doors.serving(stream, phases, held)).await;
+                    }
+                });
             }
         }
     }
@@ -411,7 +442,7 @@ impl Doors {
             let greeted = tokio::select! {
                 biased;
                 greeted = greeted => greeted,
-                () = phases.close.cancelled() => return,
+                () = phases.closed() => return,
             };
             // Boxed, because what serves is large and would be there twice: before it runs, and while it does.
             let ended = match greeted {

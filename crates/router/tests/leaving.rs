@@ -160,3 +160,25 @@ async fn d1_what_was_sent_before_the_port_closes_is_answered() {
     }
     tokio::time::timeout(Duration::from_secs(5), &mut stage.router).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn d1_who_has_connected_before_the_port_closes_is_answered() {
+    let stage = stage(Duration::ZERO).await;
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(std::net::TcpStream::connect(stage.data).unwrap());
+    }
+    // Nothing of the router runs until something is waited for: it has not even seen the last of them.
+    stage.stop.cancel();
+    let body = chat("hi", 1, false).to_string();
+    let length = body.len();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\ncontent-length: {length}\r\n\r\n");
+    for socket in &mut sockets {
+        std::io::Write::write_all(socket, (head.clone() + &body).as_bytes()).unwrap();
+    }
+    for socket in sockets {
+        socket.set_nonblocking(true).unwrap();
+        let answer = raw::rest(TcpStream::from_std(socket).unwrap()).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    }
+}
