@@ -54,6 +54,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/admin/placements", get(told::placements))
         .fallback(errors::no_path)
         .method_not_allowed_fallback(errors::no_method)
+        .layer(middleware::map_response(errors::in_json))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
 }

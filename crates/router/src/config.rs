@@ -357,5 +357,11 @@ pub(crate) fn name_problem(name: &str) -> Option<String> {
     (!fits).then(told)
 }
 
+/// What is wrong with a replica's name, if anything. It is part of paths of the admin port.
+pub(crate) fn replica_name_problem(name: &str) -> Option<String> {
+    let told = || format!("`{}` must be without `/`, `?`, `#` and `%`", name.escape_debug());
+    name_problem(name).or_else(|| name.contains(['/', '?', '#', '%']).then(told))
+}
+
 #[cfg(test)]
 mod tests;

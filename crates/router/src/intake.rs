@@ -9,6 +9,7 @@ use types::{
     block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
     request::{ModelId, Priority, Request as Routed, SessionKey, TenantId},
+    slo::Slo,
 };
 use wire::{
     headers::{self, session::Sources},
@@ -75,7 +76,10 @@ pub(crate) async fn read(
     // Before the body, which nobody unknown may have us keep.
     let known = settings.tenants.identify(&mut headers)?;
     let tenant = match &known {
-        Some(tenant) => Some(tenant.name.clone()),
+        Some(tenant) => {
+            passage.came_from(tenant);
+            Some(tenant.name.clone())
+        }
         None => named_tenant(&settings, &headers)?,
     };
     let nothing = HeaderMap::new();
@@ -83,10 +87,8 @@ pub(crate) async fn read(
     if let Some(problem) = misunderstood(wishes) {
         return Err(problem);
     }
-    let Asked { class, slo, priority } =
-        read_promise(&settings.promises, &settings.priorities, wishes, tenant.as_deref());
+    let (slo, priority) = promised(app, passage, wishes, tenant.as_deref());
     let answer_within = answer_within(&settings, wishes);
-    passage.ranked(class, priority);
     let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
     let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let bounds = Bounds {
@@ -108,6 +110,7 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt)?);
     }
 
+    for_replica(&mut headers, &settings);
     let outbound = outgoing(&head.uri, headers, body, passage.request_id());
     Ok(Intake {
         request: Routed {
@@ -134,11 +137,8 @@ pub(crate) async fn read(
     })
 }
 
-/// The request as it is sent to a replica.
+/// The request as it is sent to a replica, with the headers that are left of its own.
 fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes, id: &HeaderValue) -> Request<Bytes> {
-    headers::strip_hop_by_hop(&mut headers);
-    headers.remove(header::HOST);
-    headers.remove(header::EXPECT);
     headers.insert(headers::REQUEST_ID, id.clone());
     let path = uri.path_and_query().cloned();
     let mut outgoing = Request::new(body);
@@ -146,6 +146,36 @@ fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes, id: &HeaderValue) ->
     *outgoing.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
     *outgoing.headers_mut() = headers;
     outgoing
+}
+
+/// What a request is promised and how urgent it is, as far as its tenant may say so.
+fn promised(
+    app: &App,
+    passage: &mut Passage,
+    headers: &HeaderMap,
+    tenant: Option<&str>,
+) -> (Slo, Priority) {
+    let Settings { promises, priorities, .. } = &**passage.settings();
+    let Asked { class, slo, priority, is_clamped } =
+        read_promise(promises, priorities, headers, tenant);
+    if is_clamped {
+        app.telemetry.clamped();
+    }
+    passage.ranked(class, priority);
+    (slo, priority)
+}
+
+/// Takes off what is none of a replica's business.
+fn for_replica(headers: &mut HeaderMap, settings: &Settings) {
+    headers::strip_hop_by_hop(headers);
+    headers::strip_control(headers);
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    // What is compressed can't be watched: no end of a stream, no figures, no error within it.
+    headers.remove(header::ACCEPT_ENCODING);
+    if let Some(name) = &settings.tenant_header {
+        headers.remove(name);
+    }
 }
 
 /// What a header of ours asks for that nobody understands. Ignored, it would be found out by who waits

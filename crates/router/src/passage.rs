@@ -32,7 +32,7 @@ use crate::{
     goodput::{Goodput, Left},
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
-    tenants::Grant,
+    tenants::{Grant, Tenant},
 };
 
 /// Longest piece of a model's name that is logged; a client may send any.
@@ -140,6 +140,8 @@ pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,
     goodput: Arc<Goodput>,
     settings: Arc<Settings>,
+    /// Whose key it came with.
+    tenant: Option<Arc<Tenant>>,
     grant: Option<Grant>,
     endpoint: Endpoint,
     request_id: HeaderValue,
@@ -184,6 +186,7 @@ impl Passage {
             telemetry: Arc::clone(&app.telemetry),
             goodput: Arc::clone(&app.goodput),
             settings: app.settings.load_full(),
+            tenant: None,
             grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
@@ -219,6 +222,11 @@ impl Passage {
     /// The settings that were in force when the request came.
     pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    /// Learns whose request it is.
+    pub(crate) fn came_from(&mut self, tenant: &Arc<Tenant>) {
+        self.tenant = Some(Arc::clone(tenant));
     }
 
     /// Keeps what was taken out of a tenant's share until the request is over.
@@ -436,7 +444,7 @@ impl Passage {
         tracing::info!(
             request_id = self.request_id.to_str().unwrap_or_default(),
             endpoint = self.endpoint.path(),
-            tenant = self.grant.as_ref().map(|it| it.tenant().name.as_str()),
+            tenant = self.tenant.as_ref().map(|it| it.name.as_str()),
             model = self.model,
             status = self.status.map(|it| it.as_u16()),
             end = self.end.as_str(),

@@ -46,6 +46,9 @@ pub(crate) enum Refusal {
     /// Where the request ends is a matter of opinion.
     #[error("{0}")]
     Framing(&'static str),
+    /// The head is longer than allowed.
+    #[error("the head of the request is longer than the {bytes_max} bytes that are allowed")]
+    HeadTooLong { bytes_max: usize },
     /// It expects what nobody here does.
     #[error("expect: only 100-continue is met")]
     Expectation,
@@ -101,11 +104,20 @@ pub(crate) enum Refusal {
     #[error("replicas broke when they were sent this request: it is not sent again for a while")]
     Poison,
     /// Replicas took it and gave no answer.
-    #[error("the replica failed before its answer began ({attempts} tried)")]
+    #[error("{} ({attempts} tried)", unanswered(*failure))]
     Upstream { failure: Failure, attempts: u32 },
     /// The router can open no connection to a replica.
     #[error("the router has no file descriptor left; come again")]
     OutOfFiles,
+}
+
+/// Why there is no answer.
+const fn unanswered(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Refused | Failure::Unconnected => "the replica can't be connected to",
+        Failure::TimedOut => "the replica did not begin its answer in time",
+        Failure::Broken | Failure::OutOfFiles => "the replica failed before its answer began",
+    }
 }
 
 /// What a client and a dashboard are told of a refusal.
@@ -137,6 +149,7 @@ impl Refusal {
             Self::Bad(_)
             | Self::NoPath
             | Self::Framing(_)
+            | Self::HeadTooLong { .. }
             | Self::Expectation
             | Self::Method { .. }
             | Self::TooLarge { .. }
@@ -174,6 +187,7 @@ impl Refusal {
             Self::Bad(_)
             | Self::NoPath
             | Self::Framing(_)
+            | Self::HeadTooLong { .. }
             | Self::Expectation
             | Self::Method { .. }
             | Self::TooLarge { .. }
@@ -228,6 +242,11 @@ impl Refusal {
             | Self::ClientGone => {
                 told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "invalid_request")
             }
+            Self::HeadTooLong { .. } => told(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                ErrorKind::TooLarge,
+                "head_too_long",
+            ),
             Self::NoPath => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "path_not_found"),
             Self::Method { .. } => told(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -380,4 +399,24 @@ pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
         come_again(response.headers_mut(), refusal.retry_after());
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_replica_is_what_it_did() {
+        for (failure, status, told) in [
+            (Failure::TimedOut, 504, "the replica did not begin its answer in time (2 tried)"),
+            (Failure::Broken, 502, "the replica failed before its answer began (2 tried)"),
+            (Failure::Refused, 502, "the replica can't be connected to (2 tried)"),
+        ] {
+            let refusal = Refusal::Upstream { failure, attempts: 2 };
+            assert_eq!(
+                (refusal.told().status.as_u16(), refusal.to_string()),
+                (status, told.into())
+            );
+        }
+    }
 }

@@ -12,7 +12,10 @@ use wire::{
     openai::{Dialect, Endpoint},
 };
 
-use crate::{app::App, completion, feedback, models, reject::Refusal, reply::Reply, visit::Visit};
+use crate::{
+    app::App, completion, feedback, models, reject::Refusal, reply::Reply, serve::HEAD_BYTES_MAX,
+    visit::Visit,
+};
 
 /// Serves one request of the data port.
 pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Reply> {
@@ -41,9 +44,24 @@ fn problem(request: &Request<Incoming>) -> Option<Refusal> {
     if let Some(problem) = headers::framing_problem(request.version(), request.headers()) {
         return Some(Refusal::Framing(problem));
     }
+    let (bytes, bytes_max) = (head_bytes(request), HEAD_BYTES_MAX as usize);
+    if bytes_max < bytes {
+        return Some(Refusal::HeadTooLong { bytes_max });
+    }
     let expects = request.headers().get(header::EXPECT)?;
     let is_met = expects.as_bytes().eq_ignore_ascii_case(b"100-continue");
     (!is_met).then_some(Refusal::Expectation)
+}
+
+/// Length of a request's head as HTTP/1 writes it.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let authority = uri.authority().map_or(0, |it| it.as_str().len());
+    let target = authority + uri.path_and_query().map_or(0, |it| it.as_str().len());
+    let line = request.method().as_str().len() + target + "  HTTP/1.1\r\n".len();
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    line + headers.sum::<usize>() + "\r\n".len()
 }
 
 /// Answers what goes to no replica.

@@ -1,26 +1,34 @@
 //! The ports, and how the router begins and ends.
 //!
-//! Ending has an order, so that a rolling update loses nothing: `/readyz` says no; requests are
-//! still taken for the lame-duck time, until balancers have noticed; then the port closes and open
-//! answers get until the deadline; what is left is cut off with an error that says so.
+//! Ending has an order, so that a rolling update loses nothing: `/readyz` says no, and every answer
+//! tells its client to come back over another connection; requests are still taken for the lame-duck
+//! time, until balancers have noticed; then the port closes and open answers get until the deadline;
+//! what is left is cut off with an error that says so.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::{
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::{
-    rt::TokioTimer,
-    server::graceful::{GracefulShutdown, Watcher},
-};
+use hyper_util::{rt::TokioTimer, server::graceful::GracefulConnection};
 use policy::config::DispatcherConfig;
 use rand::TryRng as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,14 +44,17 @@ use crate::{
     h2_streams::Streams,
     peers, ports, registry,
     reload::{self, Reloader},
+    reply::Reply,
     routes, telemetry,
     tokenize::Tokenizers,
+    visit,
 };
 
 pub use crate::tokenize::TokenizerError;
 
-/// Longest head of a request, in bytes, and so what one idle connection may hold.
-const HEAD_BYTES_MAX: u32 = 32 << 10;
+/// Longest head of a request, in bytes. One that comes whole with what is read at once is measured by
+/// [`routes`]; an idle connection holds up to twice as much.
+pub(crate) const HEAD_BYTES_MAX: u32 = 32 << 10;
 
 /// Most requests at once over one HTTP/2 connection.
 const H2_STREAMS_MAX: u32 = 100;
@@ -56,6 +67,9 @@ const H2_PING_EVERY: Duration = Duration::from_secs(30);
 
 /// Time between two looks at whether all replicas are ready.
 const READY_POLL: Duration = Duration::from_millis(10);
+
+/// How long a connection that has just come has for its first byte when the port closes.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// How long answers that were cut off get to reach their clients.
 const CUT_FLUSH: Duration = Duration::from_secs(1);
@@ -113,6 +127,7 @@ impl Router {
         let config = config.checked("given")?;
         let admin = bind(config.admin.listen, "admin.listen").await?;
         let app = assemble(&config)?;
+        app.own_ports.learn([&data, &admin]);
         Ok(Self { app, config, data, admin })
     }
 
@@ -192,12 +207,12 @@ impl Router {
         let _helpers = Helpers(helpers);
         let _over = app.over.clone().drop_guard();
         let doors = Doors::new(&config, Arc::clone(&app));
-        let close = CancellationToken::new();
-        let open = doors.serve(data, close.clone());
+        let phases = Phases::default();
+        let open = doors.serve(data, phases.clone());
         tokio::pin!(open);
         tokio::select! {
             () = &mut open => {}
-            () = shutdown => end(&app, config.drain, close, open).await,
+            () = shutdown => end(&app, config.drain, phases, open).await,
         }
         // Connections that end later keep the fleet, and with it what was not written yet.
         let dispatch = Arc::clone(app.fleet.dispatch());
@@ -265,13 +280,31 @@ async fn tend(app: Arc<App>) {
     app.fleet.dispatch().tend().await;
 }
 
+/// How far the end has come.
+#[derive(Clone, Debug, Default)]
+struct Phases {
+    /// Clients are told to leave.
+    ending: CancellationToken,
+    /// The port closes, and connections that nobody uses.
+    close: CancellationToken,
+}
+
+impl Phases {
+    /// Completes when a connection that has said nothing yet is given up.
+    async fn closed(&self) {
+        self.close.cancelled().await;
+        tokio::time::sleep(LAST_WORD).await;
+    }
+}
+
 /// Ends in order; see the head of this file.
-async fn end(app: &App, drain: Drain, close: CancellationToken, open: impl Future<Output = ()>) {
+async fn end(app: &App, drain: Drain, phases: Phases, open: impl Future<Output = ()>) {
     tracing::info!(lame_duck = ?drain.lame_duck, timeout = ?drain.timeout, "shutting down");
-    app.ending.store(true, std::sync::atomic::Ordering::Relaxed);
+    app.ending.store(true, Ordering::Relaxed);
+    phases.ending.cancel();
     tokio::pin!(open);
     let _ = tokio::time::timeout(drain.lame_duck, &mut open).await;
-    close.cancel();
+    phases.close.cancel();
     if tokio::time::timeout(drain.timeout, &mut open).await.is_err() {
         tracing::warn!("cutting off the answers that are still open");
         app.cut.now();
@@ -321,46 +354,64 @@ impl Doors {
         Self { app, connections, addresses, client_head, client_stall, http1, http2 }
     }
 
-    /// Serves until `close` is cancelled, then until every connection has finished what it has.
-    async fn serve(self, listener: TcpListener, close: CancellationToken) {
-        let graceful = GracefulShutdown::new();
+    /// Serves until it is time to close, then until every connection has finished what it has.
+    async fn serve(self, listener: TcpListener, phases: Phases) {
+        let (open, mut all_closed) = mpsc::channel(1);
         tokio::select! {
-            () = self.accept(&listener, &graceful, &close) => {}
-            () = close.cancelled() => {}
+            () = self.accept(&listener, &open, &phases) => {}
+            () = phases.close.cancelled() => {}
         }
-        drop(listener);
-        graceful.shutdown().await;
+        // Whom the system has let in meanwhile is let in here.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((socket, from)) = listener.accept()
+                && let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned()
+                && socket.set_nonblocking(true).is_ok()
+                && let Ok(socket) = TcpStream::from_std(socket)
+            {
+                self.take(socket, from, permit, &open, &phases);
+            }
+        }
+        drop(open);
+        // Each connection holds one end, and nothing is ever said over it.
+        let _ = all_closed.recv().await;
     }
 
-    async fn accept(
-        &self,
-        listener: &TcpListener,
-        graceful: &GracefulShutdown,
-        close: &CancellationToken,
-    ) {
+    async fn accept(&self, listener: &TcpListener, open: &mpsc::Sender<()>, phases: &Phases) {
         loop {
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
             let (socket, from) = ports::accept(listener).await;
-            let settings = self.app.settings.load();
-            let most = settings.limits.connections_per_address_max;
-            let Some(place) = self.addresses.enter(from.ip(), most) else { continue };
-            let held = (permit, place);
-            let (watcher, close) = (graceful.watcher(), close.clone());
-            match &settings.tls {
-                None => {
-                    let serving = self.serving(socket, watcher, close, held);
-                    tokio::spawn(serving);
-                }
-                Some(tls) => {
-                    let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
-                    let doors = self.clone();
-                    tokio::spawn(async move {
-                        if let Some(stream) = ports::encrypted(socket, tls, within).await {
-                            // Boxed, so that one that has yet to agree takes little.
-                            Box::pin(doors.serving(stream, watcher, close, held)).await;
-                        }
-                    });
-                }
+            self.take(socket, from, permit, open, phases);
+        }
+    }
+
+    /// Serves a connection in a task of its own, unless its address has as many as it may.
+    fn take(
+        &self,
+        socket: TcpStream,
+        from: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        open: &mpsc::Sender<()>,
+        phases: &Phases,
+    ) {
+        let settings = self.app.settings.load();
+        let most = settings.limits.connections_per_address_max;
+        let Some(place) = self.addresses.enter(from.ip(), most) else { return };
+        let held = Held { _permit: permit, _place: place, _open: open.clone() };
+        let phases = phases.clone();
+        match &settings.tls {
+            None => {
+                let serving = self.serving(socket, phases, held);
+                tokio::spawn(serving);
+            }
+            Some(tls) => {
+                let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
+                let doors = self.clone();
+                tokio::spawn(async move {
+                    if let Some(stream) = ports::encrypted(socket, tls, within).await {
+                        // Boxed, so that one that has yet to agree takes little.
+                        Box::pin(doors.serving(stream, phases, held)).await;
+                    }
+                });
             }
         }
     }
@@ -369,19 +420,20 @@ impl Doors {
     fn serving<T>(
         &self,
         io: T,
-        watcher: Watcher,
-        close: CancellationToken,
-        held: (OwnedSemaphorePermit, Place),
+        phases: Phases,
+        held: Held,
     ) -> impl Future<Output = ()> + Send + use<T>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let app = Arc::clone(&self.app);
+        let (app, shared) = (Arc::clone(&self.app), Arc::clone(&self.app));
+        let late = Arc::new(Notify::new());
+        let asked = Arc::clone(&late);
         // Boxed for each request, so that what a request needs before its answer begins is
         // given back then: a connection lives on, and so may its stream.
         let service = service_fn(move |request| {
-            let app = Arc::clone(&app);
-            Box::pin(async { Ok::<_, Infallible>(routes::route(app, request).await) })
+            let (app, asked) = (Arc::clone(&shared), Arc::clone(&asked));
+            Box::pin(async move { Ok::<_, Infallible>(serve_one(app, request, &asked).await) })
         });
         let (http1, http2) = (self.http1.clone(), self.http2.clone());
         let greeted = ClientIo::greeted(io, self.client_head, self.client_stall);
@@ -390,22 +442,78 @@ impl Doors {
             let greeted = tokio::select! {
                 biased;
                 greeted = greeted => greeted,
-                () = close.cancelled() => return,
+                () = phases.closed() => return,
             };
             // Boxed, because what serves is large and would be there twice: before it runs, and while it does.
             let ended = match greeted {
                 Ok((io, Protocol::Http1)) => {
-                    Box::pin(watcher.watch(http1.serve_connection(io, service))).await
+                    let connection = http1.serve_connection(io, service);
+                    Box::pin(until_closed(connection, phases.close.cancelled())).await
                 }
                 Ok((io, Protocol::Http2)) => {
-                    Box::pin(watcher.watch(http2.serve_connection(io, service))).await
+                    let connection = http2.serve_connection(io, service);
+                    Box::pin(until_closed(connection, leaving(&phases, &late))).await
                 }
                 Err(_) => return,
             };
             // What goes wrong here is the client's doing: it hung up, or it does not speak HTTP.
             if let Err(error) = ended {
+                visit::unread(&app, &error);
                 tracing::debug!(%error, "connection ended");
             }
         }
     }
+}
+
+/// What a connection gives back when it ends.
+struct Held {
+    _permit: OwnedSemaphorePermit,
+    _place: Place,
+    /// By which it is known that it has not ended.
+    _open: mpsc::Sender<()>,
+}
+
+/// Serves a request. Once the router ends, the answer tells the client to come back over another
+/// connection: over HTTP/1 by itself, over HTTP/2 by what the connection does when it learns that there
+/// was one `late`.
+async fn serve_one(app: Arc<App>, request: Request<Incoming>, late: &Notify) -> Response<Reply> {
+    let is_http1 = request.version() <= Version::HTTP_11;
+    let mut answer = routes::route(Arc::clone(&app), request).await;
+    if app.ending.load(Ordering::Relaxed) {
+        late.notify_one();
+        if is_http1 {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    answer
+}
+
+/// Completes when the client of an HTTP/2 connection is to be told to leave: when the router begins to
+/// end; for one that comes later, once it has been answered a request; at the latest when all closes.
+async fn leaving(phases: &Phases, late: &Notify) {
+    let told = async {
+        match phases.ending.is_cancelled() {
+            true => late.notified().await,
+            false => phases.ending.cancelled().await,
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        () = phases.close.cancelled() => {}
+    }
+}
+
+/// Serves `connection` to its end; from `closing` on it takes no request but those that are on their way.
+async fn until_closed<C: GracefulConnection>(
+    connection: C,
+    closing: impl Future<Output = ()>,
+) -> Result<(), C::Error> {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // What has come is read first.
+        biased;
+        ended = &mut connection => return ended,
+        () = closing => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }

@@ -29,9 +29,9 @@ mod names;
 mod peers;
 
 use names::{
-    BUILD_INFO, CACHED_TOKENS, DECISION_SECONDS, DECISIONS, DURATION, EXPECTED_TOKENS, ITL,
-    OUTPUT_TOKENS, PREDICTION_ERROR, PROMPT_TOKENS, RECOMPUTED_TOKENS, REJECTED, RELOADS, REQUESTS,
-    RETRIES, SHED, TTFT, WAIT_SECONDS,
+    BUILD_INFO, CACHED_TOKENS, CLAMPED, DECISION_SECONDS, DECISIONS, DURATION, EXPECTED_TOKENS,
+    ITL, OUTPUT_TOKENS, PREDICTION_ERROR, PROMPT_TOKENS, RECOMPUTED_TOKENS, REJECTED, RELOADS,
+    REQUESTS, RETRIES, SHED, TTFT, WAIT_SECONDS,
 };
 pub use names::{Kind, METRICS, Metric};
 
@@ -63,6 +63,7 @@ pub(crate) struct Telemetry {
 /// The metrics that every router has from the start.
 struct Declared {
     ended: [Counter; End::ALL.len()],
+    clamped: Counter,
     retries: Counter,
     decisions: [Counter; REASONS.len()],
     decision_seconds: Histogram,
@@ -124,6 +125,7 @@ impl Telemetry {
             start_at_zero();
             Declared {
                 ended: End::ALL.map(|it| counter!(REQUESTS, "outcome" => it.as_str())),
+                clamped: counter!(CLAMPED),
                 retries: counter!(RETRIES),
                 decisions: REASONS.map(|it| counter!(DECISIONS, "reason" => it.as_str())),
                 decision_seconds: histogram!(DECISION_SECONDS),
@@ -177,6 +179,11 @@ impl Telemetry {
     /// Counts a request that is placed again.
     pub(crate) fn retried(&self) {
         self.declared.retries.increment(1);
+    }
+
+    /// Counts a request that asked to be more urgent than its tenant may be.
+    pub(crate) fn clamped(&self) {
+        self.declared.clamped.increment(1);
     }
 
     /// Counts a request that has left.

@@ -70,6 +70,11 @@ impl Tenants {
         if problems.is_empty() { Ok(Self { by_key }) } else { Err(problems) }
     }
 
+    /// Whether a tenant has that key.
+    pub(crate) fn knows(&self, key: &KeyHash) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Whose request it is, if anybody is asked; takes the key off, which is none of the replica's
     /// business.
     ///

@@ -11,9 +11,9 @@
 //! A server error says as much of the request as of the replica. It counts against the replica once
 //! another one has served the same request; an error that a second one gives too counts against neither.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fleet::{
     client::{Body, failure_of},
     health::Failure,
@@ -22,13 +22,24 @@ use fleet::{
 use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use policy::event::Reject;
-use wire::{headers, openai::Endpoint, sse::Scanner, usage::Answer as Account};
+use tokio::time::Instant;
+use wire::{
+    headers,
+    openai::Endpoint,
+    sse::Scanner,
+    usage::{self, Answer as Account},
+};
 
 use crate::{
     app::App, intake::Outbound, passage::Passage, quarantine::Strike, reject::Refusal, relay,
 };
 
-/// The answer of a replica, its head received, and of a stream the first piece.
+/// Most of a stream that is held back while it is not known whether it begins with an error: bytes, and
+/// time since the first of them.
+const HELD_BYTES_MAX: usize = 16 << 10;
+const HELD_LONGEST: Duration = Duration::from_millis(100);
+
+/// The answer of a replica, its head received, and of a stream its beginning.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) begun: Begun,
@@ -39,7 +50,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) response: Response<Body>,
-    /// The first piece of a stream, which was looked at before the client is told anything.
+    /// The beginning of a stream, which was looked at before the client is told anything.
     pub(crate) first: Option<Bytes>,
     /// Whether it is an error of which it was decided what it says of the replica.
     pub(crate) is_weighed: bool,
@@ -210,21 +221,69 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
     }
 }
 
-/// Waits for the first piece of a stream: engines that are dead behind their server, or full, say
-/// 200 and then an error. As long as the client has been told nothing, another replica can serve it.
+/// Waits until a stream has begun: engines that are dead behind their server, or full, say 200 and then
+/// an error, perhaps after a comment or an empty piece. As long as the client has been told nothing, another
+/// replica can serve it. What has come is not held back for long: nobody waits for a token because of it.
 async fn begin_stream(
     endpoint: Endpoint,
     replica: &Replica,
     mut response: Response<Body>,
 ) -> Attempt {
-    let frame = response.body_mut().frame().await;
-    let Some(first) = frame.and_then(Result::ok).and_then(|it| it.into_data().ok()) else {
-        replica.request_failed(Failure::Broken);
-        return Attempt::Failed(Failure::Broken);
-    };
-    let mut account = Account::new(endpoint);
-    Scanner::new().push(&first, |event| account.event(&event));
-    let has_failed = account.has_failed();
-    let begun = Begun { response, first: Some(first), is_weighed: false };
+    let mut beginning = Beginning::new(endpoint);
+    let mut until: Option<Instant> = None;
+    while !beginning.is_told() {
+        let frame = response.body_mut().frame();
+        let frame = match until {
+            None => frame.await,
+            Some(until) => match tokio::time::timeout_at(until, frame).await {
+                Ok(frame) => frame,
+                Err(_) => break,
+            },
+        };
+        let Some(piece) = frame.and_then(Result::ok).and_then(|it| it.into_data().ok()) else {
+            replica.request_failed(Failure::Broken);
+            return Attempt::Failed(Failure::Broken);
+        };
+        beginning.see(piece);
+        until.get_or_insert_with(|| Instant::now() + HELD_LONGEST);
+    }
+    let has_failed = beginning.account.has_failed();
+    let begun = Begun { response, first: Some(beginning.held), is_weighed: false };
     if has_failed { Attempt::Erred(begun) } else { Attempt::Answered(begun) }
+}
+
+/// What has come of a stream that has not begun.
+struct Beginning {
+    held: Bytes,
+    scanner: Scanner,
+    account: Account,
+    has_output: bool,
+}
+
+impl Beginning {
+    fn new(endpoint: Endpoint) -> Self {
+        let (scanner, account) = (Scanner::new(), Account::new(endpoint));
+        Self { held: Bytes::new(), scanner, account, has_output: false }
+    }
+
+    fn see(&mut self, piece: Bytes) {
+        let Self { scanner, account, has_output, .. } = self;
+        scanner.push(&piece, |event| {
+            *has_output = *has_output || event.cut || usage::carries_output(&event);
+            account.event(&event);
+        });
+        self.held = if self.held.is_empty() {
+            piece
+        } else {
+            // Copies what was held once, and from then on the piece alone.
+            let mut held = BytesMut::from(std::mem::take(&mut self.held));
+            held.extend_from_slice(&piece);
+            held.freeze()
+        };
+    }
+
+    /// Whether it has said what it is: an answer, its end or an error; or so much that it is an answer.
+    fn is_told(&self) -> bool {
+        self.has_output || self.account.end().is_some() || HELD_BYTES_MAX <= self.held.len()
+    }
 }

@@ -125,7 +125,7 @@ async fn an_answer_in_one_piece_that_breaks_off_is_not_taken_for_a_whole_one() {
 async fn a_broken_stream_ends_in_the_dialect_of_its_endpoint() {
     let url = raw::replica(|mut socket, _| async move {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n";
-        let cut = format!("{head}connection: close\r\n\r\ndata: {{\"type\":\"ping\"}}\n\ndata: {{");
+        let cut = format!("{head}connection: close\r\n\r\ndata: {{\"delta\":\"a\"}}\n\ndata: {{");
         socket.write_all(cut.as_bytes()).await.unwrap();
     })
     .await;
@@ -138,7 +138,7 @@ async fn a_broken_stream_ends_in_the_dialect_of_its_endpoint() {
     ] {
         let answer = stage.post(path, &[], r#"{"model":"m","messages":[],"stream":true}"#).await;
         let (sent, error) = answer.body.split_once("data: {\n\n").unwrap();
-        assert_eq!(sent, "data: {\"type\":\"ping\"}\n\n");
+        assert_eq!(sent, "data: {\"delta\":\"a\"}\n\n");
         let is_named = error.starts_with("event: error\ndata: {");
         assert_eq!(is_named, matches!(path, "/v1/responses" | "/v1/messages"), "{path}: {error}");
         assert!(error.contains("broke off") && error.ends_with(end), "{path}: {error}");

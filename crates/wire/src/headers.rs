@@ -132,6 +132,16 @@ fn strip(headers: &mut HeaderMap, is_doomed: impl Fn(&HeaderName) -> bool) {
     }
 }
 
+/// What names of headers begin with that tell a router what to do, ours and those of others.
+const CONTROL_PREFIXES: [&str; 6] =
+    ["x-sluice-", "x-llm-d-", "x-slo-", "x-gateway-inference-", "x-smg-", "x-tenant-id"];
+
+/// Takes off what tells a router what to do and is none of a replica's business: an engine, or another
+/// router behind this one, might do what a client may not ask for.
+pub fn strip_control(headers: &mut HeaderMap) {
+    strip(headers, |name| CONTROL_PREFIXES.iter().any(|it| name.as_str().starts_with(it)));
+}
+
 /// What is ambiguous about how a request is framed or addressed, if anything. Whoever reads it after
 /// us might take its end for another place, and the rest for a request of its own.
 #[must_use]
@@ -236,6 +246,26 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-type", "retry-after", "retry-after-ms"]);
+    }
+
+    #[test]
+    fn what_tells_a_router_what_to_do_comes_off_and_what_names_the_request_stays() {
+        let mut headers = headers(&[
+            ("x-sluice-priority", "system"),
+            ("x-sluice-made-up", "1"),
+            ("x-llm-d-slo-ttft-ms", "1"),
+            ("x-llm-d-inference-fairness-id", "a"),
+            ("x-slo-tpot-ms", "1"),
+            ("x-tenant-id", "other"),
+            ("x-session-id", "s"),
+            ("x-request-id", "r"),
+            ("traceparent", "00-0-0-00"),
+            ("content-type", "application/json"),
+        ]);
+        strip_control(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "traceparent", "x-request-id", "x-session-id"]);
     }
 
     #[test]
