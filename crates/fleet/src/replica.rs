@@ -2,13 +2,16 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use http::{Uri, uri::PathAndQuery};
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery},
+};
 use parking_lot::Mutex;
 use policy::event::Event;
 use tokio::{sync::Notify, time::Instant};
@@ -83,11 +86,23 @@ impl std::str::FromStr for Origin {
         if uri.authority().is_some_and(|it| it.as_str().contains('@')) {
             return Err(bad("it must not carry a user or a password"));
         }
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || url.contains('#') {
             return Err(bad("write http://HOST:PORT without a path"));
+        }
+        if !uri.authority().is_some_and(has_good_port) {
+            return Err(bad("its port must be a number from 1 to 65535"));
         }
         Ok(Self(uri))
     }
+}
+
+/// Whether the port is one that can be reached, or left out. The parser passes over one that it can't
+/// read, and the usual one would then be taken instead.
+fn has_good_port(authority: &Authority) -> bool {
+    let Some(rest) = authority.as_str().strip_prefix(authority.host()) else { return false };
+    let Some(written) = rest.strip_prefix(':') else { return rest.is_empty() };
+    let port = written.parse().ok().filter(|it: &u16| *it > 0);
+    port.is_some_and(|it| it.to_string() == written)
 }
 
 impl std::fmt::Display for Origin {
@@ -123,14 +138,14 @@ impl Origin {
     /// What a `host` header to the replica says.
     #[must_use]
     pub fn authority(&self) -> &str {
-        self.0.authority().map_or("", http::uri::Authority::as_str)
+        self.0.authority().map_or("", Authority::as_str)
     }
 }
 
 /// Tokens whose computing fills a block of any engine, so that there must be an event of it.
 const COMPUTED_MIN: Tokens = Tokens(512);
 /// Longest time that a replica is left alone because it said so.
-const COOLING_MAX: Duration = Duration::from_secs(30);
+pub const COOLING_MAX: Duration = Duration::from_secs(600);
 
 /// One replica.
 #[derive(Debug)]
@@ -164,6 +179,8 @@ const TOKENS_TOLD_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct State {
     tracker: HealthTracker,
+    /// Until when it wants to be left alone.
+    cooled_until: Option<Instant>,
     load: Option<LoadReport>,
     implausible: u64,
     models: Arc<[Model]>,
@@ -232,6 +249,7 @@ impl Replica {
             spec,
             state: Mutex::new(State {
                 tracker,
+                cooled_until: None,
                 load: None,
                 implausible: 0,
                 models: Arc::default(),
@@ -320,20 +338,61 @@ impl Replica {
     }
 
     /// Learns that the replica has no room and wants to be left alone for a while. It is not ill, so
-    /// only the dispatcher is told; the longest wait is `COOLING_MAX`.
+    /// only the dispatcher is told; the longest wait is [`COOLING_MAX`]. Of several waits the one that
+    /// ends last counts.
     pub fn declined(self: &Arc<Self>, retry_after: Option<Duration>) {
         self.answered();
         let Some(wait) = retry_after.filter(|it| !it.is_zero()) else { return };
-        let replica = self.id;
-        self.dispatch.observe(Event::HealthChanged { replica, health: Health::Draining });
-        let this = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(wait.min(COOLING_MAX)).await;
-            if let Some(this) = this.upgrade() {
-                let health = this.health();
-                this.dispatch.observe(Event::HealthChanged { replica, health });
-            }
-        });
+        let until = Instant::now() + wait.min(COOLING_MAX);
+        let is_first = {
+            let mut state = self.state.lock();
+            let before = state.cooled_until.replace(until);
+            state.cooled_until = before.max(Some(until));
+            self.tell_health(&state);
+            before.is_none()
+        };
+        if is_first {
+            tokio::spawn(cool_down(Arc::downgrade(self), until));
+        }
+    }
+
+    /// How long it still wants to be left alone; none where it is not ready or takes requests.
+    #[must_use]
+    pub fn cools_for(&self) -> Option<Duration> {
+        let state = self.state.lock();
+        let is_ready = state.tracker.health() == Health::Ready;
+        let left = state.cooled_until?.saturating_duration_since(Instant::now());
+        is_ready.then_some(left)
+    }
+
+    /// Whether it serves `model`, as far as it says.
+    #[must_use]
+    pub fn serves(&self, model: ModelId) -> bool {
+        let models = self.models();
+        models.is_empty()
+            || model == ModelId::ANY
+            || models.iter().any(|it| ModelId::from_name(&it.name) == model)
+    }
+
+    /// Ends the time in which it is left alone, or says until when that was put off.
+    fn cooled(&self) -> Option<Instant> {
+        let mut state = self.state.lock();
+        let put_off = state.cooled_until.filter(|it| Instant::now() < *it);
+        if put_off.is_none() {
+            state.cooled_until = None;
+            self.tell_health(&state);
+        }
+        put_off
+    }
+
+    /// Tells the dispatcher whether it takes requests. While its state is held, so that of two changes
+    /// the later one is told last.
+    fn tell_health(&self, state: &State) {
+        let health = match (state.tracker.health(), state.cooled_until) {
+            (Health::Ready, Some(_)) => Health::Draining,
+            (health, _) => health,
+        };
+        self.dispatch.observe(Event::HealthChanged { replica: self.id, health });
     }
 
     /// Learns that the replica answered a request, be it with a refusal.
@@ -519,7 +578,7 @@ impl Replica {
 
     fn health_changed(&self, change: Option<Health>, failure: Failure) {
         let Some(health) = change else { return };
-        self.dispatch.observe(Event::HealthChanged { replica: self.id, health });
+        self.tell_health(&self.state.lock());
         let name = self.name();
         match health {
             Health::Ejected => {
@@ -539,9 +598,89 @@ impl Replica {
     }
 }
 
+/// Waits until a replica need no longer be left alone.
+async fn cool_down(replica: Weak<Replica>, mut until: Instant) {
+    loop {
+        tokio::time::sleep_until(until).await;
+        let Some(replica) = replica.upgrade() else { return };
+        match replica.cooled() {
+            Some(put_off) => until = put_off,
+            None => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use policy::config::{DispatcherConfig, StrategyName};
+
     use super::*;
+
+    /// A replica that takes requests, and whoever chooses it.
+    fn ready() -> (Arc<Dispatch>, Arc<Replica>) {
+        let dispatch = Dispatch::new(DispatcherConfig::new(StrategyName::LeastRequest, 7));
+        let origin = "http://127.0.0.1:1".parse().unwrap();
+        let spec = ReplicaSpec::new("r".to_owned(), origin, Reach::default());
+        let (health, client) = (HealthConfig::default(), ClientConfig::default());
+        let id = ReplicaId(0);
+        let replica = Replica::join(&dispatch, id, spec, health, &client, &Arc::default());
+        (0..health.probe_successes).for_each(|_| replica.probed(Ok(())));
+        (dispatch, replica)
+    }
+
+    fn told(dispatch: &Dispatch) -> Health {
+        dispatch.inspect(|_, it| it.fleet().get(ReplicaId(0)).unwrap().health)
+    }
+
+    /// Lets tasks that are due run.
+    async fn advance(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_wishes_to_be_left_alone_the_one_that_ends_last_counts() {
+        let (dispatch, replica) = ready();
+        assert_eq!((told(&dispatch), replica.cools_for()), (Health::Ready, None));
+        let seconds = Duration::from_secs;
+        replica.declined(Some(seconds(2)));
+        replica.declined(Some(seconds(20)));
+        replica.declined(Some(seconds(1)));
+        advance(3).await;
+        assert_eq!((told(&dispatch), replica.health()), (Health::Draining, Health::Ready));
+        assert_eq!(replica.cools_for(), Some(seconds(17)));
+        advance(16).await;
+        assert_eq!(told(&dispatch), Health::Draining);
+        advance(2).await;
+        assert_eq!((told(&dispatch), replica.cools_for()), (Health::Ready, None));
+        replica.declined(Some(seconds(2)));
+        assert_eq!(told(&dispatch), Health::Draining, "it may ask again");
+        advance(3).await;
+        assert_eq!(told(&dispatch), Health::Ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_back_while_it_wants_to_be_left_alone_is_left_alone() {
+        let (dispatch, replica) = ready();
+        replica.declined(Some(Duration::from_secs(20)));
+        replica.request_failed(Failure::Refused);
+        assert_eq!((told(&dispatch), replica.cools_for()), (Health::Ejected, None));
+        while replica.health() != Health::Ready {
+            advance(1).await;
+            replica.probed(Ok(()));
+        }
+        assert_eq!(told(&dispatch), Health::Draining);
+        advance(20).await;
+        assert_eq!(told(&dispatch), Health::Ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_left_alone_for_ever() {
+        let (dispatch, replica) = ready();
+        replica.declined(Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(replica.cools_for(), Some(COOLING_MAX));
+        tokio::time::sleep(COOLING_MAX + Duration::from_secs(1)).await;
+        assert_eq!(told(&dispatch), Health::Ready);
+    }
 
     #[test]
     fn a_url_is_taken_with_and_without_a_slash() {
@@ -555,6 +694,8 @@ mod tests {
             assert_eq!(uri.to_string(), format!("{base}/v1/models?a=b"));
             assert_eq!(origin.to_string(), base);
         }
+        let origin: Origin = "http://[fd00::1]:65535".parse().unwrap();
+        assert_eq!(origin.host_and_port(), ("fd00::1", 65_535));
         let origin: Origin = "https://[fd00::1]".parse().unwrap();
         assert_eq!(origin.host_and_port(), ("fd00::1", 443));
     }
@@ -567,6 +708,14 @@ mod tests {
             ("http://u:p@a:1", "password"),
             ("http://a:1/v1", "without a path"),
             ("file:///etc/passwd", "write http://HOST:PORT"),
+            ("http://a:1#x", "without a path"),
+            ("http://127.0.0.1:99999", "1 to 65535"),
+            ("http://127.0.0.1:65536", "1 to 65535"),
+            ("http://127.0.0.1:0", "1 to 65535"),
+            ("http://127.0.0.1:080", "1 to 65535"),
+            ("http://127.0.0.1:", "1 to 65535"),
+            ("https://[::1]:99999", "1 to 65535"),
+            ("http://[::1]:", "1 to 65535"),
         ] {
             let error = url.parse::<Origin>().unwrap_err().to_string();
             assert!(error.contains(cure) && error.contains(url), "{error}");
