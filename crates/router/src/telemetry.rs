@@ -3,15 +3,13 @@
 //! Each router has a recorder of its own, so that two in one process do not mix. Labels come from
 //! closed sets (replica names, and the words below): never from what a client sends.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
 use fleet::{fleet::Fleet, replica::Replica};
 use http::HeaderValue;
 use metrics::{Counter, Histogram, Unit, counter, gauge, histogram};
-use metrics_exporter_prometheus::{
-    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
+use parking_lot::Mutex;
 use policy::{
     admission::Gate,
     event::{Placement, Reason},
@@ -29,6 +27,9 @@ use crate::{app::App, passage::End, reject::DROPPED_REASONS};
 mod caches;
 mod goodput;
 mod peers;
+mod series;
+
+use self::series::Registry;
 
 /// A metric that the router exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,15 +244,16 @@ const DECISION_BUCKETS: [f64; 10] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4,
 /// Longest time that a decision takes; what takes longer has waited.
 const DECISION_LONGEST: Duration = Duration::from_millis(10);
 
-/// How often recorded durations are folded into their buckets when nobody reads the metrics.
+/// How often it is looked for series of replicas that have left.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The router's metrics.
 pub(crate) struct Telemetry {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
+    recorder: Registry,
     declared: Declared,
     replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>, FxBuildHasher>,
+    /// Held while series of replicas are declared or let go of, so that neither undoes the other.
+    members: Mutex<()>,
 }
 
 /// The metrics that every router has from the start.
@@ -305,13 +307,10 @@ impl ReplicaMetrics {
 impl Telemetry {
     /// Declares every metric.
     pub(crate) fn new() -> Self {
-        let decision = Matcher::Full(DECISION_SECONDS.to_owned());
-        let recorder = PrometheusBuilder::new()
-            .set_buckets(&LATENCY_BUCKETS)
-            .and_then(|it| it.set_buckets_for_metric(decision, &DECISION_BUCKETS))
-            .unwrap_or_else(|_| PrometheusBuilder::new())
-            .build_recorder();
-        let handle = recorder.handle();
+        let recorder = Registry::new(|name| match name {
+            DECISION_SECONDS => &DECISION_BUCKETS,
+            _ => &LATENCY_BUCKETS,
+        });
         let declared = metrics::with_local_recorder(&recorder, || {
             METRICS.iter().for_each(describe);
             gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -328,7 +327,7 @@ impl Telemetry {
                     .map(|it| histogram!(PREDICTION_ERROR, "direction" => it)),
             }
         });
-        Self { recorder, handle, declared, replicas: DashMap::default() }
+        Self { recorder, declared, replicas: DashMap::default(), members: Mutex::default() }
     }
 
     /// Counts a decision. One that took so long that the request must have waited says nothing of how
@@ -400,9 +399,16 @@ impl Telemetry {
         });
     }
 
-    /// Lets go of the metrics of a replica that has left.
-    pub(crate) fn forget(&self, replica: ReplicaId) {
-        self.replicas.remove(&replica);
+    /// Lets go of the series of every replica that is not, or no longer, in the fleet. A request that was
+    /// sent to one that has left meanwhile may have declared some of them again.
+    pub(crate) fn forget_gone(&self, fleet: &Fleet) {
+        // Before it is looked who is there: who joins from now on declares its series after this.
+        let _members = self.members.lock();
+        let replicas = fleet.replicas();
+        let ids: BTreeSet<ReplicaId> = replicas.iter().map(|it| it.id()).collect();
+        let names: BTreeSet<&str> = replicas.iter().map(|it| it.name()).collect();
+        self.replicas.retain(|id, _| ids.contains(id));
+        self.recorder.retain("replica", |it| names.contains(it));
     }
 
     /// The metrics of `replica`.
@@ -410,6 +416,7 @@ impl Telemetry {
         if let Some(metrics) = self.replicas.get(&replica.id()) {
             return Arc::clone(&metrics);
         }
+        let _members = self.members.lock();
         let metrics = Arc::new(self.declare(replica));
         self.replicas.insert(replica.id(), Arc::clone(&metrics));
         metrics
@@ -428,19 +435,15 @@ impl Telemetry {
         })
     }
 
-    /// Folds recorded durations into their buckets, so that they take no memory until read.
-    pub(crate) fn upkeep(&self) {
-        self.handle.run_upkeep();
-    }
-
     /// The text that Prometheus scrapes, gauges read now.
     pub(crate) fn render(&self, app: &App) -> String {
+        self.forget_gone(&app.fleet);
         metrics::with_local_recorder(&self.recorder, || {
             read_gauges(&app.fleet);
             goodput::read_gauges(app);
             peers::read_gauges(app);
         });
-        self.handle.render()
+        self.recorder.render()
     }
 }
 
