@@ -28,7 +28,6 @@ use types::{block::HashKey, replica::Health};
 
 use crate::{
     addresses::{Addresses, Place},
-    admin,
     app::{App, Settings},
     client_io::{ClientIo, Protocol},
     config::{Config, ConfigError, Drain, Problems, Recording, Timeouts},
@@ -167,11 +166,7 @@ impl Router {
     {
         let Self { app, config, data, admin } = self;
         let mut helpers = vec![
-            tokio::spawn(ports::serve_admin(
-                Arc::clone(&app),
-                admin,
-                admin::routes(Arc::clone(&app)),
-            )),
+            tokio::spawn(ports::serve_admin(Arc::clone(&app), admin)),
             tokio::spawn(upkeep(Arc::clone(&app))),
             tokio::spawn(tend(Arc::clone(&app))),
         ];
@@ -229,10 +224,7 @@ fn assemble(config: &Config) -> Result<Arc<App>, StartError> {
         Some(seed) => seed,
         None => draw()?,
     });
-    let tokenizers = Tokenizers::load(&config.tokenizers, hash_key)?;
-    let settings = Settings::first(config, hash_key, tokenizers).map_err(|problems| {
-        ConfigError::Invalid { origin: "given".to_owned(), problems: Problems(problems) }
-    })?;
+    let settings = settings(config, hash_key)?;
     let run = draw()?;
     let dispatcher = config.dispatcher(draw()?);
     let recording = config.recording.as_ref();
@@ -243,6 +235,24 @@ fn assemble(config: &Config) -> Result<Arc<App>, StartError> {
     let app = Arc::new(App::new(fleet, config, settings, run));
     registry::sync(&app, registry::Source::Configuration, &reload::replicas(config));
     Ok(app)
+}
+
+/// Does with a configuration what a start does, but for ports, replicas and recordings, which are left alone.
+///
+/// # Errors
+///
+/// When the router can't be started with it.
+pub fn try_out(config: &Config) -> Result<(), StartError> {
+    settings(config, HashKey(0)).map(drop)
+}
+
+fn settings(config: &Config, hash_key: HashKey) -> Result<Settings, StartError> {
+    let tokenizers = Tokenizers::load(&config.tokenizers, hash_key)?;
+    let settings = Settings::first(config, hash_key, tokenizers);
+    Ok(settings.map_err(|problems| ConfigError::Invalid {
+        origin: "given".to_owned(),
+        problems: Problems(problems),
+    })?)
 }
 
 /// Begins this run's recording, in a file that is named for when it began.
@@ -283,7 +293,7 @@ async fn upkeep(app: Arc<App>) {
     let mut ticks = tokio::time::interval(telemetry::UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
-        app.telemetry.upkeep();
+        app.telemetry.forget_gone(&app.fleet);
         app.goodput.paid(app.replicas());
     }
 }

@@ -19,6 +19,9 @@ pub(super) fn told(status: StatusCode, problem: impl std::fmt::Display) -> Respo
         StatusCode::FORBIDDEN => (ErrorKind::Permission, "forbidden"),
         StatusCode::NOT_FOUND => (ErrorKind::NotFound, "not_found"),
         StatusCode::METHOD_NOT_ALLOWED => (ErrorKind::InvalidRequest, "method_not_allowed"),
+        StatusCode::REQUEST_TIMEOUT => (ErrorKind::Timeout, "body_timeout"),
+        StatusCode::PAYLOAD_TOO_LARGE => (ErrorKind::TooLarge, "body_too_large"),
+        StatusCode::SERVICE_UNAVAILABLE => (ErrorKind::Overloaded, "overloaded"),
         StatusCode::CONFLICT => (ErrorKind::InvalidRequest, "conflict"),
         _ => (ErrorKind::InvalidRequest, "invalid_request"),
     };
