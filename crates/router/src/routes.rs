@@ -12,7 +12,9 @@ use wire::{
     openai::{Dialect, Endpoint},
 };
 
-use crate::{app::App, completion, feedback, models, reject::Refusal, reply::Reply, visit::Visit};
+use crate::{
+    app::App, completion, feedback, intake, models, reject::Refusal, reply::Reply, visit::Visit,
+};
 
 /// Serves one request of the data port.
 pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Reply> {
@@ -46,17 +48,21 @@ fn problem(request: &Request<Incoming>) -> Option<Refusal> {
     (!is_met).then_some(Refusal::Expectation)
 }
 
-/// Answers what goes to no replica.
+/// Answers what goes to no replica, to those who may ask.
 async fn answer(
     app: &App,
     endpoint: Option<Endpoint>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Refusal> {
+    let settings = app.settings.load_full();
+    let known = settings.tenants.identify(request.headers_mut())?;
     let path = request.uri().path();
     if endpoint.is_some() || path == "/v1/feedback" {
         let is_label = endpoint.is_none() && request.method() == Method::POST;
         return if is_label {
-            feedback::take(app, request).await
+            let tenant = intake::tenant(&settings, known.as_deref(), request.headers())?;
+            let tenant = settings.reader.tenant_id(tenant.as_deref());
+            feedback::take(app, tenant, request).await
         } else {
             Err(Refusal::Method { allowed: "POST" })
         };
