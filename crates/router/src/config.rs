@@ -45,6 +45,7 @@ mod replica;
 mod saturating;
 pub(crate) mod secret;
 mod sections;
+mod surroundings;
 pub(crate) mod tls;
 
 /// The router's configuration. Every field but `replicas` has a default.
@@ -205,6 +206,7 @@ impl Config {
         problems.extend(tls::problems(self));
         problems.extend(peers::problems(self));
         problems.extend(self.tenant_problems());
+        problems.extend(surroundings::problems(self));
         if self.listen == self.admin.listen && self.listen.port() != 0 {
             problems.push(format!("admin.listen: {} is the data port too", self.listen));
         }

@@ -23,6 +23,7 @@ use crate::{
     config::{Asked, read_promise},
     passage::Passage,
     reject::Refusal,
+    tenants::Tenant,
     token_ratio::TokenRatios,
     tokenize::Tokenizers,
 };
@@ -75,13 +76,10 @@ pub(crate) async fn read(
     let settings = Arc::clone(passage.settings());
     // Before the body, which nobody unknown may have us keep.
     let known = settings.tenants.identify(&mut headers)?;
-    let tenant = match &known {
-        Some(tenant) => {
-            passage.came_from(tenant);
-            Some(tenant.name.clone())
-        }
-        None => named_tenant(&settings, &headers)?,
-    };
+    if let Some(tenant) = &known {
+        passage.came_from(tenant);
+    }
+    let tenant = tenant(&settings, known.as_deref(), &headers)?;
     let nothing = HeaderMap::new();
     let wishes = if headers::wants_anything(&headers) { &headers } else { &nothing };
     if let Some(problem) = misunderstood(wishes) {
@@ -107,7 +105,8 @@ pub(crate) async fn read(
     }
     passage.describe(&read.model, &read.prompt);
     if let Some(tenant) = known {
-        passage.grant(tenant.admit(read.prompt.prompt)?);
+        let output_max = if endpoint.generates() { read.output_max } else { Some(Tokens::ZERO) };
+        passage.grant(tenant.admit(read.prompt.prompt, output_max)?);
     }
 
     for_replica(&mut headers, &settings);
@@ -206,7 +205,20 @@ fn length(value: &HeaderValue) -> Option<usize> {
     value.to_str().ok()?.parse().ok()
 }
 
-fn named_tenant(settings: &Settings, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+/// The name of the tenant that asks, known by its key or named by the proxy in front; none where clients
+/// are not told apart.
+///
+/// # Errors
+///
+/// When a proxy must name one and none is named.
+pub(crate) fn tenant(
+    settings: &Settings,
+    known: Option<&Tenant>,
+    headers: &HeaderMap,
+) -> Result<Option<String>, Refusal> {
+    if let Some(tenant) = known {
+        return Ok(Some(tenant.name.clone()));
+    }
     let Some(name) = &settings.tenant_header else { return Ok(None) };
     let value = headers.get(name).ok_or(Refusal::NoTenant)?;
     Ok(Some(String::from_utf8_lossy(value.as_bytes()).into_owned()))
@@ -226,6 +238,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// The number of the tenant called so.
+    pub(crate) fn tenant_id(&self, name: Option<&str>) -> TenantId {
+        name.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it))
+    }
+
     fn read(
         &self,
         endpoint: Endpoint,
@@ -254,7 +271,7 @@ impl Reader {
                 ChainSeed::new(self.hash_key, &scope)
             }),
             session: session.map(|it| it.key),
-            tenant: tenant.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it)),
+            tenant: self.tenant_id(tenant),
             output_max: view.output_max,
             streamed: view.stream,
             model: view.model.into_owned(),

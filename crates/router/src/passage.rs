@@ -30,6 +30,7 @@ use wire::{
 use crate::{
     app::{App, Settings},
     goodput::{Goodput, Left},
+    quarantine::Suspect,
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
     tenants::{Grant, Tenant},
@@ -162,6 +163,8 @@ pub(crate) struct Passage {
     /// The model, where the prompt's length is estimated by what was learned of it.
     estimated: Option<ModelId>,
     promise: Promise,
+    /// Whether its answer comes in pieces.
+    is_streamed: bool,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
     /// The status that the client was told; none where it was told nothing.
@@ -201,6 +204,7 @@ impl Passage {
             gate: None,
             estimated: None,
             promise: Promise::begin(),
+            is_streamed: false,
             ticket: None,
             sent: None,
             status: None,
@@ -217,6 +221,11 @@ impl Passage {
 
     pub(crate) fn endpoint(&self) -> Endpoint {
         self.endpoint
+    }
+
+    /// What tells the request, whose body is `body`, from all others.
+    pub(crate) fn suspect<'a>(&self, body: &'a [u8]) -> Suspect<'a> {
+        Suspect { tenant: self.promise.tenant, endpoint: self.endpoint, body }
     }
 
     /// The settings that were in force when the request came.
@@ -253,6 +262,8 @@ impl Passage {
     /// Has a replica chosen and the request's place on it reserved, as soon as one has room.
     pub(crate) async fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
         self.promise.made(&request);
+        let model = request.model;
+        self.is_streamed = request.streamed;
         app.request_names.add(request.id, self.request_id.to_str().unwrap_or_default());
         let started = Instant::now();
         self.read = Some(started);
@@ -267,17 +278,22 @@ impl Passage {
         if let Err(reject) = &placed {
             self.gate = reject.gate();
         }
-        self.ticket = Some(placed.map_err(|reject| match reject {
-            Reject::UnknownModel => Refusal::unknown_model(&self.model),
-            Reject::NoReplicas
-            | Reject::TooLong { .. }
-            | Reject::AllTried
-            | Reject::RetriesUsedUp { .. }
-            | Reject::Saturated { .. }
-            | Reject::Infeasible { .. }
-            | Reject::OverShare { .. }
-            | Reject::Expired { .. }
-            | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
+        self.ticket = Some(placed.map_err(|reject| {
+            match reject {
+                Reject::UnknownModel => Refusal::unknown_model(&self.model),
+                Reject::NoReplicas => app
+                    .fleet
+                    .cools_for(model)
+                    .map_or(Refusal::Dispatcher(reject), |after| Refusal::Cooling { after }),
+                Reject::TooLong { .. }
+                | Reject::AllTried
+                | Reject::RetriesUsedUp { .. }
+                | Reject::Saturated { .. }
+                | Reject::Infeasible { .. }
+                | Reject::OverShare { .. }
+                | Reject::Expired { .. }
+                | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
+            }
         })?);
         Ok(())
     }
@@ -349,9 +365,19 @@ impl Passage {
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    /// Learns in how many pieces the answer came; engines send a token in each.
-    pub(crate) fn streamed(&mut self, pieces: Option<Tokens>) {
-        self.pieces = pieces;
+    /// Learns in how many pieces the answer came until now; engines send a token in each.
+    pub(crate) fn streamed(&mut self, pieces: Tokens) {
+        self.pieces = Some(pieces);
+        if let Some(grant) = &mut self.grant {
+            grant.streamed(pieces);
+        }
+    }
+
+    /// Learns what the answer had said that it cost when its client hung up.
+    pub(crate) fn left_off(&mut self, usage: Usage) {
+        if self.end == End::ClientGone {
+            self.usage = usage;
+        }
     }
 
     /// Learns how the answer ended and what it says that it cost.
@@ -438,6 +464,40 @@ impl Passage {
         self.telemetry.judged(class, is_good);
     }
 
+    /// Tokens of the answer that came of the request; none where that can't be known, as of an answer in
+    /// one piece whose client did not wait for it.
+    fn produced(&self) -> Option<Tokens> {
+        let is_answered = self.status.is_none_or(|it| it.is_success());
+        if self.sent.is_none() || !is_answered {
+            return Some(self.usage.completion.unwrap_or_default());
+        }
+        let said = self.usage.completion;
+        let seen = self.pieces.or(self.is_streamed.then_some(Tokens::ZERO));
+        match self.end {
+            End::Complete => said.or(seen),
+            // What it says in the middle may be how it began.
+            End::ClientGone => said.max(seen),
+            End::ReplicaFailed | End::Cut | End::Refused | End::BadRequest => {
+                Some(said.max(seen).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Has the tenant's share charged for what the request came to. One that was sent nowhere costs
+    /// nothing.
+    fn settle(&mut self) {
+        let produced = self.produced();
+        let Some(grant) = &mut self.grant else { return };
+        let took = self.placed.elapsed();
+        if let (End::Complete, Some(output), true) = (self.end, produced, self.endpoint.generates())
+        {
+            grant.learn(output, took);
+        }
+        let prompt = if self.sent.is_some() { self.usage.prompt } else { Some(Tokens::ZERO) };
+        let output = produced.unwrap_or_else(|| grant.guess(took));
+        grant.settle(prompt, output);
+    }
+
     fn log(&self) {
         let placement = self.ticket.as_ref().map(Ticket::placement);
         let ms = |it: Duration| it.as_micros() as f64 / 1e3;
@@ -468,6 +528,7 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
+        self.settle();
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped, self.priority, self.gate);
         if let (End::Complete, Some((replica, _)), Some(ticket)) =
@@ -479,9 +540,6 @@ impl Drop for Passage {
             let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
             replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
             self.telemetry.recomputed(ticket.placement().recomputed(cached));
-        }
-        if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
-            grant.produced(produced);
         }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());

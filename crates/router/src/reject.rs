@@ -97,6 +97,9 @@ pub(crate) enum Refusal {
     /// The dispatcher turned it away.
     #[error("{}", rounded(*.0))]
     Dispatcher(#[from] Reject),
+    /// Every replica that could serve it has said when to come back.
+    #[error("replicas have asked to be left alone; come again in {after:.1?}")]
+    Cooling { after: Duration },
     /// The router ends before a replica has answered.
     #[error("the router is shutting down")]
     ShuttingDown,
@@ -162,6 +165,7 @@ impl Refusal {
             | Self::UnknownModel { .. }
             | Self::Dispatcher(Reject::UnknownModel | Reject::TooLong { .. }) => End::BadRequest,
             Self::Quota { .. }
+            | Self::Cooling { .. }
             | Self::BodySlow
             | Self::OutOfMemory
             | Self::OutOfFiles
@@ -183,7 +187,7 @@ impl Refusal {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Dispatcher(reject) => reject.retry_after().unwrap_or(RETRY_AFTER),
-            Self::Quota { after, .. } => *after,
+            Self::Quota { after, .. } | Self::Cooling { after } => *after,
             Self::Bad(_)
             | Self::NoPath
             | Self::Framing(_)
@@ -276,7 +280,7 @@ impl Refusal {
             ),
             Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
             Self::UnknownModel { .. } => told_of(&Reject::UnknownModel),
-            Self::OutOfMemory | Self::OutOfFiles | Self::BodySlow => {
+            Self::OutOfMemory | Self::OutOfFiles | Self::BodySlow | Self::Cooling { .. } => {
                 dropped("rejected-saturated", unavailable)
             }
             Self::ShuttingDown => dropped(

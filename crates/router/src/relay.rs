@@ -18,7 +18,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use fleet::{client::Body, health::Failure, replica::Replica};
+use fleet::{
+    client::Body,
+    health::Failure,
+    replica::{COOLING_MAX, Replica},
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -55,6 +59,9 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
     let (mut head, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
     headers::strip_own(&mut head.headers);
+    if !head.status.is_success() {
+        headers::bound_retry_after(&mut head.headers, COOLING_MAX);
+    }
     passage.answered(head.status);
     passage.write_headers(&mut head.headers);
     let form = Form::of(&head.headers);
@@ -232,7 +239,16 @@ impl http_body::Body for Relay {
     fn size_hint(&self) -> SizeHint {
         match self.watch.form {
             Form::Events(_) => SizeHint::default(),
-            Form::Document(_) | Form::Opaque => self.upstream.size_hint(),
+            Form::Document(_) | Form::Opaque => {
+                let held = self.held.as_ref().map_or(0, |it| it.len() as u64);
+                let rest = self.upstream.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(held));
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper.saturating_add(held));
+                }
+                hint
+            }
         }
     }
 }
@@ -299,6 +315,12 @@ impl Break {
     }
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.passage.left_off(self.account.usage());
+    }
+}
+
 impl Watch {
     /// Looks at the next bytes of the answer; returns how many of them belong to it.
     fn see(&mut self, bytes: &Bytes) -> usize {
@@ -323,6 +345,9 @@ impl Watch {
         }
         self.passage.relayed(seen);
         self.tokens = self.tokens.saturating_add(pieces);
+        if self.has_token {
+            self.passage.streamed(Tokens(self.tokens));
+        }
         if had_token {
             let gap = now.duration_since(self.last_byte);
             self.passage.gap(gap);
@@ -371,8 +396,6 @@ impl Watch {
             // Behind a server that still answers, the engine is dead.
             self.replica.request_failed(Failure::Broken);
         }
-        let pieces = self.has_token.then_some(Tokens(self.tokens));
-        self.passage.streamed(pieces);
         self.passage.ended(end, self.account.usage());
     }
 

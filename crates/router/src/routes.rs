@@ -13,8 +13,8 @@ use wire::{
 };
 
 use crate::{
-    app::App, completion, feedback, models, reject::Refusal, reply::Reply, serve::HEAD_BYTES_MAX,
-    visit::Visit,
+    app::App, completion, doors::HEAD_BYTES_MAX, feedback, intake, models, reject::Refusal,
+    reply::Reply, visit::Visit,
 };
 
 /// Serves one request of the data port.
@@ -64,17 +64,21 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
     line + headers.sum::<usize>() + "\r\n".len()
 }
 
-/// Answers what goes to no replica.
+/// Answers what goes to no replica, to those who may ask.
 async fn answer(
     app: &App,
     endpoint: Option<Endpoint>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Refusal> {
+    let settings = app.settings.load_full();
+    let known = settings.tenants.identify(request.headers_mut())?;
     let path = request.uri().path();
     if endpoint.is_some() || path == "/v1/feedback" {
         let is_label = endpoint.is_none() && request.method() == Method::POST;
         return if is_label {
-            feedback::take(app, request).await
+            let tenant = intake::tenant(&settings, known.as_deref(), request.headers())?;
+            let tenant = settings.reader.tenant_id(tenant.as_deref());
+            feedback::take(app, tenant, request).await
         } else {
             Err(Refusal::Method { allowed: "POST" })
         };

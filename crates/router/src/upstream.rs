@@ -20,11 +20,12 @@ use fleet::{
     replica::Replica,
 };
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use policy::event::Reject;
 use tokio::time::Instant;
 use wire::{
-    headers,
+    error_body, headers,
     openai::Endpoint,
     sse::Scanner,
     usage::{self, Answer as Account},
@@ -33,6 +34,15 @@ use wire::{
 use crate::{
     app::App, intake::Outbound, passage::Passage, quarantine::Strike, reject::Refusal, relay,
 };
+
+/// Longest error of a replica that is read before it is relayed.
+const ERROR_BYTES_READ: u64 = 4 << 10;
+
+/// Longest time that its first piece is waited for.
+const ERROR_READ_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a replica is left alone that says that it drains; it seldom comes back before its end.
+const DRAINING_LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// Most of a stream that is held back while it is not known whether it begins with an error: bytes, and
 /// time since the first of them.
@@ -78,7 +88,8 @@ pub(crate) async fn send(
     passage: &mut Passage,
     outbound: Outbound,
 ) -> Result<Answer, Refusal> {
-    if app.quarantine.holds(outbound.request.body()) {
+    let suspect = passage.suspect(outbound.request.body());
+    if app.quarantine.holds(suspect) {
         return Err(Refusal::Poison);
     }
     app.retries.earn();
@@ -95,7 +106,7 @@ pub(crate) async fn send(
         let may_retry = placement.attempt < passage.settings().attempts_max;
         match attempt {
             Attempt::Answered(begun) => {
-                app.quarantine.absolve(outbound.request.body());
+                app.quarantine.absolve(suspect);
                 if begun.response.status().is_success() {
                     erred.iter().for_each(|it| it.request_failed(Failure::Broken));
                 }
@@ -113,7 +124,7 @@ pub(crate) async fn send(
                     replica.request_failed(Failure::Broken);
                     return Ok(Answer { begun, replica });
                 }
-                if app.quarantine.strike(outbound.request.body(), replica.id(), Strike::Erred)
+                if app.quarantine.strike(suspect, replica.id(), Strike::Erred)
                     || !may_retry
                     || !app.retries.spend()
                     || passage.retry().is_err()
@@ -124,7 +135,7 @@ pub(crate) async fn send(
             }
             Attempt::Failed(failure) => {
                 if failure == Failure::Broken
-                    && app.quarantine.strike(outbound.request.body(), replica.id(), Strike::Broke)
+                    && app.quarantine.strike(suspect, replica.id(), Strike::Broke)
                 {
                     return Err(Refusal::Poison);
                 }
@@ -208,7 +219,7 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
             Attempt::Failed(Failure::Broken)
         }
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
-            Attempt::Erred(begun(response))
+            begin_error(replica, response).await
         }
         status if status.is_success() && relay::is_stream(response.headers()) => {
             replica.byte();
@@ -219,6 +230,26 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
             Attempt::Answered(begun(response))
         }
     }
+}
+
+/// Looks whether a server error says that the engine drains: that is a refusal by another name, which is
+/// no fault of the request's nor an illness of the replica.
+async fn begin_error(replica: &Arc<Replica>, mut response: Response<Body>) -> Attempt {
+    let length = response.body().size_hint().exact();
+    let is_brief = length.is_some_and(|it| (1..=ERROR_BYTES_READ).contains(&it));
+    let first = if is_brief {
+        let frame = tokio::time::timeout(ERROR_READ_WITHIN, response.body_mut().frame()).await;
+        frame.ok().flatten().and_then(Result::ok).and_then(|it| it.into_data().ok())
+    } else {
+        None
+    };
+    let drains = first.as_deref().is_some_and(error_body::says_it_drains);
+    let begun = Begun { response, first, is_weighed: false };
+    if drains {
+        replica.declined(Some(DRAINING_LEFT_ALONE));
+        return Attempt::Declined(begun);
+    }
+    Attempt::Erred(begun)
 }
 
 /// Waits until a stream has begun: engines that are dead behind their server, or full, say 200 and then

@@ -206,6 +206,31 @@ async fn a_replica_that_says_no_is_asked_no_further_and_is_not_ill() {
 }
 
 #[tokio::test]
+async fn a12_while_the_only_replica_wants_to_be_left_alone_clients_are_told_for_how_long() {
+    let no = Fault::Status { code: 503, retry_after: Some(Duration::from_secs(40)) };
+    let stage = with_faults(RoundRobin, &[no]).await;
+    assert_eq!(stage.chat(&chat("hi", 1, false)).await.header("retry-after"), "40");
+    let answer = stage.chat(&chat("hi", 1, false)).await;
+    assert!(answer.status == 503 && answer.body.contains("to be left alone"), "{}", answer.body);
+    assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-saturated");
+    let after: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((20..=40).contains(&after), "{after} s");
+    let unknown = json!({ "model": "nobody", "messages": [] });
+    assert_eq!(stage.chat(&unknown).await.status, 404, "whoever could not serve it says nothing");
+}
+
+#[tokio::test]
+async fn a8_nobody_is_told_to_come_again_in_a_billion_years() {
+    let huge = Fault::Status { code: 503, retry_after: Some(Duration::from_secs(u64::MAX)) };
+    let stage = with_faults(RoundRobin, &[huge]).await;
+    for _ in 0..2 {
+        let answer = stage.chat(&chat("hi", 1, false)).await;
+        let after: u64 = answer.header("retry-after").parse().unwrap();
+        assert!(answer.status == 503 && after <= 600, "{after} s");
+    }
+}
+
+#[tokio::test]
 async fn a_storm_of_client_errors_ejects_nobody() {
     let stage = with_faults(RoundRobin, &[Fault::Status { code: 400, retry_after: None }]).await;
     for _ in 0..50 {

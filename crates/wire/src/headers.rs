@@ -200,6 +200,21 @@ pub fn wants_anything(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Has what says in a number when to come again say no more than `most`.
+pub fn bound_retry_after(headers: &mut HeaderMap, most: Duration) {
+    let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+    for (name, most) in [(header::RETRY_AFTER, most.as_secs()), (RETRY_AFTER_MS, most_ms)] {
+        let Some(value) = headers.get(&name) else { continue };
+        let digits = value.as_bytes().trim_ascii();
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        // One that does not fit into 64 bits is a number too.
+        let number = std::str::from_utf8(digits).ok().and_then(|it| it.parse::<u64>().ok());
+        if is_number && number.is_none_or(|it| most < it) {
+            headers.insert(name, HeaderValue::from(most));
+        }
+    }
+}
+
 /// The first of `names` that holds a whole number, such as [`SLO_TTFT_MS`].
 #[must_use]
 pub fn whole_number(headers: &HeaderMap, names: &[HeaderName]) -> Option<u64> {
@@ -215,6 +230,26 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect()
+    }
+
+    #[test]
+    fn nobody_is_told_to_come_again_in_a_billion_years() {
+        let most = Duration::from_secs(600);
+        for (told, kept) in [
+            ("18446744073709551615", "600"),
+            ("99999999999999999999999", "600"),
+            ("601", "600"),
+            ("600", "600"),
+            ("7", "7"),
+            ("Fri, 31 Dec 2027 23:59:59 GMT", "Fri, 31 Dec 2027 23:59:59 GMT"),
+        ] {
+            let mut headers = headers(&[("retry-after", told), ("retry-after-ms", "700000")]);
+            bound_retry_after(&mut headers, most);
+            assert_eq!(
+                (&headers["retry-after"], &headers["retry-after-ms"]),
+                (&HeaderValue::from_static(kept), &HeaderValue::from_static("600000"),)
+            );
+        }
     }
 
     #[test]

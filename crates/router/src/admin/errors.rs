@@ -22,7 +22,9 @@ pub(super) fn told(status: StatusCode, problem: impl std::fmt::Display) -> Respo
         StatusCode::FORBIDDEN => (ErrorKind::Permission, "forbidden"),
         StatusCode::NOT_FOUND => (ErrorKind::NotFound, "not_found"),
         StatusCode::METHOD_NOT_ALLOWED => (ErrorKind::InvalidRequest, "method_not_allowed"),
+        StatusCode::REQUEST_TIMEOUT => (ErrorKind::Timeout, "body_timeout"),
         StatusCode::PAYLOAD_TOO_LARGE => (ErrorKind::TooLarge, "body_too_large"),
+        StatusCode::SERVICE_UNAVAILABLE => (ErrorKind::Overloaded, "overloaded"),
         StatusCode::CONFLICT => (ErrorKind::InvalidRequest, "conflict"),
         _ => (ErrorKind::InvalidRequest, "invalid_request"),
     };
@@ -39,9 +41,6 @@ pub(super) async fn in_json(response: Response) -> Response {
     let is_text = kind.is_some_and(|it| it.as_bytes().starts_with(b"text/plain"));
     if !status.is_client_error() || !is_text {
         return response;
-    }
-    if status == StatusCode::PAYLOAD_TOO_LARGE {
-        return told(status, "the body is longer than the 2 MiB that are allowed here");
     }
     let text = axum::body::to_bytes(response.into_body(), TEXT_BYTES_MAX).await;
     told(status, String::from_utf8_lossy(&text.unwrap_or_default()))
