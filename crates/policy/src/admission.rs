@@ -122,8 +122,12 @@ impl Admission {
     }
 
     /// Notes that a request came.
-    pub(crate) fn came(&mut self, now: Timestamp, priority: Priority) {
+    pub(crate) fn came(&mut self, now: Timestamp, request: &Request) {
+        let priority = request.priority;
         self.retries.add(self.config.retry_share);
+        if self.is_on() {
+            self.tenants.asked(now, request.tenant, priority);
+        }
         if let Some(seen) = self.seen.get_mut(priority as usize) {
             *seen = Some(now);
         }
@@ -144,7 +148,7 @@ impl Admission {
     ) {
         self.placed.add(now, 1.0);
         if self.is_on() {
-            self.tenants.gave(now, request.tenant, work_s);
+            self.tenants.gave(now, request.tenant, request.priority, work_s);
             self.sizes.decided(now, work_s, true);
             self.room_of(request).let_in(arrived, work_s);
         }
@@ -176,7 +180,7 @@ impl Admission {
         request: &Request,
         arrived: Timestamp,
     ) -> Standing {
-        let is_over_share = self.tenants.is_over(now, request.tenant);
+        let is_over_share = self.tenants.is_over(now, request.tenant, request.priority);
         // Who was turned away before has lost of its time what those who come for the first time still
         // have; were it let in as they are, a storm of retries would crowd them out.
         let gives_way = is_over_share || request.came_again > 0;
@@ -224,7 +228,10 @@ impl Admission {
             (None, Some(ttft), Some(e2e)) => wait(ttft, alone_s).min(wait(e2e, alone_s + answer_s)),
             (None, None, None) => UNPROMISED_WAIT.as_secs_f64() * self.config.wait_share,
         };
-        arrived + Duration::try_from_secs_f64(wait_s.max(0.0)).unwrap_or_default()
+        // Sent any later, it would be given up before its answer begins.
+        let patience_s = request.patience_ms.map_or(f64::INFINITY, |it| f64::from(it.get()) * 1e-3);
+        let wait_s = wait_s.min(patience_s - alone_s).max(0.0);
+        arrived + Duration::try_from_secs_f64(wait_s).unwrap_or_default()
     }
 
     /// How long a request that must go by `latest` would wait, as far as the rate of late tells.

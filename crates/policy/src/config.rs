@@ -250,7 +250,9 @@ impl StrategyName {
         match self {
             Self::LeastRequest | Self::PowerOfTwo => Some("requests"),
             Self::KvAware | Self::PeerLlmdTokenLoad => Some("tokens"),
-            Self::LeastLatency | Self::PeerMooncake => Some("s"),
+            // Preble's holders of most of a prompt go before those who rank by it.
+            Self::LeastLatency | Self::PeerMooncake | Self::PeerPreble => Some("s"),
+            Self::PeerLlmdBlend => Some("points lacking"),
             Self::PeerDynamo => Some("blocks"),
             Self::PeerLmetric => Some("tokens × requests"),
             Self::RoundRobin
@@ -258,9 +260,7 @@ impl StrategyName {
             | Self::Sticky
             | Self::PrefixAware
             | Self::ConsistentHash
-            | Self::PeerSglang
-            | Self::PeerLlmdBlend
-            | Self::PeerPreble => None,
+            | Self::PeerSglang => None,
         }
     }
 

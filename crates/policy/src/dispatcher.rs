@@ -236,7 +236,7 @@ impl Dispatcher {
         if known {
             return;
         }
-        self.admission.came(now, request.priority);
+        self.admission.came(now, &request);
         match self.seek(now, &request, now, &Tried::new()) {
             Ok(Some(found)) => self.commit(now, request, now, &found, Tried::new(), decisions),
             Ok(None) => self.refuse(now, &request, &Tried::new(), decisions),
@@ -244,8 +244,8 @@ impl Dispatcher {
         }
     }
 
-    /// Gives back what the failed attempt reserved and places the request elsewhere. It has been let
-    /// in before, and is not kept waiting now.
+    /// Gives back what the failed attempt reserved and places the request elsewhere, if there is room. It has been
+    /// let in before, and is not kept waiting now.
     fn retry(&mut self, now: Timestamp, id: RequestId, decisions: &mut Vec<Decision>) {
         let Some(it) = self.in_flight.remove(&id) else { return };
         debug_assert!(it.first_token.is_none(), "{id:?} asks for a retry after its first byte");
@@ -261,7 +261,8 @@ impl Dispatcher {
         }
         match self.seek(now, &request, arrived, &tried) {
             Ok(Some(found)) => self.commit(now, request, arrived, &found, tried, decisions),
-            Ok(None) | Err(_) => self.refuse(now, &request, &tried, decisions),
+            Ok(None) => self.refuse(now, &request, &tried, decisions),
+            Err(full) => self.refuse_again(now, &request, &full, decisions),
         }
     }
 

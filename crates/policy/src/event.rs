@@ -193,9 +193,9 @@ impl Placement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// The replica that serves the request's conversation.
+    /// The replica that serves the request's conversation, or that the conversation hashes to.
     Session,
-    /// The replica that holds the longest prefix of the prompt.
+    /// The replica that holds the longest prefix of the prompt, or that its beginning hashes to.
     Prefix,
     /// Load, turn or chance: no affinity spoke.
     Load,

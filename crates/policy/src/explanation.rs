@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use types::{
     outcome::Outcome,
     quantity::Tokens,
-    replica::ReplicaId,
+    replica::{LoadReport, ReplicaId},
     request::{ModelId, RequestId},
     time::Timestamp,
 };
 
 pub use self::book::Book;
 use crate::{
+    admission::Gate,
     config::StrategyName,
     event::{Placement, Reject},
 };
@@ -103,6 +104,9 @@ pub struct Considered {
     pub replica: ReplicaId,
     /// Why the strategy was not asked about it; none where it was.
     pub passed_over: Option<PassedOver>,
+    /// The gate of admission that is closed there; none where none is.
+    #[serde(default)]
+    pub gate: Option<Gate>,
     /// Whether one more finds a seat in its batch, and memory.
     pub has_room: bool,
     /// Requests on it.
@@ -111,6 +115,9 @@ pub struct Considered {
     pub queued_prefill: Tokens,
     /// Tokens of the prompt it is believed to hold.
     pub cached: Tokens,
+    /// What its engine last said of its load; nothing of everything where it never did.
+    #[serde(default)]
+    pub reported: LoadReport,
     /// What the strategy puts it at, in [the strategy's own unit](StrategyName::ranks_in); the least
     /// is best. None where it does not rank by a number.
     pub score: Option<f64>,

@@ -65,6 +65,25 @@ pub struct Candidate {
     pub reported: LoadReport,
 }
 
+/// A hash of what a request has in common with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Its conversation.
+    Conversation(u64),
+    /// The beginning of its prompt.
+    Beginning(u64),
+}
+
+impl Key {
+    /// The hash, whatever it is of.
+    #[must_use]
+    pub const fn hash(self) -> u64 {
+        match self {
+            Self::Conversation(hash) | Self::Beginning(hash) => hash,
+        }
+    }
+}
+
 /// What rules look at besides the candidates.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
@@ -76,9 +95,8 @@ pub struct Ask<'a> {
     pub block: Tokens,
     /// Replica that served the conversation before.
     pub bound: Option<ReplicaId>,
-    /// What the request has in common with those that should go where it goes: its conversation, or
-    /// the beginning of its prompt.
-    pub key: Option<u64>,
+    /// What the request has in common with those that should go where it goes.
+    pub key: Option<Key>,
     /// Whether it is part of a conversation of which others may have placed turns: they send a good part
     /// of what the replicas have.
     pub is_shared: bool,
@@ -157,10 +175,10 @@ impl Strategy {
         if let Self::LeastLatency(weights) = self { Some(*weights) } else { None }
     }
 
-    /// What the rule puts `candidate` at, in [its own unit](StrategyName::ranks_in); the least is best.
-    /// None where it does not rank by one number.
+    /// What the rule puts `candidate` at among `all`, in [its own unit](StrategyName::ranks_in); the least is
+    /// best. None where it does not rank by one number.
     #[must_use]
-    pub fn score(&self, ask: &Ask<'_>, candidate: &Candidate) -> Option<f64> {
+    pub fn score(&self, ask: &Ask<'_>, all: &[Candidate], candidate: &Candidate) -> Option<f64> {
         match self {
             Self::LeastRequest | Self::PowerOfTwo => Some(f64::from(candidate.requests)),
             Self::KvAware | Self::PeerLlmdTokenLoad => {
@@ -171,14 +189,14 @@ impl Strategy {
             Self::PeerDynamo(active) => Some(active.cost(ask, candidate)),
             Self::PeerMooncake => Some(candidate.forecast.ttft_s),
             Self::PeerLmetric => Some(peer_lmetric::product(ask, candidate)),
+            Self::PeerLlmdBlend => Some(peer_llmd_blend::Blend::of(all).lacks(ask, candidate)),
+            Self::PeerPreble(window) => Some(window.cost(candidate)),
             Self::RoundRobin(_)
             | Self::Random
             | Self::Sticky
             | Self::PrefixAware { .. }
             | Self::ConsistentHash
-            | Self::PeerSglang
-            | Self::PeerLlmdBlend
-            | Self::PeerPreble(_) => None,
+            | Self::PeerSglang => None,
         }
     }
 

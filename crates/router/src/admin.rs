@@ -18,8 +18,8 @@ use policy::{
     fleet_view::Load,
     slow_start::SlowStart,
 };
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use types::{
     replica::{Health, LoadReport},
     request::Priority,
@@ -128,23 +128,15 @@ async fn replicas(State(app): State<Arc<App>>) -> Response {
     Json(json!({ "replicas": replicas })).into_response()
 }
 
-/// The policy as it is shown and set. What is left out when setting takes its default.
+/// The policy as it is shown and set.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PolicyView {
     strategy: StrategyName,
-    #[serde(default)]
     saturation: Saturating,
-    #[serde(default = "match_min")]
     match_min: f64,
-    #[serde(default)]
     cost: CostWeights,
-    #[serde(default)]
     slow_start: SlowStart,
-}
-
-const fn match_min() -> f64 {
-    Routing::MATCH_MIN
 }
 
 impl From<Routing> for PolicyView {
@@ -177,33 +169,63 @@ async fn event(State(app): State<Arc<App>>, body: Bytes) -> Response {
     }
 }
 
-/// Switches the strategy. Requests in flight, what is known of caches and conversations stay.
+/// Switches the strategy, or what shapes it; what is left out stays as it is. Requests in flight, what is
+/// known of caches and conversations stay.
 async fn put_policy(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let wrong = |problem: String| errors::told(StatusCode::BAD_REQUEST, problem);
-    let view: PolicyView = match serde_json::from_slice(&body) {
+    let in_force = app.fleet.dispatch().inspect(|_, it| it.routing());
+    let view = match in_force_with(&followed(in_force), &body) {
         Ok(view) => view,
         Err(error) => {
             let example = r#"send JSON such as {"strategy": "least-request"}"#;
             return wrong(format!("the policy is not understood: {error}; {example}"));
         }
     };
-    let mut problems = view.saturation.problems();
-    if !(0.0..=1.0).contains(&view.match_min) {
-        problems.push(format!("match_min: must be a share from 0 to 1, not {}", view.match_min));
+    let PolicyView { strategy, saturation, match_min, cost, slow_start } = view;
+    let mut problems = saturation.problems();
+    if !(0.0..=1.0).contains(&match_min) {
+        problems.push(format!("match_min: must be a share from 0 to 1, not {match_min}"));
     }
-    problems.extend(view.cost.problems().into_iter().map(|it| format!("cost.{it}")));
-    let slow_start = view.slow_start.problems().into_iter();
-    problems.extend(slow_start.map(|it| format!("slow_start.{it}")));
+    problems.extend(cost.problems().into_iter().map(|it| format!("cost.{it}")));
+    problems.extend(slow_start.problems().into_iter().map(|it| format!("slow_start.{it}")));
     if !problems.is_empty() {
         return wrong(problems.join("\n"));
     }
-    let default = Routing::new(view.strategy);
-    let saturation = view.saturation.or(default.saturation);
-    let PolicyView { match_min, cost, slow_start, .. } = view;
-    let routing = Routing { saturation, match_min, cost, slow_start, ..default };
+    let saturation = saturation.or(Routing::new(strategy).saturation);
+    let routing = Routing { strategy, saturation, match_min, cost, slow_start };
     app.fleet.dispatch().observe(Event::RoutingChanged(routing));
-    tracing::info!(strategy = view.strategy.as_str(), "policy changed");
+    tracing::info!(strategy = strategy.as_str(), "policy changed");
     Json(PolicyView::from(routing)).into_response()
+}
+
+/// The policy in force as a change goes out from it: a saturation that is as usual for the strategy will be
+/// as usual for the next.
+fn followed(routing: Routing) -> PolicyView {
+    let is_usual = routing.saturation == Routing::new(routing.strategy).saturation;
+    let view = PolicyView::from(routing);
+    if is_usual { PolicyView { saturation: Saturating::Usual, ..view } } else { view }
+}
+
+/// What is `in_force`, with what `change` names in its place, at any depth.
+fn in_force_with<T: Serialize + DeserializeOwned>(
+    in_force: &T,
+    change: &[u8],
+) -> serde_json::Result<T> {
+    let mut all = serde_json::to_value(in_force)?;
+    let change: serde_json::Map<String, Value> = serde_json::from_slice(change)?;
+    lay_over(&mut all, Value::Object(change));
+    serde_json::from_value(all)
+}
+
+fn lay_over(under: &mut Value, over: Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (name, value) in over {
+                lay_over(under.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over,
+    }
 }
 
 async fn admission(State(app): State<Arc<App>>) -> Response {
@@ -211,7 +233,7 @@ async fn admission(State(app): State<Arc<App>>) -> Response {
         .fleet
         .dispatch()
         .inspect(|now, it| (it.admission(), it.admission_view(now), it.waiting()));
-    let waiting: serde_json::Map<String, serde_json::Value> = Priority::ALL
+    let waiting: serde_json::Map<String, Value> = Priority::ALL
         .iter()
         .zip(waiting)
         .map(|(priority, waiting)| (priority.as_str().to_owned(), waiting.into()))
@@ -226,11 +248,12 @@ async fn admission(State(app): State<Arc<App>>) -> Response {
     .into_response()
 }
 
-/// Changes how requests are let in. What is left out takes its default; those who wait are looked at
-/// under the new rule at once, and what is in flight stays.
+/// Changes how requests are let in. What is left out stays as it is; those who wait are looked at under the
+/// new rule at once, and what is in flight stays.
 async fn put_admission(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let wrong = |problem: String| errors::told(StatusCode::BAD_REQUEST, problem);
-    let config: AdmissionConfig = match serde_json::from_slice(&body) {
+    let in_force = app.fleet.dispatch().inspect(|_, it| it.admission());
+    let config: AdmissionConfig = match in_force_with(&in_force, &body) {
         Ok(config) => config,
         Err(error) => {
             let example = r#"send JSON such as {"mode": "static", "in_flight_max": 48}"#;

@@ -265,7 +265,7 @@ impl Config {
 
     fn tenant_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let mut names = BTreeSet::new();
+        let (mut names, mut keys) = (BTreeSet::new(), Vec::new());
         for (at, tenant) in self.tenants.iter().enumerate() {
             let mut wrong =
                 |field, problem| problems.push(format!("tenants[{at}].{field}: {problem}"));
@@ -278,6 +278,12 @@ impl Config {
             if tenant.keys.is_empty() {
                 wrong("keys", "name at least one".to_owned());
             }
+            for key in &tenant.keys {
+                if keys.iter().any(|it| key.is_written_as(it)) {
+                    wrong("keys", "one of them is there before: whose would it be?".to_owned());
+                }
+                keys.push(key.clone());
+            }
             for (field, value) in [
                 ("requests_per_minute", tenant.requests_per_minute),
                 ("tokens_per_minute", tenant.tokens_per_minute),
@@ -287,6 +293,13 @@ impl Config {
                     wrong(field, "must be more than zero".to_owned());
                 }
             }
+        }
+        // Behind a header, anybody may be one.
+        if self.tenant_header.is_none() {
+            let unknown = self.priority.tenants.keys().filter(|it| !names.contains(it));
+            problems.extend(unknown.map(|it| {
+                format!("priority.tenants: `{}` is no tenant's name", it.escape_debug())
+            }));
         }
         if !self.tenants.is_empty() && self.tenant_header.is_some() {
             problems.push(

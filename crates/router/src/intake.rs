@@ -1,10 +1,11 @@
 //! Reads a request as far as routing needs it, and keeps its bytes as they came.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use types::{
     block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
@@ -42,10 +43,10 @@ pub(crate) struct Intake {
 #[derive(Debug)]
 pub(crate) struct Outbound {
     pub(crate) request: Request<Bytes>,
-    /// How long an answer may take to begin: what the router allows, or the client where that is less.
+    /// How long an answer may take to begin, from the sending.
     pub(crate) answer_within: Duration,
-    /// Whether it was the client who wanted it sooner than the router allows.
-    pub(crate) is_impatient: bool,
+    /// How long the client waits for that, and until when; where it says so.
+    pub(crate) patience: Option<(Duration, Instant)>,
     /// The body's share of the memory for bodies.
     _share: Share,
 }
@@ -86,9 +87,6 @@ pub(crate) async fn read(
         return Err(problem);
     }
     let (slo, priority) = promised(app, passage, wishes, tenant.as_deref());
-    let answer_within = answer_within(&settings, wishes);
-    let came_again = headers::whole_number(&headers, &headers::RETRY_COUNT).unwrap_or_default();
-    let came_again = u32::try_from(came_again).unwrap_or(u32::MAX);
     let bounds = Bounds {
         bytes_max: settings.limits.body_bytes_max.0,
         announced: headers.get(header::CONTENT_LENGTH).and_then(length),
@@ -109,6 +107,7 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt, output_max)?);
     }
 
+    let (came_again, patience) = (came_again(&headers), patience(&headers, passage.received()));
     for_replica(&mut headers, &settings);
     let outbound = outgoing(&head.uri, headers, body, passage.request_id());
     Ok(Intake {
@@ -118,6 +117,7 @@ pub(crate) async fn read(
             priority,
             slo,
             came_again,
+            patience_ms: patience.map(|it| left_ms(it.1)),
             output_max: read.output_max,
             streamed: read.streamed,
             ..Routed::new(
@@ -129,8 +129,8 @@ pub(crate) async fn read(
         },
         outbound: Outbound {
             request: outbound,
-            answer_within,
-            is_impatient: answer_within < settings.timeouts.answer,
+            answer_within: settings.timeouts.answer,
+            patience,
             _share: share,
         },
     })
@@ -184,21 +184,46 @@ fn misunderstood(headers: &HeaderMap) -> Option<Refusal> {
     let says = |name: HeaderName, is_good: fn(&str) -> bool| {
         headers.get(name).is_some_and(|it| !is_good(&text(it)))
     };
-    if says(headers::TIMEOUT_MS, |it| it.parse::<u64>().is_ok()) {
-        let cure = "send a whole number of milliseconds, such as 30000";
-        return Some(Refusal::Header { name: "x-sluice-timeout-ms", cure });
+    let cure = "send a whole number of milliseconds, such as 30000";
+    if says(headers::TIMEOUT_MS, is_time) {
+        return Some(Refusal::Header { name: headers::TIMEOUT_MS, cure });
+    }
+    let bounds = headers::SLO_TTFT_MS.into_iter().chain(headers::SLO_TPOT_MS);
+    // Nought is no bound, as some clients say that they have none.
+    if let Some(name) =
+        bounds.into_iter().find(|it| says(it.clone(), |it| it.parse::<u64>().is_ok()))
+    {
+        return Some(Refusal::Header { name, cure });
     }
     if says(headers::PRIORITY, |it| Priority::named(it).is_some()) {
         let cure = "send `system`, `interactive`, `default` or `batch`";
-        return Some(Refusal::Header { name: "x-sluice-priority", cure });
+        return Some(Refusal::Header { name: headers::PRIORITY, cure });
     }
     None
 }
 
-fn answer_within(settings: &Settings, headers: &HeaderMap) -> Duration {
-    let most = settings.timeouts.answer;
-    let asked = headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis);
-    asked.map_or(most, |it| it.min(most))
+/// How often the client says that it was turned away before.
+fn came_again(headers: &HeaderMap) -> u32 {
+    let times = headers::whole_number(headers, &headers::RETRY_COUNT).unwrap_or_default();
+    u32::try_from(times).unwrap_or(u32::MAX)
+}
+
+/// How long the client says that it waits, and until when.
+fn patience(headers: &HeaderMap, received: Instant) -> Option<(Duration, Instant)> {
+    let within =
+        headers::whole_number(headers, &[headers::TIMEOUT_MS]).map(Duration::from_millis)?;
+    Some((within, received.checked_add(within)?))
+}
+
+/// Milliseconds until `at`, rounded down, and at least one.
+fn left_ms(at: Instant) -> NonZeroU32 {
+    let left = at.duration_since(Instant::now()).as_millis();
+    NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN)
+}
+
+/// Whether `text` says for how long to wait: no time at all is none.
+fn is_time(text: &str) -> bool {
+    text.parse::<u64>().is_ok_and(|it| 0 < it)
 }
 
 fn length(value: &HeaderValue) -> Option<usize> {

@@ -11,10 +11,8 @@ use policy::{
     admission::Gate,
     event::{Placement, Reject},
 };
-use report::Ending;
 use tokio::time::Instant;
 use types::{
-    outcome::Outcome,
     quantity::Tokens,
     request::{ModelId, Priority, Request, TenantId},
     slo::Slo,
@@ -36,6 +34,10 @@ use crate::{
     tenants::{Grant, Tenant},
 };
 
+mod end;
+
+pub(crate) use self::end::End;
+
 /// Longest piece of a model's name that is logged; a client may send any.
 const MODEL_BYTES_LOGGED: usize = 128;
 
@@ -47,65 +49,6 @@ fn number(value: u64) -> HeaderValue {
     const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     let small = usize::try_from(value).ok().and_then(|it| SMALL.get(it));
     small.map_or_else(|| HeaderValue::from(value), |it| HeaderValue::from_static(it))
-}
-
-/// How a request came to its end, as the log and the metrics say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The answer was relayed to its last byte.
-    Complete,
-    /// The client hung up.
-    ClientGone,
-    /// The replica failed before or within its answer.
-    ReplicaFailed,
-    /// The router had to end.
-    Cut,
-    /// The request was turned away, by the router or by every replica that was asked.
-    Refused,
-    /// The request was wrong, as the router or a replica found: nobody's promise is broken by it.
-    BadRequest,
-}
-
-impl End {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Complete,
-        Self::ClientGone,
-        Self::ReplicaFailed,
-        Self::Cut,
-        Self::Refused,
-        Self::BadRequest,
-    ];
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ClientGone => "client-gone",
-            Self::ReplicaFailed => "replica-failed",
-            Self::Cut => "cut",
-            Self::Refused => "refused",
-            Self::BadRequest => "bad-request",
-        }
-    }
-
-    const fn outcome(self) -> Outcome {
-        match self {
-            Self::Complete => Outcome::Finished,
-            Self::ReplicaFailed => Outcome::Failed,
-            Self::ClientGone | Self::Cut | Self::Refused | Self::BadRequest => Outcome::Cancelled,
-        }
-    }
-}
-
-impl End {
-    /// How the request ended for whoever asked; none where that is left out of the judgement.
-    const fn ending(self) -> Option<Ending> {
-        match self {
-            Self::Complete => Some(Ending::Completed),
-            Self::Refused => Some(Ending::Rejected),
-            Self::ClientGone | Self::ReplicaFailed | Self::Cut => Some(Ending::Failed),
-            Self::BadRequest => None,
-        }
-    }
 }
 
 /// What a request was promised, and to whom.
@@ -236,6 +179,11 @@ impl Passage {
     /// Learns whose request it is.
     pub(crate) fn came_from(&mut self, tenant: &Arc<Tenant>) {
         self.tenant = Some(Arc::clone(tenant));
+    }
+
+    /// When its head had been received.
+    pub(crate) const fn received(&self) -> Instant {
+        self.received
     }
 
     /// Keeps what was taken out of a tenant's share until the request is over.
@@ -467,6 +415,9 @@ impl Passage {
     /// Tokens of the answer that came of the request; none where that can't be known, as of an answer in
     /// one piece whose client did not wait for it.
     fn produced(&self) -> Option<Tokens> {
+        if self.end == End::ClientTimeout && self.sent.is_some() && !self.is_streamed {
+            return None;
+        }
         let is_answered = self.status.is_none_or(|it| it.is_success());
         if self.sent.is_none() || !is_answered {
             return Some(self.usage.completion.unwrap_or_default());
@@ -477,7 +428,7 @@ impl Passage {
             End::Complete => said.or(seen),
             // What it says in the middle may be how it began.
             End::ClientGone => said.max(seen),
-            End::ReplicaFailed | End::Cut | End::Refused | End::BadRequest => {
+            End::ReplicaFailed | End::ClientTimeout | End::Cut | End::Refused | End::BadRequest => {
                 Some(said.max(seen).unwrap_or_default())
             }
         }

@@ -72,7 +72,7 @@ pub(crate) enum Refusal {
     BodySlow,
     /// A header that asks for something says what nobody understands.
     #[error("{name}: {cure}")]
-    Header { name: &'static str, cure: &'static str },
+    Header { name: HeaderName, cure: &'static str },
     /// Replicas are ready, and each says that it serves other models.
     #[error("no replica serves the model `{model}`; GET /v1/models lists those that are served")]
     UnknownModel { model: String },
@@ -109,6 +109,9 @@ pub(crate) enum Refusal {
     /// Replicas took it and gave no answer.
     #[error("{} ({attempts} tried)", unanswered(*failure))]
     Upstream { failure: Failure, attempts: u32 },
+    /// No answer began for as long as the client wanted to wait.
+    #[error("no answer began within the {within:?} of x-sluice-timeout-ms ({attempts} tried)")]
+    ClientTimeout { within: Duration, attempts: u32 },
     /// The router can open no connection to a replica.
     #[error("the router has no file descriptor left; come again")]
     OutOfFiles,
@@ -147,6 +150,7 @@ impl Refusal {
     pub(crate) const fn end(&self) -> End {
         match self {
             Self::Upstream { .. } | Self::Poison => End::ReplicaFailed,
+            Self::ClientTimeout { .. } => End::ClientTimeout,
             Self::ShuttingDown => End::Cut,
             Self::ClientGone => End::ClientGone,
             Self::Bad(_)
@@ -209,6 +213,7 @@ impl Refusal {
             | Self::UnknownModel { .. }
             | Self::ShuttingDown
             | Self::Poison
+            | Self::ClientTimeout { .. }
             | Self::Upstream { .. } => RETRY_AFTER,
         }
     }
@@ -294,6 +299,9 @@ impl Refusal {
             Self::Poison => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_crash"),
             Self::Upstream { failure: Failure::Broken | Failure::OutOfFiles, .. } => {
                 told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
+            }
+            Self::ClientTimeout { .. } => {
+                told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "client_timeout")
             }
             Self::Upstream { failure: Failure::TimedOut, .. } => {
                 told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "upstream_timeout")

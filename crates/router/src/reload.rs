@@ -82,6 +82,8 @@ pub(crate) struct Reloader {
 pub(crate) struct Report {
     pub(crate) joined: Vec<String>,
     pub(crate) left: Vec<String>,
+    /// What had been changed on the admin port, and is again as the file has it.
+    pub(crate) restored: Vec<&'static str>,
     /// What differs and is taken into force by a restart only.
     pub(crate) needs_restart: Vec<&'static str>,
 }
@@ -103,6 +105,7 @@ impl Reloader {
             Ok(report) => tracing::info!(
                 joined = report.joined.len(),
                 left = report.left.len(),
+                restored = ?report.restored,
                 needs_restart = ?report.needs_restart,
                 "configuration reloaded"
             ),
@@ -125,9 +128,7 @@ impl Reloader {
             .filter(|(old, new)| old.1 != new.1)
             .map(|(old, _)| old.0)
             .collect();
-        if in_force.policy.routing() != config.policy.routing() {
-            app.fleet.dispatch().observe(Event::RoutingChanged(config.policy.routing()));
-        }
+        let restored = decide_by(app, &in_force, &config);
         // Before anybody is promised what they say.
         app.telemetry.begin_classes(config.slo.classes.keys().map(String::as_str));
         app.settings.store(Arc::new(settings));
@@ -135,7 +136,7 @@ impl Reloader {
             registry::sync(app, registry::Source::Configuration, &replicas(&config));
         registry::renew(app);
         *in_force = config;
-        Ok(Report { joined, left, needs_restart })
+        Ok(Report { joined, left, restored, needs_restart })
     }
 
     /// Reloads whenever the file has changed, or one with a certificate or a key.
@@ -162,6 +163,28 @@ impl Reloader {
         let paths = tls::paths(&self.in_force.lock());
         paths.into_iter().map(|it| (stamp(&it), it)).map(|(stamp, it)| (it, stamp)).collect()
     }
+}
+
+/// Takes into force how `config` says that replicas are chosen and requests let in. The file goes before what
+/// was changed on the admin port since the last one, `before`; names what was.
+fn decide_by(app: &App, before: &Config, config: &Config) -> Vec<&'static str> {
+    let (routing, admission) = (config.policy.routing(), config.admission);
+    let mut restored = Vec::new();
+    let dispatch = app.fleet.dispatch();
+    let (routed, admitted) = dispatch.inspect(|_, it| (it.routing(), it.admission()));
+    if routed != routing {
+        if routed != before.policy.routing() {
+            restored.push("policy");
+        }
+        dispatch.observe(Event::RoutingChanged(routing));
+    }
+    if admitted != admission {
+        if admitted != before.admission {
+            restored.push("admission");
+        }
+        dispatch.observe(Event::AdmissionChanged(admission));
+    }
+    restored
 }
 
 /// The replicas that `config` names.

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokens::model::{BadModel, Files, Model, blocks};
@@ -72,7 +73,8 @@ impl Tokenizers {
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
         let tokenising = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let ids = model.ids(endpoint, &body)?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let ids = model.ids(endpoint, &body, now)?;
             let (blocks, prompt) = blocks(seed, block, &ids);
             Some(PromptHash { blocks, prompt, is_estimated: false, first_turn: None })
         });

@@ -78,6 +78,8 @@ enum Attempt {
     Failed(Failure),
     /// The replica has the request and stayed silent for as long as an answer may take.
     Silent,
+    /// Or for as long as the client wanted to wait, from when it came.
+    Unawaited,
     /// The router's own end came first.
     Cut,
 }
@@ -149,6 +151,10 @@ pub(crate) async fn send(
                 passage.retry().map_err(|reject| given_up(reject, refusal))?;
             }
             Attempt::Cut => return Err(Refusal::ShuttingDown),
+            Attempt::Unawaited => {
+                let within = outbound.patience.map(|it| it.0).unwrap_or_default();
+                return Err(Refusal::ClientTimeout { within, attempts: placement.attempt });
+            }
             Attempt::Silent => {
                 let (failure, attempts) = (Failure::TimedOut, placement.attempt);
                 return Err(Refusal::Upstream { failure, attempts });
@@ -189,14 +195,21 @@ async fn attempt(
             }
         }
     };
-    let answer = tokio::time::timeout(outbound.answer_within, answer);
+    let router_waits = Instant::now() + outbound.answer_within;
+    let client_waits = outbound.patience.map(|it| it.1).filter(|it| *it < router_waits);
+    // What has waited here for as long as its client wanted to wait is not begun.
+    if client_waits.is_some_and(|it| it <= Instant::now()) {
+        return Attempt::Unawaited;
+    }
+    let answer = tokio::time::timeout_at(client_waits.unwrap_or(router_waits), answer);
     tokio::select! {
         biased;
         answer = answer => answer.unwrap_or_else(|_| {
             // How long a client waits is its own affair: it may have been no time at all.
-            if !outbound.is_impatient {
-                replica.request_failed(Failure::TimedOut);
+            if client_waits.is_some() {
+                return Attempt::Unawaited;
             }
+            replica.request_failed(Failure::TimedOut);
             Attempt::Silent
         }),
         () = replica.hangs() => Attempt::Failed(Failure::TimedOut),

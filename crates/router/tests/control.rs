@@ -360,6 +360,45 @@ async fn reloads_under_load_lose_nothing_and_a_bad_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_change_on_the_admin_port_leaves_the_rest_and_lasts_until_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("router.yaml");
+    let replica = emulate(Fault::None).await;
+    let policy = "policy: { cost: { harm: 0.5 } }\nadmission: { wait_share: 1.0 }\n";
+    std::fs::write(&file, written(&[&replica], policy)).unwrap();
+    let stage = stage_reading(&file).await;
+    let put = async |path: &str, body: &str| {
+        let answer = stage.admin(Method::PUT, path, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
+    };
+    let changed = put("/admin/policy", r#"{"strategy": "sticky", "cost": {"wait": 2.0}}"#).await;
+    assert_eq!((&changed["cost"]["harm"], &changed["cost"]["wait"]), (&json!(0.5), &json!(2.0)));
+    assert_eq!(changed["saturation"]["fallback"], "least-request", "as usual for the strategy");
+    for mode in ["off", "knee", "off"] {
+        let changed = put("/admin/admission", &json!({ "mode": mode }).to_string()).await;
+        assert_eq!((&changed["mode"], &changed["wait_share"]), (&json!(mode), &json!(1.0)));
+    }
+    let wrong = stage.admin(Method::PUT, "/admin/policy", r#"{"cost": {"harms": 1}}"#).await;
+    assert!(wrong.status == 400 && wrong.body.contains("harms"), "{}", wrong.body);
+
+    std::fs::write(&file, written(&[&replica], &format!("{policy}attempts_max: 2\n"))).unwrap();
+    let in_force = async || {
+        let policy = stage.admin(Method::GET, "/admin/policy", "").await.json();
+        let admission = stage.admin(Method::GET, "/admin/admission", "").await.json();
+        (policy["strategy"].clone(), admission["config"]["mode"].clone())
+    };
+    until("the file is in force", async || {
+        in_force().await == (json!("least-latency"), json!("knee"))
+    })
+    .await;
+    put("/admin/admission", r#"{"mode": "off"}"#).await;
+    let report = stage.admin(Method::POST, "/admin/reload", "").await.json();
+    assert_eq!(report["restored"], json!(["admission"]));
+    assert_eq!(in_force().await.1, "knee");
+}
+
+#[tokio::test]
 async fn a_file_that_changes_is_read_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("router.yaml");

@@ -62,7 +62,8 @@ async fn the_clients_own_deadline_is_kept_where_it_is_the_shorter_one() {
     let began = std::time::Instant::now();
     let answer = stage.post(common::CHAT, &[("x-sluice-timeout-ms", "150")], body).await;
     println!("C8: given up after {} ms where 150 were asked for", began.elapsed().as_millis());
-    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (504, "upstream_timeout"));
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (504, "client_timeout"));
+    assert_eq!(stage.metric("sluice_requests_total{outcome=\"client-timeout\"}").await, 1);
 }
 
 #[tokio::test]

@@ -205,6 +205,40 @@ async fn what_cannot_be_asked_for_ends_the_following_until_a_restart() {
 }
 
 #[tokio::test]
+async fn an_engine_that_could_not_be_followed_is_once_it_comes_back_with_other_blocks() {
+    let start = async |block: u32, listen: String, kv: &KvEvents| {
+        let mut config = emulator::Options::default().replica().unwrap();
+        config.profile.block_size = Tokens(block);
+        let listener = TcpListener::bind(listen).await.ok()?;
+        emulator::spawn_publishing(config, listener, kv).await.ok()
+    };
+    let any = "tcp://127.0.0.1:0".to_owned();
+    let kv = KvEvents { endpoint: any.clone(), replay: Some(any), topic: "kv@".to_owned() };
+    let replica = start(24, "127.0.0.1:0".to_owned(), &kv).await.unwrap();
+    let mut config = kv_config();
+    config.replicas.push(followed(&replica, "r0", true));
+    let (address, kv) = (replica.url(), replica.kv_events().unwrap().clone());
+    let address = address.trim_start_matches("http://").to_owned();
+    let stage = stage_with(config, 0).await;
+    until_following(&stage, 0, "followed").await;
+    ask(&stage, 1, 10).await;
+    until_following(&stage, 0, "unusable").await;
+    replica.shutdown().await;
+    let (mut again, mut tries) = (None, 0);
+    // Until its ports are free.
+    while again.is_none() {
+        assert!(tries < 1_000, "the ports stay taken");
+        again = start(BLOCK, address.clone(), &kv).await;
+        tries += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    until_following(&stage, 0, "followed").await;
+    until("it is ready", async || stage.health(0).await == "ready").await;
+    ask(&stage, 2, 10).await;
+    until_held(&stage, 10).await;
+}
+
+#[tokio::test]
 async fn a_reset_cache_is_empty() {
     let stage = stage(1, 4_000).await;
     ask(&stage, 1, 10).await;

@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use anyhow::bail;
 use parking_lot::Mutex;
 use policy::{
+    config::StrategyName,
     event::{Placement, Reason},
     explanation::{Considered, Explanation},
 };
 use report::table;
 use serde_json::json;
+use types::replica::LoadReport;
 
 use crate::simulate::{What, cases::Cases, load};
 
@@ -111,7 +113,10 @@ fn headline(policy: &str, it: &Explanation) -> String {
     let at_s = it.at.elapsed().as_secs_f64();
     match &it.verdict {
         Ok(Placement { replica, reason, attempt, .. }) => {
+            let hashes = it.strategy == StrategyName::ConsistentHash;
             let why = match reason {
+                Reason::Session if hashes => "its conversation hashes to it".to_owned(),
+                Reason::Prefix if hashes => "the beginning of its prompt hashes to it".to_owned(),
                 Reason::Session => "it served the conversation before".to_owned(),
                 Reason::Prefix => "of what it holds of the prompt".to_owned(),
                 Reason::Load => "of its load, its turn or by lot".to_owned(),
@@ -133,7 +138,11 @@ fn candidates(it: &Explanation) -> String {
     let has_cost = it.candidates.iter().any(|it| it.cost.is_some());
     let has_forecast = it.candidates.iter().any(|it| it.predicted.is_some());
     let unit = it.strategy.ranks_in().filter(|_| !has_cost);
+    let is_reported = it.candidates.iter().any(|it| it.reported != LoadReport::default());
     let mut header = vec!["replica", "requests", "queued", "hit tokens"];
+    if is_reported {
+        header.extend(["waiting", "KV"]);
+    }
     if has_cost {
         header.extend(["wait s", "harm s", "price s", "cost s"]);
     } else if has_forecast {
@@ -149,6 +158,10 @@ fn candidates(it: &Explanation) -> String {
             queued_prefill.to_string(),
             cached.to_string(),
         ];
+        if is_reported {
+            let LoadReport { waiting, kv_usage, .. } = candidate.reported;
+            row.extend([waiting.to_string(), format!("{:.0} %", 100.0 * kv_usage)]);
+        }
         if has_cost {
             let terms = candidate.cost.unwrap_or_default();
             let total = candidate.score.unwrap_or_default();
@@ -159,6 +172,7 @@ fn candidates(it: &Explanation) -> String {
         if unit.is_some() {
             let score = |score: f64| match unit {
                 Some("s") => seconds(score),
+                Some("points lacking") => format!("{score:.2}"),
                 Some(_) | None => format!("{score:.0}"),
             };
             row.push(candidate.score.map_or_else(String::new, score));
@@ -174,6 +188,8 @@ fn note(it: &Explanation, candidate: &Considered, is_chosen: bool) -> &'static s
         "← chosen"
     } else if it.instead_of == Some(candidate.replica) {
         "saturated"
+    } else if let Some(gate) = candidate.gate {
+        gate.as_str()
     } else if let Some(why) = candidate.passed_over {
         why.as_str()
     } else if !candidate.has_room {
@@ -205,7 +221,7 @@ mod tests {
     use std::time::Duration;
 
     use policy::{
-        config::StrategyName,
+        admission::Gate,
         event::Reject,
         explanation::{CostTerms, Observed, PassedOver, Predicted},
     };
@@ -222,10 +238,12 @@ mod tests {
         Considered {
             replica: ReplicaId(replica),
             passed_over: (replica == 2).then_some(PassedOver::Admission),
+            gate: (replica == 2).then_some(Gate::Seats),
             has_room: replica != 3,
             requests: 1_000 + replica,
             queued_prefill: Tokens(1_000_000),
             cached: Tokens(100_000),
+            reported: LoadReport::default(),
             score: Some(score),
             predicted: Some(Predicted { ttft_s: 1.5, tpot_s: 0.02, work_s: 0.3, utilisation: 0.4 }),
             cost: Some(CostTerms { wait_s: 1_234.5, harm_s: 99.25, price_s: 1_000.0 }),
@@ -265,7 +283,7 @@ mod tests {
         for part in [
             "to replica 0 because it costs least",
             "← chosen",
-            "admission",
+            "seats",
             "full",
             "and 8 more",
             "TTFT predicted 1.5000 s, came 1.2500 s",

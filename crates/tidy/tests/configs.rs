@@ -50,3 +50,36 @@ fn the_example_states_every_default() {
     let defaults = serde_yaml::to_string(&router::config::Config::default()).unwrap();
     assert_eq!(shown, defaults);
 }
+
+/// Every key that there is stands in the example: with its value, or as a comment where it has none.
+#[test]
+fn the_example_explains_every_key() {
+    let text = fs::read_to_string(tidy::root().join("config/router.yaml")).unwrap();
+    let shown: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+    let defaults = serde_yaml::to_value(router::config::Config::default()).unwrap();
+    let mut missing = Vec::new();
+    missing_keys(&defaults, Some(&shown), "", &mut missing);
+    missing.retain(|path: &String| {
+        let name = path.rsplit('.').next().unwrap();
+        let is_told =
+            |line: &str| line.contains(&format!("{name}:")) || line.contains(&format!(" {name},"));
+        !text.lines().any(|it| it.trim_start().starts_with('#') && is_told(it))
+    });
+    assert!(missing.is_empty(), "config/router.yaml does not show {}", missing.join(", "));
+}
+
+fn missing_keys(
+    of: &serde_yaml::Value,
+    shown: Option<&serde_yaml::Value>,
+    path: &str,
+    missing: &mut Vec<String>,
+) {
+    let Some(of) = of.as_mapping() else { return };
+    for (name, value) in of {
+        let path = format!("{path}.{}", name.as_str().unwrap());
+        match shown.and_then(|it| it.get(name)) {
+            Some(shown) => missing_keys(value, Some(shown), &path, missing),
+            None => missing.push(path),
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! A model's tokenizer and template, and what they make of a body.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 use types::block::{BlockHash, BlockHasher, ChainSeed};
 use types::quantity::Tokens;
@@ -63,21 +65,24 @@ impl Model {
         Ok(Self { segments, template, frame })
     }
 
-    /// The token ids of the prompt that `body` asks for; `None` where they can't be told, and of a
-    /// batch the first prompt's.
+    /// The token ids of the prompt that `body` asks for at `now`, counted from 1970, which templates may write; `None`
+    /// where they can't be told, and of a batch the first prompt's.
     #[must_use]
-    pub fn ids(&self, endpoint: Endpoint, body: &[u8]) -> Option<Vec<u32>> {
-        let body: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    pub fn ids(&self, endpoint: Endpoint, body: &[u8], now: Duration) -> Option<Vec<u32>> {
         match endpoint {
             Endpoint::ChatCompletions => {
-                let text = self.template.as_ref()?.render(&body)?;
+                let body = serde_json::from_slice(body).ok()?;
+                let text = self.template.as_ref()?.render(&body, now)?;
                 self.segments.encode(&text)
             }
-            Endpoint::Completions => match body.get("prompt")? {
-                Value::String(text) => self.framed(text, &body),
-                Value::Array(prompts) => self.framed(prompts.first()?.as_str()?, &body),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
-            },
+            Endpoint::Completions => {
+                let body: Map<String, Value> = serde_json::from_slice(body).ok()?;
+                match body.get("prompt")? {
+                    Value::String(text) => self.framed(text, &body),
+                    Value::Array(prompts) => self.framed(prompts.first()?.as_str()?, &body),
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+                }
+            }
             Endpoint::Responses
             | Endpoint::Messages
             | Endpoint::Embeddings
@@ -125,7 +130,7 @@ mod tests {
     }
 
     fn ids(endpoint: Endpoint, body: &Value) -> Option<Vec<u32>> {
-        model().ids(endpoint, body.to_string().as_bytes())
+        model().ids(endpoint, body.to_string().as_bytes(), Duration::ZERO)
     }
 
     #[test]
@@ -142,7 +147,7 @@ mod tests {
     fn what_has_no_text_has_no_ids() {
         assert_eq!(ids(Endpoint::Completions, &json!({"prompt": [1, 2]})), None);
         assert_eq!(ids(Endpoint::Embeddings, &json!({"input": "a"})), None);
-        assert_eq!(model().ids(Endpoint::ChatCompletions, b"{"), None);
+        assert_eq!(model().ids(Endpoint::ChatCompletions, b"{", Duration::ZERO), None);
     }
 
     #[test]

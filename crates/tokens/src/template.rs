@@ -3,11 +3,19 @@
 //! Templates are written for Python's Jinja and for what `transformers` adds to it. What they use of
 //! either is provided here; a template that wants more fails to render, and the request is then treated
 //! as one without a tokenizer.
+//!
+//! What a client sends keeps its order on the way: of two objects with the same entries, engines render the
+//! one that was sent.
 
-use std::fmt::Write as _;
+use std::{io, time::Duration};
 
-use minijinja::{Environment, Error, ErrorKind, Value};
-use serde::Deserialize;
+use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
+use minijinja::{
+    Environment, Error, ErrorKind, Value,
+    value::{Kwargs, ValueKind},
+};
+use serde::{Deserialize, Serialize as _};
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 /// A chat template can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -100,116 +108,181 @@ impl Template {
         Ok(Self { environment, walks_parts })
     }
 
-    /// The prompt that a chat's body asks for; `None` where that can't be said: it has media, brings a
-    /// template of its own, or the template does not render.
+    /// The prompt that a chat's body asks for, rendered at `now`, counted from 1970; `None` where that can't be
+    /// said: it has media, brings a template of its own, or the template does not render.
+    ///
+    /// A template that writes the date is taken to be rendered in UTC, as in a container.
     #[must_use]
-    pub fn render(&self, body: &serde_json::Map<String, serde_json::Value>) -> Option<String> {
-        use serde_json::Value as Json;
-
-        if body.contains_key("chat_template") {
+    pub fn render(&self, body: &Value, now: Duration) -> Option<String> {
+        if field(body, "chat_template").is_some() {
             return None;
         }
-        let messages = body.get("messages")?.as_array()?;
-        let messages: Option<Vec<Json>> = messages.iter().map(|it| self.message(it)).collect();
-        let flag = |name: &str, default| body.get(name).and_then(Json::as_bool).unwrap_or(default);
-        let mut context = serde_json::Map::new();
-        if let Some(Json::Object(more)) = body.get("chat_template_kwargs") {
-            context.clone_from(more);
-        }
-        context.insert("messages".to_owned(), Json::Array(messages?));
-        let generates = flag("add_generation_prompt", true);
-        context.insert("add_generation_prompt".to_owned(), generates.into());
-        for name in ["tools", "documents"] {
-            context.insert(name.to_owned(), body.get(name).cloned().unwrap_or(Json::Null));
-        }
+        let messages = items(&field(body, "messages")?)?;
+        let messages: Option<Vec<Value>> = messages.iter().map(|it| self.message(it)).collect();
+        let flag = |name: &str, default| {
+            field(body, name).and_then(|it| bool::try_from(it).ok()).unwrap_or(default)
+        };
         if flag("continue_final_message", false) {
             return None;
         }
+        let tools = field(body, "tools").map_or(Value::from(()), |it| match items(&it) {
+            Some(tools) => tools.iter().map(tool).collect(),
+            None => it,
+        });
+        let mut context = vec![(Value::from("strftime_now"), strftime_at(now))];
+        context.extend(
+            field(body, "chat_template_kwargs").and_then(|it| entries(&it)).into_iter().flatten(),
+        );
+        context.extend([
+            (Value::from("messages"), messages?.into_iter().collect()),
+            (Value::from("add_generation_prompt"), flag("add_generation_prompt", true).into()),
+            (Value::from("tools"), tools),
+            (Value::from("documents"), field(body, "documents").unwrap_or(Value::from(()))),
+        ]);
         let template = self.environment.get_template("chat").ok()?;
-        template.render(Value::from_serialize(&context)).ok()
+        template.render(context.into_iter().collect::<Value>()).ok()
     }
 
     /// A message as engines hand it to the template.
-    fn message(&self, message: &serde_json::Value) -> Option<serde_json::Value> {
-        use serde_json::Value as Json;
-
-        let mut message = message.as_object()?.clone();
-        if let Some(Json::Array(parts)) = message.get("content") {
-            let texts: Option<Vec<&str>> =
-                parts.iter().map(|part| part.get("text").and_then(Json::as_str)).collect();
-            let texts = texts?.join("\n");
-            if !self.walks_parts {
-                message.insert("content".to_owned(), texts.into());
+    fn message(&self, message: &Value) -> Option<Value> {
+        let mut changed = entries(message)?;
+        for (name, value) in &mut changed {
+            match name.as_str() {
+                Some("content") => {
+                    let Some(parts) = items(value) else { continue };
+                    let texts: Option<Vec<Value>> =
+                        parts.iter().map(|it| field(it, "text")).collect();
+                    let texts = texts?;
+                    let texts: Option<Vec<&str>> = texts.iter().map(Value::as_str).collect();
+                    let texts = texts?.join("\n");
+                    if !self.walks_parts {
+                        *value = texts.into();
+                    }
+                }
+                Some("tool_calls") => {
+                    if let Some(calls) = items(value) {
+                        *value = calls.iter().map(call).collect();
+                    }
+                }
+                _ => {}
             }
         }
-        // Clients send a call's arguments as a text that holds JSON; templates expect what it holds.
-        for call in message.get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten()
-        {
-            let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
-            if let Some(read) = arguments.as_str().and_then(|it| serde_json::from_str(it).ok()) {
-                *arguments = read;
-            }
-        }
-        Some(Json::Object(message))
+        Some(changed.into_iter().collect())
     }
+}
+
+/// A field of an object, where it is there.
+fn field(of: &Value, name: &str) -> Option<Value> {
+    of.get_attr(name).ok().filter(|it| !it.is_undefined())
+}
+
+/// The items of a list; `None` of anything else.
+fn items(list: &Value) -> Option<Vec<Value>> {
+    (list.kind() == ValueKind::Seq).then(|| list.try_iter().ok()).flatten().map(Iterator::collect)
+}
+
+/// The entries of an object, in order; `None` of anything else.
+fn entries(object: &Value) -> Option<Vec<(Value, Value)>> {
+    if object.kind() != ValueKind::Map {
+        return None;
+    }
+    let names = object.try_iter().ok()?;
+    Some(names.map(|name| (name.clone(), object.get_item(&name).unwrap_or_default())).collect())
+}
+
+/// The object with what `change` makes of one of its fields.
+fn with(object: &Value, name: &str, change: impl Fn(&Value) -> Value) -> Value {
+    let Some(mut all) = entries(object) else { return object.clone() };
+    for (_, value) in all.iter_mut().filter(|it| it.0.as_str() == Some(name)) {
+        *value = change(value);
+    }
+    all.into_iter().collect()
+}
+
+/// A call of a message. Clients send its arguments as a text that holds JSON; templates expect what it holds.
+fn call(call: &Value) -> Value {
+    with(call, "function", |function| {
+        with(function, "arguments", |arguments| {
+            let read = arguments.as_str().and_then(|it| serde_json::from_str(it).ok());
+            read.unwrap_or_else(|| arguments.clone())
+        })
+    })
+}
+
+/// A tool as vLLM hands it to the template: it reads a tool's own fields into a form and writes them in the form's
+/// order, null where one is missing, and then what else there was. Schemas stay as they were sent.
+fn tool(tool: &Value) -> Value {
+    let null = || Value::from(());
+    let Some(function) = field(tool, "function") else { return tool.clone() };
+    let names = ["name", "description", "parameters"];
+    let function =
+        in_form(&function, names.map(|it| (it, field(&function, it).unwrap_or_else(null))));
+    let kind = field(tool, "type").unwrap_or_else(|| "function".into());
+    in_form(tool, [("type", kind), ("function", function)])
+}
+
+/// The object with `first` before, and in place of, its own fields of these names.
+fn in_form<const N: usize>(object: &Value, first: [(&str, Value); N]) -> Value {
+    let Some(mut rest) = entries(object) else { return object.clone() };
+    rest.retain(|it| first.iter().all(|(name, _)| it.0.as_str() != Some(name)));
+    first.into_iter().map(|(name, value)| (Value::from(name), value)).chain(rest).collect()
 }
 
 /// JSON as Python writes it: a space after each comma and colon, and no escapes for other alphabets.
 #[expect(clippy::needless_pass_by_value, reason = "so the library calls a filter")]
-fn tojson(value: &Value, options: minijinja::value::Kwargs) -> Result<Value, Error> {
+fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Others change nothing of what is written here.
+    // Changes nothing of what is written here.
     let _: Option<bool> = options.get("ensure_ascii")?;
-    let json = serde_json::to_value(value)
-        .map_err(|it| Error::new(ErrorKind::BadSerialization, it.to_string()))?;
-    let mut text = String::new();
-    write_json(&json, indent, 0, &mut text);
-    Ok(Value::from_safe_string(text))
+    // Others are not there: what would come of them is not guessed.
+    options.assert_all_used()?;
+    let mut text = Vec::new();
+    let written = match indent {
+        Some(indent) => {
+            let indent = " ".repeat(indent);
+            let lines = PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut text, lines))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut text, OneLine)),
+    };
+    let bad = |it: String| Error::new(ErrorKind::BadSerialization, it);
+    written.map_err(|it| bad(it.to_string()))?;
+    String::from_utf8(text).map(Value::from_safe_string).map_err(|it| bad(it.to_string()))
 }
 
-fn write_json(value: &serde_json::Value, indent: Option<usize>, depth: usize, out: &mut String) {
-    use serde_json::Value as Json;
+/// One line with a space after each comma and colon.
+struct OneLine;
 
-    let line = |out: &mut String, depth: usize| {
-        if let Some(indent) = indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', indent.saturating_mul(depth)));
-        }
-    };
-    let comma = if indent.is_some() { "," } else { ", " };
-    let inner = depth.saturating_add(1);
-    match value {
-        Json::Array(items) if !items.is_empty() => {
-            out.push('[');
-            for (at, item) in items.iter().enumerate() {
-                out.push_str(if at > 0 { comma } else { "" });
-                line(out, inner);
-                write_json(item, indent, inner, out);
-            }
-            line(out, depth);
-            out.push(']');
-        }
-        Json::Object(entries) if !entries.is_empty() => {
-            out.push('{');
-            for (at, (key, item)) in entries.iter().enumerate() {
-                out.push_str(if at > 0 { comma } else { "" });
-                line(out, inner);
-                // Writing to a text does not fail.
-                let _ = write!(out, "{}: ", Json::from(key.as_str()));
-                write_json(item, indent, inner, out);
-            }
-            line(out, depth);
-            out.push('}');
-        }
-        Json::Null
-        | Json::Bool(_)
-        | Json::Number(_)
-        | Json::String(_)
-        | Json::Array(_)
-        | Json::Object(_) => {
-            let _ = write!(out, "{value}");
-        }
+impl Formatter for OneLine {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
     }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// The function that writes the date and time of `now` in a form of Python's `strftime`.
+fn strftime_at(now: Duration) -> Value {
+    Value::from_function(move |form: String| -> Result<String, Error> {
+        let bad = |it: jiff::Error| Error::new(ErrorKind::InvalidOperation, it.to_string());
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let now = Timestamp::from_second(seconds).map_err(bad)?;
+        strtime::format(&form, &now.to_zoned(TimeZone::UTC)).map_err(bad)
+    })
 }
 
 #[cfg(test)]
@@ -219,9 +292,17 @@ mod tests {
     use super::*;
     use crate::testing::TEMPLATE;
 
+    /// 2026-11-27, a quarter past one in the afternoon.
+    const NOW: Duration = Duration::from_secs(1_795_785_300);
+
     fn rendered(source: &str, body: &serde_json::Value) -> Option<String> {
+        sent(source, &body.to_string())
+    }
+
+    fn sent(source: &str, body: &str) -> Option<String> {
         let config = serde_json::from_value(json!({"bos_token": {"content": "<s>"}})).unwrap();
-        Template::new(source, &config).unwrap().render(body.as_object().unwrap())
+        let body = serde_json::from_str(body).unwrap();
+        Template::new(source, &config).unwrap().render(&body, NOW)
     }
 
     #[test]
@@ -239,14 +320,55 @@ mod tests {
     fn what_templates_use_of_python_is_there() {
         let source = "{{- bos_token }}{% set ns = namespace(n=0) %}
             {%- for m in messages %}{% set ns.n = ns.n + 1 %}{{ m.content.strip().split('|')[0] }}{% endfor %}
-            {%- if tools is defined and tools %}{{ tools | tojson }}{% endif %}{{ ns.n }}{{ extra }}";
+            {%- if documents %}{{ documents | tojson }}{% endif %}{{ ns.n }}{{ extra }}";
         let body = json!({
             "messages": [{"role": "user", "content": "  hi|there "}],
-            "tools": [{"name": "f", "args": [1, "é"]}],
+            "documents": [{"name": [1, "é", 1.5, null, {}, []]}],
             "chat_template_kwargs": {"extra": "!"},
         });
-        let expected = "<s>hi[{\"args\": [1, \"é\"], \"name\": \"f\"}]1!";
+        let expected = "<s>hi[{\"name\": [1, \"é\", 1.5, null, {}, []]}]1!";
         assert_eq!(rendered(source, &body).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn tools_and_arguments_are_written_in_the_order_that_engines_write_them() {
+        let source = "{{ tools | tojson }}{{ tools[0].function.parameters | tojson(indent=2) }}
+{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}";
+        let call = r#"{"function": {"name": "f", "arguments": "{\"to\": 1, \"at\": {\"z\": 2, \"b\": []}}"}}"#;
+        let schema =
+            r#"{"type": "object", "properties": {"to": {}, "at": {}}, "required": ["to"]}"#;
+        let function = format!(r#"{{"strict": true, "parameters": {schema}, "name": "f"}}"#);
+        let body = format!(
+            r#"{{"messages": [{{"role": "assistant", "tool_calls": [{call}]}}],
+            "tools": [{{"function": {function}}}]}}"#
+        );
+        let expected = format!(
+            r#"[{{"type": "function", "function": {{"name": "f", "description": null, "parameters": {schema}, "strict": true}}}}]{{
+  "type": "object",
+  "properties": {{
+    "to": {{}},
+    "at": {{}}
+  }},
+  "required": [
+    "to"
+  ]
+}}
+{{"to": 1, "at": {{"z": 2, "b": []}}}}"#
+        );
+        assert_eq!(sent(source, &body), Some(expected));
+        let body = json!({"messages": []});
+        assert_eq!(rendered("{{ [1] | tojson(sort_keys=true) }}", &body), None, "not provided");
+    }
+
+    #[test]
+    fn the_date_is_that_of_the_clock_that_is_passed_in() {
+        // As in templates of Llama 3.2 and of Granite.
+        let guarded = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}26 Jul 2024{% endif %}";
+        let within =
+            "{% macro day() %}{{ strftime_now('%B %d, %Y %H:%M') }}{% endmacro %}{{ day() }}";
+        let body = json!({"messages": []});
+        assert_eq!(rendered(guarded, &body).as_deref(), Some("27 Nov 2026"));
+        assert_eq!(rendered(within, &body).as_deref(), Some("November 27, 2026 13:15"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A request, reduced to what a decision needs.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
@@ -149,6 +149,10 @@ pub struct Request {
     /// How often its client was turned away before, as far as it says so.
     #[serde(default)]
     pub came_again: u32,
+    /// How long its client waits for the first byte of an answer, from when it came, in milliseconds; where it
+    /// says so.
+    #[serde(default)]
+    pub patience_ms: Option<NonZeroU32>,
     /// Whether the answer comes token by token, so that its first token can be seen to come.
     #[serde(default = "yes")]
     pub streamed: bool,
@@ -169,6 +173,7 @@ impl Request {
             slo: Slo::default(),
             output_max: None,
             came_again: 0,
+            patience_ms: None,
             streamed: true,
         }
     }

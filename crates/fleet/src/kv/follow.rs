@@ -96,7 +96,6 @@ pub(crate) async fn follow(
         };
         if let Err(why) = result {
             follower.give_up(why);
-            return;
         }
     }
 }
@@ -165,6 +164,15 @@ impl Follower {
                 Ok(())
             }
             Signal::Message(_) if self.following == Following::Silent => self.begin_anew().await,
+            // What it said can't be used. Another process may say what can: the operator may have put right
+            // what was wrong.
+            Signal::Message(message) if self.following == Following::Unusable => {
+                if message.number > 0 {
+                    return Ok(());
+                }
+                self.begin_anew().await?;
+                self.live(rank, &message).await
+            }
             Signal::Message(message) => self.live(rank, &message).await,
         }
     }
@@ -391,6 +399,7 @@ impl Follower {
 
     fn give_up(&mut self, why: Unusable) {
         tracing::error!(replica = self.replica.name(), %why, "KV events can't be used");
+        self.forget();
         self.is(Following::Unusable);
     }
 

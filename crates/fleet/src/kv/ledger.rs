@@ -18,7 +18,8 @@ use rustc_hash::FxHashMap;
 use types::block::{BlockHash, ChainSeed, HashKey, Scope, hash_block};
 use wire::kv_events::{EngineHash, Event, Extra, Removed, Stored, is_device, is_full_attention};
 
-/// Blocks of one engine that are kept, at most: 1M blocks of 16 tokens are 16M tokens.
+/// Blocks of one engine that are kept, at most: 1M blocks of 16 tokens are 16M tokens. What an engine of smaller blocks
+/// holds beyond that is not known, and so not believed to be there.
 const NODES_MAX: usize = 1 << 20;
 
 const NIL: u32 = u32::MAX;
@@ -50,9 +51,6 @@ pub(super) enum Unusable {
         "the engine names blocks by their content alone, as SGLang did up to 0.5.5: upgrade it"
     )]
     Unchained,
-    /// More blocks than are kept.
-    #[error("the engine holds more than {NODES_MAX} blocks")]
-    TooMany,
 }
 
 /// How the router names blocks.
@@ -118,11 +116,13 @@ pub(super) struct Ledger {
     nodes: Vec<Node>,
     by_hash: FxHashMap<EngineHash, u32>,
     free: Vec<u32>,
+    /// Blocks that are kept, at most.
+    nodes_max: usize,
     /// The cache of a hybrid model that is followed: the first one of full attention.
     group: Option<u32>,
     /// Tokens in a block of the engine.
     engine_block: Option<u32>,
-    /// Blocks whose parent is not known.
+    /// Blocks whose parent is not known, or for which there was no room.
     orphans: u64,
 }
 
@@ -174,6 +174,7 @@ impl Ledger {
             nodes: Vec::new(),
             by_hash: FxHashMap::default(),
             free: Vec::new(),
+            nodes_max: NODES_MAX,
             group: None,
             engine_block: None,
             orphans: 0,
@@ -186,7 +187,7 @@ impl Ledger {
         self.by_hash.len()
     }
 
-    /// Blocks that could not be named, because the one before them is not known.
+    /// Blocks that could not be named, because the one before them is not known or there was no room.
     pub(super) const fn orphans(&self) -> u64 {
         self.orphans
     }
@@ -257,7 +258,12 @@ impl Ledger {
             parent = match self.by_hash.get(hash).copied() {
                 Some(node) if self.get(node).parent != parent => return Err(Unusable::Unchained),
                 Some(node) => node,
-                None => self.add(*hash, parent, tokens, stored, extra)?,
+                None if self.nodes_max <= self.by_hash.len() => {
+                    let left_out = stored.hashes.len().saturating_sub(at) as u64;
+                    self.orphans = self.orphans.saturating_add(left_out);
+                    return Ok(());
+                }
+                None => self.add(*hash, parent, tokens, stored, extra),
             };
             if let Some(node) = self.get_mut(parent) {
                 node.copies = node.copies.saturating_add(1);
@@ -275,10 +281,7 @@ impl Ledger {
         tokens: &[u32],
         stored: &Stored,
         extra: &[Extra],
-    ) -> Result<u32, Unusable> {
-        if self.by_hash.len() >= NODES_MAX {
-            return Err(Unusable::TooMany);
-        }
+    ) -> u32 {
         // An adapter's blocks say its name before anything else; the event has said it already.
         let named = stored.adapter.as_deref();
         let extra = match extra {
@@ -324,7 +327,7 @@ impl Ledger {
         if let Some(it) = self.get_mut(parent) {
             it.first_child = id;
         }
-        Ok(id)
+        id
     }
 
     /// What the names of a prompt's blocks begin from.

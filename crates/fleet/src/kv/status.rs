@@ -21,7 +21,7 @@ pub enum Following {
     Gap,
     /// It computed prompts and told nothing.
     Silent,
-    /// They can't be used; the log has said why.
+    /// They can't be used, until the engine connects anew or says its first again; the log has said why.
     Unusable,
 }
 
@@ -56,7 +56,7 @@ pub struct KvStatus {
     pub replays: u64,
     /// Times that the engine was seen to have restarted.
     pub restarts: u64,
-    /// Blocks that could not be named, because the one before them is not known.
+    /// Blocks that could not be named, because the one before them is not known or there was no room.
     pub orphans: u64,
     /// Time from an event to its arrival here, as far as the two clocks agree.
     pub lag: Duration,

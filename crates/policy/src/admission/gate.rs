@@ -76,7 +76,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) output: f64,
     /// How long it has waited.
     pub(crate) waited: Duration,
-    /// Factor on what is predicted, at least 1: the room left for those who go first.
+    /// Factor on what is predicted: above 1 it is the room left for those who go first, below 1 that which they
+    /// find.
     pub(crate) reserve: f64,
     /// Whether anything is known of the request that its time follows from.
     pub(crate) is_sized: bool,

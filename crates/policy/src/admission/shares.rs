@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use lru::LruCache;
 use rustc_hash::FxBuildHasher;
-use types::{request::TenantId, time::Timestamp};
+use types::{
+    request::{Priority, TenantId},
+    time::Timestamp,
+};
 
 use crate::estimate::decay::Decayed;
 
@@ -20,8 +23,8 @@ const TENANTS_MAX: usize = 4_096;
 /// Multiple of its fair share above which a tenant is over it.
 const OVER: f64 = 1.2;
 
-/// A tenant that had less than this of a second of GPU time a second does not count as there.
-const PRESENT: f64 = 1e-4;
+/// How long a tenant counts as there after it last asked: for longer, nobody needs to be left room for.
+const PRESENT: Duration = Duration::from_secs(5);
 
 /// Size classes: powers of four of a hundredth of a second of GPU time.
 pub(crate) const SIZES: usize = 6;
@@ -29,12 +32,41 @@ pub(crate) const SIZES: usize = 6;
 /// Share of what everybody gets let in that a size class gets at least.
 const SIZE_SHARE_MIN: f64 = 0.5;
 
+/// Urgencies.
+const CLASSES: usize = Priority::ALL.len();
+
 /// What each tenant had.
 #[derive(Debug)]
 pub(crate) struct Tenants {
-    had: LruCache<TenantId, Decayed, FxBuildHasher>,
-    /// Fair share, and when it was worked out.
-    fair: (Timestamp, f64),
+    all: LruCache<TenantId, Tenant, FxBuildHasher>,
+    /// Fair share of what was as urgent as each class or more, and when it was worked out.
+    fair: [(Timestamp, f64); CLASSES],
+}
+
+/// What one tenant had and when it last asked, by urgency.
+#[derive(Debug)]
+struct Tenant {
+    had: [Decayed; CLASSES],
+    asked: [Option<Timestamp>; CLASSES],
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self { had: [Decayed::new(USE_TIME); CLASSES], asked: [None; CLASSES] }
+    }
+}
+
+impl Tenant {
+    /// Seconds a second that it had of what was as urgent as `class` or more.
+    fn rate(&self, now: Timestamp, class: Priority) -> f64 {
+        self.had.iter().skip(class as usize).map(|it| it.rate(now)).sum()
+    }
+
+    /// Whether it lately asked for anything as urgent as `class` or more.
+    fn is_there(&self, now: Timestamp, class: Priority) -> bool {
+        let mut asked = self.asked.iter().skip(class as usize).flatten();
+        asked.any(|it| now.since(*it) <= PRESENT)
+    }
 }
 
 /// How long a fair share is taken as it is.
@@ -43,36 +75,58 @@ const FAIR_AGE_MAX: Duration = Duration::from_millis(500);
 impl Default for Tenants {
     fn default() -> Self {
         Self {
-            had: LruCache::unbounded_with_hasher(FxBuildHasher),
-            fair: (Timestamp::ZERO, f64::INFINITY),
+            all: LruCache::unbounded_with_hasher(FxBuildHasher),
+            fair: [(Timestamp::ZERO, f64::INFINITY); CLASSES],
         }
     }
 }
 
 impl Tenants {
-    /// Counts `work_s` seconds that were given to `tenant`.
-    pub(crate) fn gave(&mut self, now: Timestamp, tenant: TenantId, work_s: f64) {
-        self.had.get_or_insert_mut(tenant, || Decayed::new(USE_TIME)).add(now, work_s);
-        if TENANTS_MAX < self.had.len() {
-            self.had.pop_lru();
+    /// Notes that `tenant` asked, whether or not it is let in.
+    pub(crate) fn asked(&mut self, now: Timestamp, tenant: TenantId, class: Priority) {
+        let it = self.tenant(tenant);
+        if let Some(asked) = it.asked.get_mut(class as usize) {
+            *asked = Some(now);
         }
     }
 
-    /// Whether `tenant` had clearly more than its fair share of what was given.
-    pub(crate) fn is_over(&mut self, now: Timestamp, tenant: TenantId) -> bool {
-        if self.had.len() < 2 {
+    /// Counts `work_s` seconds that were given to `tenant`.
+    pub(crate) fn gave(&mut self, now: Timestamp, tenant: TenantId, class: Priority, work_s: f64) {
+        let it = self.tenant(tenant);
+        if let Some(had) = it.had.get_mut(class as usize) {
+            had.add(now, work_s);
+        }
+    }
+
+    fn tenant(&mut self, tenant: TenantId) -> &mut Tenant {
+        if TENANTS_MAX <= self.all.len() && !self.all.contains(&tenant) {
+            self.all.pop_lru();
+        }
+        self.all.get_or_insert_mut(tenant, Tenant::default)
+    }
+
+    /// Whether `tenant` had clearly more than its fair share of what was given for requests of `class` and more
+    /// urgent ones, among those who are there. What it had for less urgent ones gives way to these anyway.
+    pub(crate) fn is_over(&mut self, now: Timestamp, tenant: TenantId, class: Priority) -> bool {
+        if self.all.len() < 2 {
             return false;
         }
-        let had = self.had.peek(&tenant).map_or(0.0, |it| it.rate(now));
-        if FAIR_AGE_MAX <= now.since(self.fair.0) || self.fair.1.is_infinite() {
-            self.fair = (now, self.fair_share(now));
+        let had = self.all.peek(&tenant).map_or(0.0, |it| it.rate(now, class));
+        let fair = self.fair.get(class as usize).copied().unwrap_or((now, f64::INFINITY));
+        if now.since(fair.0) < FAIR_AGE_MAX && fair.1.is_finite() {
+            return OVER * fair.1 < had;
         }
-        OVER * self.fair.1 < had
+        let share = self.fair_share(now, class);
+        if let Some(fair) = self.fair.get_mut(class as usize) {
+            *fair = (now, share);
+        }
+        OVER * share < had
     }
 
     /// What each would have if all who are there had as much.
-    fn fair_share(&self, now: Timestamp) -> f64 {
-        let had = self.had.iter().map(|it| it.1.rate(now)).filter(|it| PRESENT < *it);
+    fn fair_share(&self, now: Timestamp, class: Priority) -> f64 {
+        let there = self.all.iter().filter(|it| it.1.is_there(now, class));
+        let had = there.map(|it| it.1.rate(now, class));
         let (sum, tenants) = had.fold((0.0, 0.0), |(sum, tenants), it| (sum + it, tenants + 1.0));
         if tenants < 2.0 { f64::INFINITY } else { sum / tenants }
     }
@@ -163,26 +217,53 @@ mod tests {
         Timestamp::from_elapsed(Duration::from_millis(ms))
     }
 
+    const CLASS: Priority = Priority::Default;
+
+    /// Has `tenant` ask for `work_s` and get it, at `ms`.
+    fn let_in(tenants: &mut Tenants, ms: u64, (tenant, class): (u64, Priority), work_s: f64) {
+        tenants.asked(at(ms), TenantId(tenant), class);
+        tenants.gave(at(ms), TenantId(tenant), class, work_s);
+    }
+
     #[test]
     fn who_takes_ten_times_as_much_is_over_its_share_and_nobody_else() {
         let mut tenants = Tenants::default();
         for step in 0..2_000 {
             for tenant in 1..=3 {
                 let work_s = if tenant == 1 { 0.05 } else { 0.005 };
-                tenants.gave(at(step * 10), TenantId(tenant), work_s);
+                let_in(&mut tenants, step * 10, (tenant, CLASS), work_s);
             }
         }
-        let mut is_over = |id| tenants.is_over(at(20_000), TenantId(id));
+        let mut is_over = |id| tenants.is_over(at(20_000), TenantId(id), CLASS);
         assert!(is_over(1) && !is_over(2) && !is_over(3) && !is_over(4));
     }
 
     #[test]
-    fn whoever_is_alone_may_have_all() {
+    fn whoever_is_alone_may_have_all_and_who_left_is_not_there() {
         let mut tenants = Tenants::default();
-        (0..1_000).for_each(|step| tenants.gave(at(step * 10), TenantId(1), 0.05));
-        assert!(!tenants.is_over(at(10_000), TenantId(1)));
-        tenants.gave(at(10_000), TenantId(2), 0.05);
-        assert!(tenants.is_over(at(11_000), TenantId(1)));
+        let is_over = |tenants: &mut Tenants, ms| tenants.is_over(at(ms), TenantId(1), CLASS);
+        (0..1_000).for_each(|step| let_in(&mut tenants, step * 10, (1, CLASS), 0.05));
+        assert!(!is_over(&mut tenants, 10_000));
+        let_in(&mut tenants, 10_000, (2, CLASS), 0.05);
+        assert!(is_over(&mut tenants, 11_000));
+        (1_100..1_700).for_each(|step| let_in(&mut tenants, step * 10, (1, CLASS), 0.05));
+        assert!(!is_over(&mut tenants, 17_000), "the other has not asked for seven seconds");
+        // Who gets nothing is there all the same.
+        tenants.asked(at(17_100), TenantId(2), CLASS);
+        assert!(is_over(&mut tenants, 17_600));
+    }
+
+    #[test]
+    fn what_is_urgent_does_not_pay_for_the_same_tenants_work_for_later() {
+        let mut tenants = Tenants::default();
+        for step in 0..2_000 {
+            let_in(&mut tenants, step * 10, (1, Priority::Batch), 0.05);
+            let_in(&mut tenants, step * 10, (1, Priority::Interactive), 0.005);
+            let_in(&mut tenants, step * 10, (2, Priority::Interactive), 0.005);
+        }
+        let mut is_over = |class| tenants.is_over(at(20_000), TenantId(1), class);
+        assert!(!is_over(Priority::Interactive), "of the urgent it had as much as the other");
+        assert!(is_over(Priority::Batch), "it is its batch that gives way");
     }
 
     #[test]

@@ -29,6 +29,12 @@ use crate::{
 /// Requests that are looked at in vain, of those who wait, before the look ends.
 const LOOKS_IN_VAIN_MAX: u32 = 3;
 
+/// Utilisation from which the rate of late says where the knee is.
+const KNEE_FROM: f64 = 0.5;
+
+/// Factor on what is predicted for a request whose replica failed it.
+const AGAIN: f64 = 0.8;
+
 /// How much longer than on the quickest replica an urgent request may wait for its first token: a factor,
 /// and seconds.
 const QUICK: (f64, f64) = (1.25, 0.005);
@@ -58,19 +64,35 @@ pub(super) struct Full {
     pub(super) has_choice: bool,
 }
 
+/// How a request comes to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Comes {
+    /// It came then, and has not been placed.
+    At(Timestamp),
+    /// It was placed, and the replica failed it.
+    Again,
+}
+
 impl Dispatcher {
     /// Leaves those of `candidates` that can take the request now; where there is none, says why.
     pub(super) fn admit(
         &mut self,
         now: Timestamp,
         request: &Request,
-        arrived: Timestamp,
+        comes: Comes,
         asked: &Asked,
         candidates: &mut Vec<Candidate>,
     ) -> Result<(), Full> {
         if !self.admission.is_on() {
             return Ok(());
         }
+        // What was let in before goes before those who come, into the room that is kept for answers that turn
+        // out longer, but not beyond it: others' promises count as much. The time that it lost is nobody's to
+        // give back: its first token may take as long from now as it was promised.
+        let (arrived, ease) = match comes {
+            Comes::At(arrived) => (arrived, 1.0),
+            Comes::Again => (now, AGAIN),
+        };
         let standing = self.admission.standing(now, request, arrived);
         let Standing { reserve, is_over_share, is_for_later, is_urgent } = standing;
         let pass = Pass {
@@ -80,7 +102,7 @@ impl Dispatcher {
             slo: &request.slo,
             output: asked.output,
             waited: now.since(arrived),
-            reserve,
+            reserve: reserve * ease,
             is_sized: request.prompt.0 > 0,
             wait_share: self.admission.config.wait_share,
             is_for_later,
@@ -96,8 +118,11 @@ impl Dispatcher {
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
         // Somebody waits whom it may not pass.
-        let must_queue = arrived == now && self.must_queue(request);
+        let is_new = matches!(comes, Comes::At(arrived) if arrived == now);
+        let must_queue = is_new && self.must_queue(request);
         let behind = must_queue.then_some(Closed { gate: Gate::Count, ..NOT_YET });
+        let drafts = self.book.drafts(request.id);
+        let book = &mut self.book;
         let later = is_for_later.then(|| Later::beside(fleet, candidates));
         let weights = self.strategy.cost_weights().unwrap_or_default();
         // The cheapest of those that are closed.
@@ -113,9 +138,13 @@ impl Dispatcher {
                 let gate = closed.gate;
                 holder = Some(Holder { cost_s, after_s, gate });
             }
+            if drafts {
+                book.closed(it.id, closed.gate);
+            }
             false
         });
-        if let Some(holder) = holder.filter(|_| !is_for_later && !must_queue)
+        let may_wait = matches!(comes, Comes::At(_)) && !is_for_later && !must_queue;
+        if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived), &holder, &full, candidates)
         {
             return Err(Full { has_choice: true, ..full });
@@ -193,6 +222,19 @@ impl Dispatcher {
             };
             self.decide(now, &out.request, Err(reject), decisions);
         }
+    }
+
+    /// Turns a request away that was placed before, and for which nobody else has room.
+    pub(super) fn refuse_again(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+        full: &Full,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
+        let reject = Reject::Saturated { gate: full.gate, retry_after };
+        self.decide(now, request, Err(reject), decisions);
     }
 
     fn refusal(
@@ -286,7 +328,7 @@ impl Dispatcher {
         let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
         let first = self.admission.first.take();
         let is_open = !candidates.is_empty()
-            && self.admit(now, request, now, &asked, &mut candidates).is_ok();
+            && self.admit(now, request, Comes::At(now), &asked, &mut candidates).is_ok();
         self.admission.first = first;
         self.candidates = candidates;
         Outlook { is_open, work_s }
@@ -372,11 +414,12 @@ impl Dispatcher {
                 let none = types::quantity::Tokens(0);
                 let tpot_max_s = it.promises.tightest().map(|it| it.as_secs_f64());
                 let asked = Asked { tpot_max_s, ..asked };
-                it.estimate.forecast(now, &asked, none, 1.0, it.sharing(now)).utilisation
+                let forecast = it.estimate.forecast(now, &asked, none, 1.0, it.sharing(now));
+                it.estimate.taken(forecast.utilisation, tpot_max_s)
             })
             .collect();
         let utilisation = ready.iter().sum::<f64>() / ready.len().max(1) as f64;
-        let knee_per_s = (utilisation > 0.05).then(|| placed_per_s / utilisation);
+        let knee_per_s = (KNEE_FROM <= utilisation).then(|| placed_per_s / utilisation);
         AdmissionView { mode: self.admission.config.mode, placed_per_s, utilisation, knee_per_s }
     }
 }
@@ -397,10 +440,11 @@ pub struct AdmissionView {
     pub mode: AdmissionMode,
     /// Requests placed in a second, of late.
     pub placed_per_s: f64,
-    /// Share of the replicas' time that is spoken for at the pace that was promised; 1 is the knee.
+    /// Share of the replicas' time that is spoken for at the pace that was promised: nothing on an idle fleet, 1 at
+    /// the knee.
     pub utilisation: f64,
-    /// Requests a second that the fleet could take if they were like those of late; absent while too
-    /// little is asked to tell.
+    /// Requests a second that the fleet could take if they were like those of late, by the time per token; absent
+    /// below half of that, where too little is asked to tell.
     pub knee_per_s: Option<f64>,
 }
 

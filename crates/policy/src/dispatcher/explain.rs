@@ -41,8 +41,8 @@ impl Dispatcher {
     ) {
         if self.book.wants(now, request) {
             let predicts = self.forecasts();
-            let strategy = &self.strategy;
-            let considered = candidates.iter().map(|it| considered(strategy, ask, it, predicts));
+            let of = (&self.strategy, ask, candidates);
+            let considered = candidates.iter().map(|it| considered(of, it, predicts));
             self.book.draft(request, considered);
         }
     }
@@ -58,12 +58,12 @@ impl Dispatcher {
     pub(super) fn drafted_choice(
         &mut self,
         request: RequestId,
-        ask: &Ask<'_>,
+        (ask, candidates): (&Ask<'_>, &[Candidate]),
         chosen: &Candidate,
         instead_of: Option<&Candidate>,
     ) {
         if self.book.drafts(request) {
-            let it = considered(&self.strategy, ask, chosen, self.forecasts());
+            let it = considered((&self.strategy, ask, candidates), chosen, self.forecasts());
             self.book.chosen(it, instead_of.map(|it| it.id));
         }
     }
@@ -122,16 +122,23 @@ pub(super) fn duration(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok().filter(|it| !it.is_zero())
 }
 
-fn considered(strategy: &Strategy, ask: &Ask<'_>, it: &Candidate, predicts: bool) -> Considered {
+/// A candidate as `strategy` sees it among all of them.
+fn considered(
+    (strategy, ask, all): (&Strategy, &Ask<'_>, &[Candidate]),
+    it: &Candidate,
+    predicts: bool,
+) -> Considered {
     let Forecast { ttft_s, tpot_s, work_s, utilisation, .. } = it.forecast;
     Considered {
         replica: it.id,
         passed_over: None,
+        gate: None,
         has_room: it.has_room,
         requests: it.requests,
         queued_prefill: it.queued_prefill,
         cached: it.cached,
-        score: strategy.score(ask, it),
+        reported: it.reported,
+        score: strategy.score(ask, all, it),
         predicted: predicts.then_some(Predicted { ttft_s, tpot_s, work_s, utilisation }),
         cost: strategy.terms(it),
     }

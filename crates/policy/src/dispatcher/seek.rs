@@ -8,7 +8,12 @@ use types::{
     time::Timestamp,
 };
 
-use super::{Dispatcher, Tried, admit::Full, caches::Caches, warm::HeldBack};
+use super::{
+    Dispatcher, Tried,
+    admit::{Comes, Full},
+    caches::Caches,
+    warm::HeldBack,
+};
 use crate::{
     estimate::{Asked, Forecast},
     event::Reason,
@@ -17,7 +22,7 @@ use crate::{
     prefix_index::{Hits, Slot},
     saturation::Bound,
     session::Turn,
-    strategy::{Ask, Candidate},
+    strategy::{Ask, Candidate, Key},
 };
 
 /// Where a request goes.
@@ -177,20 +182,22 @@ impl Dispatcher {
         (asked, ask): (&Asked, &Ask<'_>),
         candidates: &mut Vec<Candidate>,
     ) -> Result<Choice, Full> {
+        // Whoever is passed over for now will have room again: a conversation that it served stays its own.
+        let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
+        let comes = if tried.is_empty() { Comes::At(arrived) } else { Comes::Again };
         let mut held = self.hold_back(now, request, candidates);
-        let mut admitted = if candidates.is_empty() || !tried.is_empty() {
+        let mut admitted = if candidates.is_empty() {
             Ok(())
         } else {
-            self.admit(now, request, arrived, asked, candidates)
+            self.admit(now, request, comes, asked, candidates)
         };
         if admitted.is_err() && !held.candidates.is_empty() {
             // None of those that were to be preferred has room.
             candidates.append(&mut held.candidates);
-            admitted = self.admit(now, request, arrived, asked, candidates);
+            admitted = self.admit(now, request, comes, asked, candidates);
         }
         self.drafted_left(request.id, PassedOver::Admission, candidates);
         admitted?;
-        let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
         Ok((self.choose(request.id, ask, candidates), is_home_there, held))
     }
 
@@ -310,7 +317,7 @@ impl Dispatcher {
         candidates: &[Candidate],
     ) -> Option<(Candidate, Reason)> {
         let (chosen, reason) = self.strategy.choose(ask, candidates, &mut self.rng)?;
-        self.drafted_choice(request, ask, &chosen, None);
+        self.drafted_choice(request, (ask, candidates), &chosen, None);
         let Some((saturation, fallback)) = &mut self.fallback else {
             return Some((chosen, reason));
         };
@@ -323,7 +330,7 @@ impl Dispatcher {
         // Where all are saturated the choice stands: moving it would only lose the cache.
         match fallback.choose(ask, &free, &mut self.rng) {
             Some((instead, _)) => {
-                self.drafted_choice(request, ask, &instead, Some(&chosen));
+                self.drafted_choice(request, (ask, candidates), &instead, Some(&chosen));
                 Some((instead, Reason::Fallback))
             }
             None => Some((chosen, reason)),
@@ -332,11 +339,11 @@ impl Dispatcher {
 }
 
 /// What a request has in common with those that should go where it goes.
-fn key_of(request: &Request) -> Option<u64> {
+fn key_of(request: &Request) -> Option<Key> {
     // The low half of a keyed hash is as good a hash.
     #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
-    let session = request.session.map(|it| it.0 as u64);
-    session.or_else(|| request.blocks.first().map(|it| it.0))
+    let session = request.session.map(|it| Key::Conversation(it.0 as u64));
+    session.or_else(|| request.blocks.first().map(|it| Key::Beginning(it.0)))
 }
 
 /// A candidate before it is anybody.

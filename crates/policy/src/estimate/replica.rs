@@ -327,6 +327,23 @@ impl ReplicaEstimate {
         }
     }
 
+    /// Share of what it can do in a second that is taken, where a forecast found it utilised so far at a promised
+    /// `tpot_max_s`: it grows in proportion to what is asked, up to 1 at the knee.
+    ///
+    /// ```text
+    /// u = (1 − s/g)/(1 − s/f)      s: an empty step, g: the time per token now, f: when full
+    /// ```
+    ///
+    /// Prefill that takes a share `φ` of the time makes `g = s/(1 − φ)`, and so do answers, for as many of them
+    /// are there as come while one lasts: in both `1 − s/g` is proportional to the rate.
+    #[must_use]
+    pub fn taken(&self, utilisation: f64, tpot_max_s: Option<f64>) -> f64 {
+        let full_s = tpot_max_s.unwrap_or_else(|| self.full_s());
+        let empty = (self.speed.decode * self.form.step_ms * 1e-3 / full_s).min(0.95);
+        let now = (empty / utilisation.max(1e-9)).min(1.0);
+        (1.0 - now) / (1.0 - empty)
+    }
+
     /// Answers that a pause of `pause_s` takes beyond the promised time per token if they end soon after:
     /// an answer has saved what it ran ahead, `ahead` times as fast as promised, since it began.
     fn exposed(&self, now: Timestamp, pause_s: f64, ahead: f64) -> f64 {

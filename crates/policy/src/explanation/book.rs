@@ -13,6 +13,7 @@ use types::{
 
 use super::{Considered, ExplainConfig, Explanation, Observed, PassedOver};
 use crate::{
+    admission::Gate,
     config::StrategyName,
     event::{Placement, Reject},
 };
@@ -112,6 +113,14 @@ impl Book {
         for it in &mut self.draft.candidates {
             let before = it.passed_over.unwrap_or(why);
             it.passed_over = (!is_left(it.replica)).then_some(before);
+            it.gate = it.gate.filter(|_| it.passed_over.is_some());
+        }
+    }
+
+    /// Learns which gate is closed for the request at a replica.
+    pub(crate) fn closed(&mut self, replica: ReplicaId, gate: Gate) {
+        if let Some(it) = self.draft.candidates.iter_mut().find(|it| it.replica == replica) {
+            it.gate = Some(gate);
         }
     }
 
@@ -198,7 +207,7 @@ impl Book {
 mod tests {
     use std::time::Duration;
 
-    use types::request::ModelId;
+    use types::{replica::LoadReport, request::ModelId};
 
     use super::*;
     use crate::event::Reason;
@@ -207,10 +216,12 @@ mod tests {
         Considered {
             replica: ReplicaId(replica),
             passed_over: None,
+            gate: None,
             has_room: true,
             requests: replica,
             queued_prefill: Tokens::ZERO,
             cached: Tokens::ZERO,
+            reported: LoadReport::default(),
             score: Some(score),
             predicted: None,
             cost: None,

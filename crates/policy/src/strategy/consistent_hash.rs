@@ -9,7 +9,7 @@
 use rand::Rng;
 use types::block::{BlockHash, hash_block};
 
-use super::{Ask, Candidate, random};
+use super::{Ask, Candidate, Key, random};
 use crate::event::Reason;
 
 /// Multiple of the mean load that a replica may have.
@@ -27,21 +27,27 @@ pub(super) fn choose(
     let all: f64 = candidates.iter().map(|it| f64::from(it.requests)).sum();
     // The request itself counts, or nobody could take the first one.
     let bound = (LOAD_MAX * (all + 1.0) / candidates.len().max(1) as f64).ceil();
-    let rank = |it: &Candidate| hash_block(BlockHash(key), &it.id.0.to_le_bytes()).0;
+    let rank = |it: &Candidate| hash_block(BlockHash(key.hash()), &it.id.0.to_le_bytes()).0;
     let free = candidates.iter().filter(|it| f64::from(it.requests) + 1.0 <= bound);
     let chosen = *free.max_by_key(|it| rank(it))?;
     let first = candidates.iter().max_by_key(|it| rank(it))?;
-    let reason = if chosen.id == first.id { Reason::Session } else { Reason::Load };
+    let reason = match key {
+        _ if chosen.id != first.id => Reason::Load,
+        Key::Conversation(_) => Reason::Session,
+        Key::Beginning(_) => Reason::Prefix,
+    };
     Some((chosen, reason))
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::{SeedableRng as _, rngs::Xoshiro256PlusPlus};
+
     use super::*;
     use crate::strategy::testing::{ask, candidate, chosen, tally};
 
     fn keyed(key: u64) -> Ask<'static> {
-        Ask { key: Some(key), ..ask(100, None) }
+        Ask { key: Some(Key::Conversation(key)), ..ask(100, None) }
     }
 
     #[test]
@@ -70,6 +76,22 @@ mod tests {
         // Mean 8.25 with the request: at most 11 of them.
         assert_eq!(at(10), home);
         assert_ne!(at(12), home);
+    }
+
+    #[test]
+    fn what_is_said_to_have_decided_is_what_the_key_is_of() {
+        let idle: Vec<_> = (0..4).map(|id| candidate(id, 0, 0)).collect();
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
+        for (key, reason) in
+            [(Key::Conversation(5), Reason::Session), (Key::Beginning(5), Reason::Prefix)]
+        {
+            let ask = Ask { key: Some(key), ..ask(100, None) };
+            let (home, said) = choose(&ask, &idle, &mut rng).unwrap();
+            assert_eq!(said, reason);
+            let mut loaded = idle.clone();
+            loaded[home.id.0 as usize].requests = 40;
+            assert_eq!(choose(&ask, &loaded, &mut rng).unwrap().1, Reason::Load);
+        }
     }
 
     #[test]

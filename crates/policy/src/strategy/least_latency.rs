@@ -15,7 +15,7 @@
 use rand::{Rng, RngExt as _};
 use types::block::{BlockHash, hash_block};
 
-use super::{Ask, Candidate};
+use super::{Ask, Candidate, Key};
 use crate::{
     config::CostWeights,
     estimate::{Forecast, replica::floor::Least},
@@ -99,7 +99,7 @@ pub(crate) fn slack(weights: &CostWeights, ask: &Ask<'_>) -> f64 {
 
 /// The key of a request, where it decides among near equals.
 fn deciding_key(ask: &Ask<'_>) -> Option<u64> {
-    ask.key.filter(|_| ask.is_shared && ask.bound.is_none())
+    ask.key.filter(|_| ask.is_shared && ask.bound.is_none()).map(Key::hash)
 }
 
 /// Chooses the cheapest; of those that are as cheap but for chance, and as little work, by lot.
@@ -234,7 +234,7 @@ mod tests {
     fn routers_that_share_a_fleet_decide_near_equals_alike() {
         let all: Vec<Candidate> = (0..4).map(|id| with(id, 1, 1.0, 0.1, 0.3)).collect();
         let home = |key, all: &[Candidate]| {
-            let ask = Ask { key: Some(key), is_shared: true, ..ask(100, None) };
+            let ask = Ask { key: Some(Key::Beginning(key)), is_shared: true, ..ask(100, None) };
             let tally =
                 tally(|rng| choose(&CostWeights::default(), &ask, all, rng).map(|it| it.0), all);
             tally.iter().position(|it| *it == 1_000).unwrap()

@@ -43,7 +43,7 @@ impl Window {
         candidates: &[Candidate],
         rng: &mut impl Rng,
     ) -> Option<(Candidate, Reason)> {
-        let load = |it: &Candidate| self.loads.get(&it.id).copied().unwrap_or_default();
+        let load = |it: &Candidate| self.load(it);
         let longest = candidates.iter().map(|it| it.cached).max()?;
         if longest > ask.prompt.saturating_sub(longest) {
             let holders = candidates.iter().filter(|it| it.cached == longest);
@@ -53,8 +53,17 @@ impl Window {
                 return Some((chosen, Reason::Prefix));
             }
         }
-        let cost = |it: &Candidate| load(it) + it.forecast.own_prefill_s;
-        Some((pick::least(candidates.iter(), cost, rng)?, Reason::Load))
+        Some((pick::least(candidates.iter(), |it| self.cost(it), rng)?, Reason::Load))
+    }
+
+    /// Seconds of work assigned of late.
+    fn load(&self, it: &Candidate) -> f64 {
+        self.loads.get(&it.id).copied().unwrap_or_default()
+    }
+
+    /// What exploring ranks by, `L + P`, seconds.
+    pub(super) fn cost(&self, it: &Candidate) -> f64 {
+        self.load(it) + it.forecast.own_prefill_s
     }
 
     /// Learns that a request of `work_s` was assigned.

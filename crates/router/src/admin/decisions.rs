@@ -10,11 +10,12 @@ use axum::{
 };
 use fleet::fleet::Fleet;
 use parking_lot::Mutex;
+use policy::admission::Gate;
 use policy::explanation::{Considered, CostTerms, Explanation, Observed, PassedOver, Predicted};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use types::{
-    replica::ReplicaId,
+    replica::{LoadReport, ReplicaId},
     request::{ModelId, RequestId},
     time::Timestamp,
 };
@@ -154,10 +155,12 @@ struct CandidateView {
     replica: String,
     chosen: bool,
     passed_over: Option<&'static str>,
+    gate: Option<&'static str>,
     has_room: bool,
     requests: u32,
     queued_prefill_tokens: u32,
     hit_tokens: u32,
+    reported: LoadReport,
     score: Option<f64>,
     cost: Option<CostTerms>,
     predicted: Option<Predicted>,
@@ -235,10 +238,12 @@ impl Known {
             replica: self.replica(it.replica),
             chosen: chosen == Some(it.replica),
             passed_over: it.passed_over.map(PassedOver::as_str),
+            gate: it.gate.map(Gate::as_str),
             has_room: it.has_room,
             requests: it.requests,
             queued_prefill_tokens: it.queued_prefill.0,
             hit_tokens: it.cached.0,
+            reported: it.reported,
             score: it.score,
             cost: it.cost,
             predicted: it.predicted,

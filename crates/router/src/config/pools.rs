@@ -1,6 +1,6 @@
 //! Groups of replicas by the prompts that they are meant for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet::replica::ReplicaSpec;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,24 @@ impl Pools {
     pub(crate) fn problems(&self) -> Vec<String> {
         let is_wrong = |it: &Pool| it.prompt_max.is_some_and(|it| it.0.0 == 0);
         let wrong = self.0.iter().filter(|it| is_wrong(it.1));
-        wrong.map(|(name, _)| format!("pools.{name}.prompt_max: must be more than zero")).collect()
+        let mut problems: Vec<String> = wrong
+            .map(|(name, _)| format!("pools.{name}.prompt_max: must be more than zero"))
+            .collect();
+        let mut by_bound = BTreeMap::new();
+        for (name, pool) in &self.0 {
+            if let Some(other) = by_bound.insert(pool.prompt_max.map(|it| it.0), name) {
+                problems.push(format!(
+                    "pools.{name}: takes the same prompts as `{other}`: give one of them another prompt_max"
+                ));
+            }
+        }
+        problems
+    }
+
+    /// The pools that nobody of `members` is in.
+    pub(crate) fn empty(&self, members: &BTreeSet<&str>) -> Vec<&str> {
+        let names = self.0.keys().map(String::as_str);
+        names.filter(|it| !members.contains(it)).collect()
     }
 
     /// `replica` as a member of the pool `name`.
@@ -83,5 +100,12 @@ mod tests {
     fn a_pool_of_no_prompt_is_a_problem() {
         assert_eq!(pools("{ a: { prompt_max: 0 tokens } }").problems().len(), 1);
         assert!(serde_yaml::from_str::<Pools>("{ a: { prompt: 1 } }").is_err());
+    }
+
+    #[test]
+    fn two_pools_for_the_same_prompts_are_a_problem() {
+        let same = pools("{ a: { prompt_max: 9 tokens }, b: { prompt_max: 9 tokens }, c: {} }");
+        assert!(same.problems()[0].contains("pools.b: takes the same prompts as `a`"));
+        assert_eq!(pools("{ a: {}, b: {} }").problems().len(), 1);
     }
 }

@@ -161,6 +161,11 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
         }
         let pool = config.pools.problem(replica.pool());
         problems.extend(pool.map(|it| format!("replicas[{at}].pool: {it}")));
+        if replica.cache.is_some_and(|it| it.0.0 == 0) {
+            problems.push(format!(
+                "replicas[{at}].cache: must be more than zero; leave it out where it is not known"
+            ));
+        }
         problems.extend(replica.kv_problems().into_iter().map(|it| format!("replicas[{at}].{it}")));
         if replica.kv_events.is_some()
             && (config.tenant_header.is_some() || !config.tenants.is_empty())
@@ -170,6 +175,14 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
                 "replicas[{at}].kv_events: engines do not say whose a block is; set policy.prefix.shared_by_tenants, or leave tenants and tenant_header out"
             ));
         }
+    }
+    let in_pools = config.replicas.iter().map(Replica::pool);
+    let members = in_pools.chain(config.discovery.iter().map(|it| it.pool.as_str())).collect();
+    // Where replicas may be registered, one may yet come into it.
+    if config.admin.registrable.is_empty() {
+        let empty = config.pools.empty(&members).into_iter();
+        problems
+            .extend(empty.map(|it| format!("pools.{it}: no replica is in it, and none can come")));
     }
     problems
 }

@@ -21,6 +21,15 @@ pub struct Secret {
 }
 
 impl Secret {
+    /// Whether both are the same key, as far as that can be told without looking for them.
+    pub(crate) fn is_written_as(&self, other: &Self) -> bool {
+        match (&self.sha256, &other.sha256) {
+            (Some(own), Some(others)) => own.eq_ignore_ascii_case(others),
+            (Some(_), None) | (None, Some(_)) => false,
+            (None, None) => self == other,
+        }
+    }
+
     /// The hash of the key.
     ///
     /// # Errors

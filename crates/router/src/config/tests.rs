@@ -43,6 +43,33 @@ timeouts: { stall: 1m 30s }
 }
 
 #[test]
+fn what_names_nobody_or_two_is_reported() {
+    let hash = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
+    let error = problems(&format!(
+        "
+replicas: [{{ url: 'http://10.0.0.1:8000', pool: short, cache: 0 tokens }}]
+pools: {{ short: {{ prompt_max: 8000 tokens }}, long: {{}} }}
+tenants: [{{ name: a, keys: [{{ sha256: {hash} }}] }}, {{ name: b, keys: [{{ sha256: {} }}] }}]
+priority: {{ tenants: {{ a: system, c: system }} }}
+",
+        hash.to_uppercase()
+    ));
+    for part in [
+        "replicas[0].cache: must be more than zero",
+        "pools.long: no replica is in it",
+        "tenants[1].keys: one of them is there before",
+        "priority.tenants: `c` is no tenant's name",
+    ] {
+        assert!(error.contains(part), "{part} is missing in {error}");
+    }
+    assert!(!error.contains("`a` is no tenant"), "{error}");
+    let unknown =
+        "replicas: [{ url: 'http://10.0.0.1:8000' }]\npriority: { tenants: { c: batch } }";
+    assert!(problems(unknown).contains("`c` is no tenant's name"));
+    assert!(parsed(&format!("{unknown}\ntenant_header: x-tenant")).checked("test").is_ok());
+}
+
+#[test]
 fn a_misspelled_key_is_named() {
     let error = serde_yaml::from_str::<Config>("polices: {}").unwrap_err().to_string();
     assert!(error.contains("polices"), "{error}");

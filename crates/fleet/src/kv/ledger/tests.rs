@@ -180,6 +180,26 @@ fn blocks_that_do_not_fit_into_the_routers_are_refused() {
 }
 
 #[test]
+fn what_there_is_no_room_for_is_not_told_and_comes_in_when_there_is() {
+    let (mut ledger, mut names) = (Ledger::new(naming(4)), Names::default());
+    ledger.nodes_max = 3;
+    let mut apply = |event: Event, names: &mut Names| ledger.apply(&event, names).unwrap();
+    apply(Event::Stored(chain(&[1, 2], None)), &mut names);
+    apply(Event::Stored(chain(&[3, 4], Some(2))), &mut names);
+    let mut held = Held::default();
+    held.apply(names.take());
+    assert_eq!(held.0.len(), 3, "the fourth found no room");
+    apply(Event::Stored(chain(&[5], Some(4))), &mut names);
+    assert_eq!(names.take(), [], "nor does what follows it");
+    let removed = Removed { hashes: vec![EngineHash(3)], ..Removed::default() };
+    apply(Event::Removed(removed), &mut names);
+    apply(Event::Stored(chain(&[6], Some(2))), &mut names);
+    held.apply(names.take());
+    assert_eq!(held.0.len(), 3);
+    assert_eq!(ledger.orphans(), 2);
+}
+
+#[test]
 fn other_tiers_and_other_kinds_of_attention_make_no_hits() {
     let (mut ledger, mut names) = (Ledger::new(naming(4)), Names::default());
     let of = |medium: &str, attention: &str, group| {

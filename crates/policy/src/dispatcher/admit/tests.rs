@@ -5,7 +5,7 @@ use types::{
     outcome::Outcome,
     quantity::Tokens,
     replica::{Health, ReplicaId},
-    request::{ModelId, Priority, TenantId},
+    request::{ModelId, Priority, SessionKey, TenantId},
     slo::Slo,
 };
 
@@ -13,7 +13,9 @@ use super::*;
 use crate::{
     admission::AdmissionConfig,
     config::{DispatcherConfig, StrategyName},
+    estimate::EstimateConfig,
     event::Event,
+    fleet_view::FleetView,
 };
 
 fn at(ms: u64) -> Timestamp {
@@ -193,4 +195,107 @@ proptest! {
         told(&mut dispatcher, late, Event::TimePassed);
         prop_assert_eq!(waiting(&dispatcher), 0);
     }
+}
+
+#[test]
+fn nothing_waits_for_longer_than_its_client() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    told(&mut dispatcher, 0, Event::Arrived(long(1)));
+    let slo = Slo { ttft: Some(Duration::from_secs(60)), ..Slo::default() };
+    let brief = Request { prompt: Tokens(100), slo, ..long(2) };
+    let brief = Request { patience_ms: std::num::NonZeroU32::new(200), ..brief };
+    let tight = Slo { tpot: Some(Duration::from_millis(9)), ..slo };
+    told(&mut dispatcher, 0, Event::Arrived(Request { slo: tight, ..brief }));
+    assert_eq!(waiting(&dispatcher), 1);
+    let mut decisions = Vec::new();
+    let mut due = at(0);
+    while decisions.is_empty() {
+        due = dispatcher.next_wakeup().unwrap();
+        dispatcher.handle(due, Event::TimePassed, &mut decisions);
+    }
+    assert!(matches!(decisions[0].verdict, Err(Reject::Expired { .. })), "{decisions:?}");
+    assert!(due < at(200), "{due:?}: there must be time left for its answer to begin");
+}
+
+/// Two replicas that take `most` requests each.
+fn two_of(strategy: StrategyName, most: u32) -> Dispatcher {
+    let mut config = DispatcherConfig::new(strategy, 7);
+    config.admission =
+        AdmissionConfig { in_flight_max: most, ..AdmissionConfig::of(AdmissionMode::Static) };
+    let mut dispatcher = Dispatcher::new(config);
+    for replica in [ReplicaId(0), ReplicaId(1)] {
+        told(&mut dispatcher, 0, Event::ReplicaJoined(replica));
+        told(&mut dispatcher, 0, Event::HealthChanged { replica, health: Health::Ready });
+    }
+    dispatcher
+}
+
+#[test]
+fn a_conversation_that_finds_its_replica_closed_for_once_returns_to_it() {
+    let mut dispatcher = two_of(StrategyName::Sticky, 1);
+    let turn = |id| Request { session: Some(SessionKey(9)), ..long(id) };
+    let placed = |dispatcher: &mut Dispatcher, id| {
+        told(dispatcher, id, Event::Arrived(turn(id)))[0].verdict.unwrap().replica
+    };
+    let home = placed(&mut dispatcher, 1);
+    assert_ne!(placed(&mut dispatcher, 2), home, "the gate is closed there");
+    told(&mut dispatcher, 3, ended(1));
+    told(&mut dispatcher, 3, ended(2));
+    assert_eq!(placed(&mut dispatcher, 4), home);
+}
+
+#[test]
+fn what_a_dying_replica_leaves_goes_only_where_there_is_room() {
+    let mut dispatcher = two_of(StrategyName::LeastRequest, 8);
+    for id in 0..16 {
+        assert!(told(&mut dispatcher, 0, Event::Arrived(long(id)))[0].verdict.is_ok());
+    }
+    let on_first: Vec<u64> = (0..16)
+        .filter(|id| dispatcher.in_flight[&RequestId(*id)].replica == ReplicaId(0))
+        .collect();
+    let health = Health::Ejected;
+    told(&mut dispatcher, 5_000, Event::HealthChanged { replica: ReplicaId(0), health });
+    let verdicts: Vec<_> = on_first
+        .iter()
+        .map(|id| told(&mut dispatcher, 5_000, Event::AttemptFailed(RequestId(*id)))[0].verdict)
+        .collect();
+    let let_in = verdicts.iter().filter(|it| it.is_ok()).count();
+    assert_eq!(let_in, 2, "an eighth more than a new one would find, and no more: {verdicts:?}");
+    let refused = verdicts.iter().filter_map(|it| it.err());
+    assert!(refused.into_iter().all(|it| matches!(it, Reject::Saturated { .. })), "{verdicts:?}");
+}
+
+/// What is known after twenty seconds of prompts of a thousand tokens, at a rate.
+fn at_rate(per_s: u64) -> AdmissionView {
+    let mut dispatcher = dispatcher(AdmissionConfig::off());
+    // As the form has it, whenever the first tokens come here.
+    let estimate = EstimateConfig { frozen: true, ..EstimateConfig::default() };
+    dispatcher.fleet = FleetView::new(estimate);
+    told(&mut dispatcher, 0, Event::ReplicaJoined(ReplicaId(1)));
+    let ready = Event::HealthChanged { replica: ReplicaId(1), health: Health::Ready };
+    told(&mut dispatcher, 0, ready);
+    let last = per_s * 20;
+    for id in 0..last {
+        let ms = id * 1_000 / per_s;
+        let request = Request { prompt: Tokens(1_000), slo: Slo::default(), ..long(id) };
+        told(&mut dispatcher, ms, Event::Arrived(request));
+        told(&mut dispatcher, ms + 1, Event::FirstToken(RequestId(id)));
+        told(&mut dispatcher, ms + 1, ended(id));
+    }
+    dispatcher.admission_view(at(20_000))
+}
+
+#[test]
+fn the_knee_that_is_told_is_where_the_fleet_is_full_whatever_the_load() {
+    for low in [1, 5] {
+        let view = at_rate(low);
+        assert_eq!(view.knee_per_s, None, "{view:?}");
+    }
+    assert!(at_rate(1).utilisation < 0.1, "an idle fleet is not a quarter full");
+    let told: Vec<f64> = [16, 20, 24].map(|it| at_rate(it).knee_per_s.unwrap()).into();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate")]
+    let knee = told[0] as u64;
+    let full = at_rate(knee).utilisation;
+    assert!((0.9..1.1).contains(&full), "{full} at {knee}/s");
+    assert!(told.iter().all(|it| (0.9..1.1).contains(&(it / told[0]))), "{told:?}");
 }

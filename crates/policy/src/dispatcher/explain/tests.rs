@@ -6,12 +6,13 @@ use types::{
     block::BlockHash,
     outcome::Outcome,
     quantity::Tokens,
-    replica::{Health, ReplicaId},
+    replica::{Health, LoadReport, ReplicaId},
     request::{ModelId, Request, RequestId},
     time::Timestamp,
 };
 
 use crate::{
+    admission::{AdmissionConfig, AdmissionMode, Gate},
     config::{DispatcherConfig, StrategyName},
     dispatcher::Dispatcher,
     event::{Decision, Event, Placement, Reason, Reject},
@@ -80,7 +81,11 @@ fn the_terms_of_every_strategy_say_who_wins() {
             scored += 1;
             assert!(strategy.ranks_in().is_some());
             let best = it.candidates.iter().filter_map(|it| it.score).fold(f64::MAX, f64::min);
+            // Preble's holders go by load alone.
+            let is_exploited =
+                strategy == StrategyName::PeerPreble && placement.reason == Reason::Prefix;
             let is_by_score = placement.reason != Reason::Fallback
+                && !is_exploited
                 && ![StrategyName::PowerOfTwo, StrategyName::PeerLlmdTokenLoad].contains(&strategy);
             // Those that are as cheap but for chance draw lots.
             assert!(!is_by_score || score <= best * 1.02 + 1e-12, "{strategy}: {it:?}");
@@ -161,4 +166,26 @@ fn explaining_changes_no_decision() {
         }
         assert_eq!(silent.explanations().newest().count(), 0);
     }
+}
+
+#[test]
+fn the_gate_that_is_closed_is_named_and_so_is_what_engines_report() {
+    let mut dispatcher = fleet(StrategyName::LeastRequest, 2);
+    let replica = ReplicaId(1);
+    let report = LoadReport { running: 3, waiting: 2, kv_usage: 0.5 };
+    told(&mut dispatcher, 0, Event::LoadReported { replica, report });
+    let admission =
+        AdmissionConfig { in_flight_max: 1, ..AdmissionConfig::of(AdmissionMode::Static) };
+    told(&mut dispatcher, 0, Event::AdmissionChanged(admission));
+    let first = placed(&mut dispatcher, 1, 1).replica;
+    told(&mut dispatcher, 2, Event::Arrived(request(2)));
+    let gates: Vec<_> =
+        newest(&dispatcher).candidates.iter().map(|it| (it.replica, it.gate)).collect();
+    assert!(gates.contains(&(first, Some(Gate::Count))), "{gates:?}");
+    let reported: Vec<_> = newest(&dispatcher).candidates;
+    let of_other = reported.iter().find(|it| it.replica == replica).unwrap();
+    assert_eq!(
+        (of_other.reported.waiting, of_other.passed_over.is_some()),
+        (2, of_other.gate.is_some())
+    );
 }
