@@ -107,6 +107,7 @@ pub(crate) async fn read(
         passage.grant(tenant.admit(read.prompt.prompt, output_max)?);
     }
 
+    // Libraries say that they come again, and wish for nothing.
     let (came_again, patience) = (came_again(&headers), patience(&headers, passage.received()));
     for_replica(&mut headers, &settings);
     let outbound = outgoing(&head.uri, headers, body, passage.request_id());

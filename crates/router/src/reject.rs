@@ -293,21 +293,27 @@ impl Refusal {
                 Told { code: "router_shutting_down", ..unavailable },
             ),
             Self::Dispatcher(reject) => told_of(reject),
-            Self::Upstream { failure: Failure::Refused | Failure::Unconnected, .. } => {
-                told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
-            }
+            Self::Upstream { failure, .. } => told_of_failure(*failure),
             Self::Poison => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_crash"),
-            Self::Upstream { failure: Failure::Broken | Failure::OutOfFiles, .. } => {
-                told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
-            }
             Self::ClientTimeout { .. } => {
                 told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "client_timeout")
             }
-            Self::Upstream { failure: Failure::TimedOut, .. } => {
-                told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "upstream_timeout")
-            }
         }
     }
+}
+
+/// What clients are told where replicas failed, the last one like this.
+fn told_of_failure(failure: Failure) -> Told {
+    let (status, kind, code) = match failure {
+        Failure::Refused | Failure::Unconnected => {
+            (StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
+        }
+        Failure::Broken | Failure::OutOfFiles => {
+            (StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
+        }
+        Failure::TimedOut => (StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "upstream_timeout"),
+    };
+    Told { status, kind, code, dropped: None }
 }
 
 /// A refusal whose time to come again is one that people read: of tenths of a second, and of whole

@@ -79,7 +79,7 @@ enum Attempt {
     /// The replica has the request and stayed silent for as long as an answer may take.
     Silent,
     /// Or for as long as the client wanted to wait, from when it came.
-    Unawaited,
+    Unawaited { within: Duration },
     /// The router's own end came first.
     Cut,
 }
@@ -151,8 +151,7 @@ pub(crate) async fn send(
                 passage.retry().map_err(|reject| given_up(reject, refusal))?;
             }
             Attempt::Cut => return Err(Refusal::ShuttingDown),
-            Attempt::Unawaited => {
-                let within = outbound.patience.map(|it| it.0).unwrap_or_default();
+            Attempt::Unawaited { within } => {
                 return Err(Refusal::ClientTimeout { within, attempts: placement.attempt });
             }
             Attempt::Silent => {
@@ -196,18 +195,21 @@ async fn attempt(
         }
     };
     let router_waits = Instant::now() + outbound.answer_within;
-    let client_waits = outbound.patience.map(|it| it.1).filter(|it| *it < router_waits);
+    let client_waits = outbound.patience.filter(|it| it.1 < router_waits);
     // What has waited here for as long as its client wanted to wait is not begun.
-    if client_waits.is_some_and(|it| it <= Instant::now()) {
-        return Attempt::Unawaited;
+    if let Some((within, until)) = client_waits
+        && until <= Instant::now()
+    {
+        return Attempt::Unawaited { within };
     }
-    let answer = tokio::time::timeout_at(client_waits.unwrap_or(router_waits), answer);
+    let until = client_waits.map_or(router_waits, |it| it.1);
+    let answer = tokio::time::timeout_at(until, answer);
     tokio::select! {
         biased;
         answer = answer => answer.unwrap_or_else(|_| {
             // How long a client waits is its own affair: it may have been no time at all.
-            if client_waits.is_some() {
-                return Attempt::Unawaited;
+            if let Some((within, _)) = client_waits {
+                return Attempt::Unawaited { within };
             }
             replica.request_failed(Failure::TimedOut);
             Attempt::Silent

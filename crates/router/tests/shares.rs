@@ -106,6 +106,17 @@ async fn g11_an_answer_in_one_piece_that_nobody_waits_for_is_not_free() {
 }
 
 #[tokio::test]
+async fn g11_an_answer_in_one_piece_that_took_longer_than_its_client_waits_is_not_free() {
+    let shared = shared().await;
+    let headers = [("authorization", "Bearer alice"), ("x-sluice-timeout-ms", "50")];
+    let body = chat("count", 500, false).to_string();
+    let answer = shared.stage.post(CHAT, &headers, body).await;
+    assert_eq!(answer.status, 504, "{}", answer.body);
+    assert_eq!(answer.code(), "client_timeout", "{}", answer.body);
+    shared.assert_charged(500).await;
+}
+
+#[tokio::test]
 async fn g11_requests_that_come_together_do_not_take_the_same_tokens() {
     let shared = shared().await;
     let mut answers = Vec::new();

@@ -152,8 +152,8 @@ mod tests {
     fn each_kind_is_written_as_prometheus_reads_it_and_each_metric_is_told_of_once() {
         let registry = registry();
         metrics::with_local_recorder(&registry, || {
-            counter!("told_total", "replica" => "a\"\\\n", "more" => "b").increment(2);
-            counter!("told_total", "replica" => "a\"\\\n", "more" => "b").absolute(7);
+            counter!("told_total", "replica" => "a\"\\b\n", "more" => "b").increment(2);
+            counter!("told_total", "replica" => "a\"\\b\n", "more" => "b").absolute(7);
             counter!("told_total", "replica" => "b").increment(1);
             counter!("plain").absolute(0);
             gauge!("level").set(0.25);
@@ -183,7 +183,7 @@ plain 0
 
 # HELP told_total Told,\\nonce
 # TYPE told_total counter
-told_total{replica=\"a\\\"\\\\\\n\",more=\"b\"} 7
+told_total{replica=\"a\\\"\\\\b\\n\",more=\"b\"} 7
 told_total{replica=\"b\"} 1
 
 # TYPE took_seconds histogram
