@@ -12,7 +12,10 @@ use dashmap::DashMap;
 use policy::event::Event;
 use rustc_hash::FxBuildHasher;
 use tokio::task::AbortHandle;
-use types::replica::{Health, ReplicaId};
+use types::{
+    replica::{Health, ReplicaId},
+    request::ModelId,
+};
 
 use crate::{
     client::ClientConfig,
@@ -153,6 +156,18 @@ impl Fleet {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.members.iter().any(|it| it.value().replica.health() == Health::Ready)
+    }
+
+    /// How long it is until a replica that serves `model`, and is well, need no longer be left alone; none
+    /// where there is no such replica.
+    #[must_use]
+    pub fn cools_for(&self, model: ModelId) -> Option<Duration> {
+        let all = self.members.iter();
+        all.filter_map(|it| {
+            let replica = &it.value().replica;
+            replica.cools_for().filter(|_| replica.serves(model))
+        })
+        .min()
     }
 
     /// How every replica fares, in the order in which they joined.

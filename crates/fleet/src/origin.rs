@@ -1,6 +1,9 @@
 //! Where a replica is.
 
-use http::{Uri, uri::PathAndQuery};
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery},
+};
 
 /// Scheme, host and port of a replica: `http://HOST:PORT`, or `https://` where it is reached by TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +30,23 @@ impl std::str::FromStr for Origin {
         if uri.authority().is_some_and(|it| it.as_str().contains('@')) {
             return Err(bad("it must not carry a user or a password"));
         }
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || url.contains('#') {
             return Err(bad("write http://HOST:PORT without a path"));
+        }
+        if !uri.authority().is_some_and(has_good_port) {
+            return Err(bad("its port must be a number from 1 to 65535"));
         }
         Ok(Self(uri))
     }
+}
+
+/// Whether the port is one that can be reached, or left out. The parser passes over one that it can't
+/// read, and the usual one would then be taken instead.
+fn has_good_port(authority: &Authority) -> bool {
+    let Some(rest) = authority.as_str().strip_prefix(authority.host()) else { return false };
+    let Some(written) = rest.strip_prefix(':') else { return rest.is_empty() };
+    let port = written.parse().ok().filter(|it: &u16| *it > 0);
+    port.is_some_and(|it| it.to_string() == written)
 }
 
 impl std::fmt::Display for Origin {
@@ -67,7 +82,7 @@ impl Origin {
     /// What a `host` header to the replica says.
     #[must_use]
     pub fn authority(&self) -> &str {
-        self.0.authority().map_or("", http::uri::Authority::as_str)
+        self.0.authority().map_or("", Authority::as_str)
     }
 }
 
@@ -87,6 +102,8 @@ mod tests {
             assert_eq!(uri.to_string(), format!("{base}/v1/models?a=b"));
             assert_eq!(origin.to_string(), base);
         }
+        let origin: Origin = "http://[fd00::1]:65535".parse().unwrap();
+        assert_eq!(origin.host_and_port(), ("fd00::1", 65_535));
         let origin: Origin = "https://[fd00::1]".parse().unwrap();
         assert_eq!(origin.host_and_port(), ("fd00::1", 443));
     }
@@ -99,6 +116,14 @@ mod tests {
             ("http://u:p@a:1", "password"),
             ("http://a:1/v1", "without a path"),
             ("file:///etc/passwd", "write http://HOST:PORT"),
+            ("http://a:1#x", "without a path"),
+            ("http://127.0.0.1:99999", "1 to 65535"),
+            ("http://127.0.0.1:65536", "1 to 65535"),
+            ("http://127.0.0.1:0", "1 to 65535"),
+            ("http://127.0.0.1:080", "1 to 65535"),
+            ("http://127.0.0.1:", "1 to 65535"),
+            ("https://[::1]:99999", "1 to 65535"),
+            ("http://[::1]:", "1 to 65535"),
         ] {
             let error = url.parse::<Origin>().unwrap_err().to_string();
             assert!(error.contains(cure) && error.contains(url), "{error}");

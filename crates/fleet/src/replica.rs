@@ -30,6 +30,10 @@ use crate::{
     origin::Origin,
 };
 
+mod cooling;
+
+pub use self::cooling::COOLING_MAX;
+
 /// A replica as the operator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaSpec {
@@ -60,8 +64,6 @@ impl ReplicaSpec {
 
 /// Tokens whose computing fills a block of any engine, so that there must be an event of it.
 const COMPUTED_MIN: Tokens = Tokens(512);
-/// Longest time that a replica is left alone because it said so.
-const COOLING_MAX: Duration = Duration::from_secs(30);
 
 /// One replica.
 #[derive(Debug)]
@@ -95,6 +97,8 @@ const TOKENS_TOLD_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct State {
     tracker: HealthTracker,
+    /// Until when it wants to be left alone.
+    cooled_until: Option<Instant>,
     load: Option<LoadReport>,
     implausible: u64,
     models: Arc<[Model]>,
@@ -163,6 +167,7 @@ impl Replica {
             spec,
             state: Mutex::new(State {
                 tracker,
+                cooled_until: None,
                 load: None,
                 implausible: 0,
                 models: Arc::default(),
@@ -250,21 +255,13 @@ impl Replica {
         }
     }
 
-    /// Learns that the replica has no room and wants to be left alone for a while. It is not ill, so
-    /// only the dispatcher is told; the longest wait is `COOLING_MAX`.
-    pub fn declined(self: &Arc<Self>, retry_after: Option<Duration>) {
-        self.answered();
-        let Some(wait) = retry_after.filter(|it| !it.is_zero()) else { return };
-        let replica = self.id;
-        self.dispatch.observe(Event::HealthChanged { replica, health: Health::Draining });
-        let this = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(wait.min(COOLING_MAX)).await;
-            if let Some(this) = this.upgrade() {
-                let health = this.health();
-                this.dispatch.observe(Event::HealthChanged { replica, health });
-            }
-        });
+    /// Whether it serves `model`, as far as it says.
+    #[must_use]
+    pub fn serves(&self, model: ModelId) -> bool {
+        let models = self.models();
+        models.is_empty()
+            || model == ModelId::ANY
+            || models.iter().any(|it| ModelId::from_name(&it.name) == model)
     }
 
     /// Learns that the replica answered a request, be it with a refusal.
@@ -450,7 +447,7 @@ impl Replica {
 
     fn health_changed(&self, change: Option<Health>, failure: Failure) {
         let Some(health) = change else { return };
-        self.dispatch.observe(Event::HealthChanged { replica: self.id, health });
+        self.tell_health(&self.state.lock());
         let name = self.name();
         match health {
             Health::Ejected => {

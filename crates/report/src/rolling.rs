@@ -124,6 +124,7 @@ impl Rolling {
         // What is lost with a replica was sent to it before the window opened.
         let inside = self.was_disrupted(record.scheduled, now);
         let counts = Counts::of(record, prices);
+        let name = hashed(&key.tenant, &record.request_id);
         let known = |key: &Key| self.keys.get_key_value(key).map(|it| Arc::clone(it.0));
         let key = match known(&key) {
             Some(known) => known,
@@ -138,7 +139,6 @@ impl Rolling {
         if let Some(it) = ring.all.get_mut(usize::from(inside)) {
             it.add(&counts);
         }
-        let name = hashed(&record.request_id);
         let left = Left {
             key,
             slot,
@@ -158,15 +158,17 @@ impl Rolling {
         }
     }
 
-    /// Whether a request is still remembered.
+    /// Whether a request of `tenant` is still remembered.
     #[must_use]
-    pub fn remembers(&self, request_id: &str) -> bool {
-        self.recent.contains_key(&hashed(request_id))
+    pub fn remembers(&self, tenant: &str, request_id: &str) -> bool {
+        self.recent.contains_key(&hashed(tenant, request_id))
     }
 
-    /// Joins a label to its request; returns whether the request is still remembered.
-    pub fn label(&mut self, request_id: &str, accepted: bool) -> bool {
-        let Some(left) = self.recent.get_mut(&hashed(request_id)) else { return false };
+    /// Joins a label to the request of `tenant`, as [`Key::tenant`] has it, that has this name; returns
+    /// whether it is still remembered. Another tenant's of the same name is another request.
+    pub fn label(&mut self, tenant: &str, request_id: &str, accepted: bool) -> bool {
+        let name = hashed(tenant, request_id);
+        let Some(left) = self.recent.get_mut(&name) else { return false };
         let was_good = left.kept_promises && left.accepted != Some(false);
         let is_good = left.kept_promises && accepted;
         let is_first = left.accepted.replace(accepted).is_none();
@@ -305,9 +307,9 @@ fn other() -> Key {
     Key { model: "(other)".to_owned(), ..Key::default() }
 }
 
-fn hashed(request_id: &str) -> u64 {
+fn hashed(tenant: &str, request_id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    request_id.hash(&mut hasher);
+    (tenant, request_id).hash(&mut hasher);
     hasher.finish()
 }
 

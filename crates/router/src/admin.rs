@@ -28,6 +28,7 @@ use types::{
 use crate::{app::App, config::Saturating, goodput, peers::told};
 
 mod access;
+mod bodies;
 pub(crate) mod decisions;
 mod errors;
 mod members;
@@ -54,6 +55,21 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/admin/placements", get(told::placements))
         .fallback(errors::no_path)
         .method_not_allowed_fallback(errors::no_method)
+        .layer(middleware::map_response(errors::in_json))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), bodies::received))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
+        .with_state(app)
+}
+
+/// What is served of the admin port to those for whom there is no connection left but one that is kept for
+/// this.
+pub(crate) fn health_routes(app: Arc<App>) -> Router {
+    let why = "as many connections as may are open: only /livez, /readyz and /metrics are served";
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(async move || errors::told(StatusCode::SERVICE_UNAVAILABLE, why))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::check))
         .with_state(app)
 }

@@ -26,7 +26,7 @@ use crate::{
     },
     goodput::Goodput,
     intake::Reader,
-    network::Network,
+    network::{Network, OwnPorts},
     peers::Peers,
     quarantine::Quarantine,
     registry::Registry,
@@ -59,6 +59,8 @@ pub(crate) struct App {
     pub(crate) ending: AtomicBool,
     /// Comes when the time for open answers is over.
     pub(crate) cut: Cut,
+    /// Where this router listens itself.
+    pub(crate) own_ports: OwnPorts,
     /// What is known of the other routers of the fleet.
     pub(crate) peers: Peers,
     /// Comes when the router has ended.
@@ -127,6 +129,11 @@ impl Settings {
 
     fn build(config: &Config, reader: Reader, tenants: &Tenants) -> Result<Self, Vec<String>> {
         let key = config.admin.key.as_ref().map(Secret::hash).transpose();
+        let admin_key = key.map_err(|problem| vec![format!("admin.key.{problem}")])?;
+        let tenants = Tenants::new(&config.tenants, tenants)?;
+        if admin_key.is_some_and(|it| tenants.knows(&it)) {
+            return Err(vec!["admin.key: a tenant has the same key; give it another".to_owned()]);
+        }
         let peer_key = config.peers.shown_key(config.admin.key.as_ref());
         let peer_key = peer_key.and_then(|it| it.map(|it| bearer(&it)).transpose());
         Ok(Self {
@@ -138,8 +145,8 @@ impl Settings {
             promises: config.slo.clone(),
             priorities: config.priority.clone(),
             prices: config.costs.clone(),
-            tenants: Tenants::new(&config.tenants, tenants)?,
-            admin_key: key.map_err(|problem| vec![format!("admin.key.{problem}")])?,
+            tenants,
+            admin_key,
             peer_key: peer_key.map_err(|problem| vec![format!("peers.key: {problem}")])?,
             registrable: config.admin.networks()?,
             pools: config.pools.clone(),
@@ -212,6 +219,7 @@ impl App {
             bodies: Budget::new(config.limits.body_bytes_in_flight_max.0),
             ending: AtomicBool::new(false),
             cut: Cut::default(),
+            own_ports: OwnPorts::default(),
             peers: Peers::new(run),
             over: CancellationToken::new(),
             request_ids: RequestIds {

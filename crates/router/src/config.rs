@@ -45,6 +45,7 @@ mod replica;
 mod saturating;
 pub(crate) mod secret;
 mod sections;
+mod surroundings;
 pub(crate) mod tls;
 
 /// The router's configuration. Every field but `replicas` has a default.
@@ -205,6 +206,7 @@ impl Config {
         problems.extend(tls::problems(self));
         problems.extend(peers::problems(self));
         problems.extend(self.tenant_problems());
+        problems.extend(surroundings::problems(self));
         if self.listen == self.admin.listen && self.listen.port() != 0 {
             problems.push(format!("admin.listen: {} is the data port too", self.listen));
         }
@@ -368,6 +370,12 @@ pub(crate) fn name_problem(name: &str) -> Option<String> {
         format!("`{name}` must be 1 to 64 printable characters without spaces")
     };
     (!fits).then(told)
+}
+
+/// What is wrong with a replica's name, if anything. It is part of paths of the admin port.
+pub(crate) fn replica_name_problem(name: &str) -> Option<String> {
+    let told = || format!("`{}` must be without `/`, `?`, `#` and `%`", name.escape_debug());
+    name_problem(name).or_else(|| name.contains(['/', '?', '#', '%']).then(told))
 }
 
 #[cfg(test)]

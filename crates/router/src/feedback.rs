@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use report::judged::Label;
 use serde_json::json;
+use types::request::TenantId;
 
 use crate::{
     app::App,
@@ -27,13 +28,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest name of a request that is looked up and logged.
 const REQUEST_ID_BYTES_MAX: usize = 256;
 
-/// Joins a label to its request: 200 where the request is remembered, 202 where the label is logged only.
+/// Joins a label to its request: 200 where the request is remembered as one of `tenant`'s, 202 where the
+/// label is logged only.
 ///
 /// # Errors
 ///
 /// When its body does not come.
 pub(crate) async fn take(
     app: &App,
+    tenant: TenantId,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Refusal> {
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
@@ -46,10 +49,10 @@ pub(crate) async fn take(
             body::broken(&*error)
         }
     })?;
-    Ok(joined(app, &body.to_bytes()))
+    Ok(joined(app, tenant, &body.to_bytes()))
 }
 
-fn joined(app: &App, body: &[u8]) -> Response<Reply> {
+fn joined(app: &App, tenant: TenantId, body: &[u8]) -> Response<Reply> {
     let label: Label = match serde_json::from_slice(body) {
         Ok(label) => label,
         Err(error) => {
@@ -63,7 +66,7 @@ fn joined(app: &App, body: &[u8]) -> Response<Reply> {
     if label.accepted.is_none() && label.quality.is_none() {
         return wrong("a label needs `accepted`, true or false, or a `quality`");
     }
-    let joined = app.goodput.label(&label);
+    let joined = app.goodput.label(tenant, &label);
     let status = if joined.joined { StatusCode::OK } else { StatusCode::ACCEPTED };
     reply::json(status, json!(joined).to_string())
 }

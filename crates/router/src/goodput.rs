@@ -106,28 +106,24 @@ impl Goodput {
         let key = Key {
             model: left.model.to_owned(),
             slo_class: left.slo_class.to_owned(),
-            tenant: if left.tenant == TenantId::NONE {
-                String::new()
-            } else {
-                format!("{:016x}", left.tenant.0)
-            },
+            tenant: shown(left.tenant),
         };
         self.rolling.lock().count(ended, key, &record, prices);
         record.slo.good
     }
 
-    /// Joins a label to its request. One without a verdict, a mere grade, changes no figure here.
-    pub(crate) fn label(&self, label: &Label) -> Joined {
+    /// Joins a label to its request, if that was `tenant`'s. One without a verdict, a mere grade, changes no figure here.
+    pub(crate) fn label(&self, tenant: TenantId, label: &Label) -> Joined {
         tracing::info!(
             request_id = label.request_id,
             accepted = label.accepted,
             quality = label.quality,
             "feedback"
         );
-        let mut rolling = self.rolling.lock();
+        let (tenant, mut rolling) = (shown(tenant), self.rolling.lock());
         let joined = match label.accepted {
-            Some(accepted) => rolling.label(&label.request_id, accepted),
-            None => rolling.remembers(&label.request_id),
+            Some(accepted) => rolling.label(&tenant, &label.request_id, accepted),
+            None => rolling.remembers(&tenant, &label.request_id),
         };
         Joined { joined }
     }
@@ -182,6 +178,11 @@ impl Goodput {
         let now = self.at(Instant::now());
         self.rolling.lock().classes(now, prices)
     }
+}
+
+/// A tenant as figures have it: in hexadecimal, or as nothing where nobody is told apart.
+fn shown(tenant: TenantId) -> String {
+    if tenant == TenantId::NONE { String::new() } else { format!("{:016x}", tenant.0) }
 }
 
 /// What is known of the gaps of an answer. Their 95th percentile is not: the longest stands for it, which

@@ -10,6 +10,7 @@ use types::{
     block::{ChainSeed, HashKey, Scope},
     quantity::Tokens,
     request::{ModelId, Priority, Request as Routed, SessionKey, TenantId},
+    slo::Slo,
 };
 use wire::{
     headers::{self, session::Sources},
@@ -23,6 +24,7 @@ use crate::{
     config::{Asked, read_promise},
     passage::Passage,
     reject::Refusal,
+    tenants::Tenant,
     token_ratio::TokenRatios,
     tokenize::Tokenizers,
 };
@@ -75,18 +77,16 @@ pub(crate) async fn read(
     let settings = Arc::clone(passage.settings());
     // Before the body, which nobody unknown may have us keep.
     let known = settings.tenants.identify(&mut headers)?;
-    let tenant = match &known {
-        Some(tenant) => Some(tenant.name.clone()),
-        None => named_tenant(&settings, &headers)?,
-    };
+    if let Some(tenant) = &known {
+        passage.came_from(tenant);
+    }
+    let tenant = tenant(&settings, known.as_deref(), &headers)?;
     let nothing = HeaderMap::new();
     let wishes = if headers::wants_anything(&headers) { &headers } else { &nothing };
     if let Some(problem) = misunderstood(wishes) {
         return Err(problem);
     }
-    let Asked { class, slo, priority } =
-        read_promise(&settings.promises, &settings.priorities, wishes, tenant.as_deref());
-    passage.ranked(class, priority);
+    let (slo, priority) = promised(app, passage, wishes, tenant.as_deref());
     let bounds = Bounds {
         bytes_max: settings.limits.body_bytes_max.0,
         announced: headers.get(header::CONTENT_LENGTH).and_then(length),
@@ -103,10 +103,13 @@ pub(crate) async fn read(
     }
     passage.describe(&read.model, &read.prompt);
     if let Some(tenant) = known {
-        passage.grant(tenant.admit(read.prompt.prompt)?);
+        let output_max = if endpoint.generates() { read.output_max } else { Some(Tokens::ZERO) };
+        passage.grant(tenant.admit(read.prompt.prompt, output_max)?);
     }
 
-    let (came_again, patience) = (came_again(wishes), patience(wishes, passage.received()));
+    // Libraries say that they come again, and wish for nothing.
+    let (came_again, patience) = (came_again(&headers), patience(&headers, passage.received()));
+    for_replica(&mut headers, &settings);
     let outbound = outgoing(&head.uri, headers, body, passage.request_id());
     Ok(Intake {
         request: Routed {
@@ -134,11 +137,8 @@ pub(crate) async fn read(
     })
 }
 
-/// The request as it is sent to a replica.
+/// The request as it is sent to a replica, with the headers that are left of its own.
 fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes, id: &HeaderValue) -> Request<Bytes> {
-    headers::strip_hop_by_hop(&mut headers);
-    headers.remove(header::HOST);
-    headers.remove(header::EXPECT);
     headers.insert(headers::REQUEST_ID, id.clone());
     let path = uri.path_and_query().cloned();
     let mut outgoing = Request::new(body);
@@ -146,6 +146,36 @@ fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes, id: &HeaderValue) ->
     *outgoing.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
     *outgoing.headers_mut() = headers;
     outgoing
+}
+
+/// What a request is promised and how urgent it is, as far as its tenant may say so.
+fn promised(
+    app: &App,
+    passage: &mut Passage,
+    headers: &HeaderMap,
+    tenant: Option<&str>,
+) -> (Slo, Priority) {
+    let Settings { promises, priorities, .. } = &**passage.settings();
+    let Asked { class, slo, priority, is_clamped } =
+        read_promise(promises, priorities, headers, tenant);
+    if is_clamped {
+        app.telemetry.clamped();
+    }
+    passage.ranked(class, priority);
+    (slo, priority)
+}
+
+/// Takes off what is none of a replica's business.
+fn for_replica(headers: &mut HeaderMap, settings: &Settings) {
+    headers::strip_hop_by_hop(headers);
+    headers::strip_control(headers);
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    // What is compressed can't be watched: no end of a stream, no figures, no error within it.
+    headers.remove(header::ACCEPT_ENCODING);
+    if let Some(name) = &settings.tenant_header {
+        headers.remove(name);
+    }
 }
 
 /// What a header of ours asks for that nobody understands. Ignored, it would be found out by who waits
@@ -201,7 +231,20 @@ fn length(value: &HeaderValue) -> Option<usize> {
     value.to_str().ok()?.parse().ok()
 }
 
-fn named_tenant(settings: &Settings, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+/// The name of the tenant that asks, known by its key or named by the proxy in front; none where clients
+/// are not told apart.
+///
+/// # Errors
+///
+/// When a proxy must name one and none is named.
+pub(crate) fn tenant(
+    settings: &Settings,
+    known: Option<&Tenant>,
+    headers: &HeaderMap,
+) -> Result<Option<String>, Refusal> {
+    if let Some(tenant) = known {
+        return Ok(Some(tenant.name.clone()));
+    }
     let Some(name) = &settings.tenant_header else { return Ok(None) };
     let value = headers.get(name).ok_or(Refusal::NoTenant)?;
     Ok(Some(String::from_utf8_lossy(value.as_bytes()).into_owned()))
@@ -221,6 +264,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// The number of the tenant called so.
+    pub(crate) fn tenant_id(&self, name: Option<&str>) -> TenantId {
+        name.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it))
+    }
+
     fn read(
         &self,
         endpoint: Endpoint,
@@ -249,7 +297,7 @@ impl Reader {
                 ChainSeed::new(self.hash_key, &scope)
             }),
             session: session.map(|it| it.key),
-            tenant: tenant.map_or(TenantId::NONE, |it| TenantId::new(self.hash_key, it)),
+            tenant: self.tenant_id(tenant),
             output_max: view.output_max,
             streamed: view.stream,
             model: view.model.into_owned(),

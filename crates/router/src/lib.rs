@@ -2,7 +2,8 @@
 //!
 //! Start with `completion`: the whole path of a request in one file. Along it lie `intake`,
 //! `upstream` and `relay`; `passage` is what a request carries from end to end, and `reject` the
-//! only table from refusals to status codes. [`serve`] owns the ports and how the router ends;
+//! only table from refusals to status codes. [`serve`] owns the ports and how the router ends,
+//! `doors` the connections of the data port;
 //! `peers` is what the routers of one fleet tell each other; `routes`, `models`, `feedback` and `admin` what
 //! is served on the ports; `body` bounds the memory that bodies take; `goodput` says what became of requests.
 
@@ -14,6 +15,7 @@ mod client_io;
 mod completion;
 pub mod config;
 mod discovery;
+mod doors;
 mod feedback;
 mod goodput;
 mod h2_streams;

@@ -11,10 +11,8 @@ use policy::{
     admission::Gate,
     event::{Placement, Reject},
 };
-use report::Ending;
 use tokio::time::Instant;
 use types::{
-    outcome::Outcome,
     quantity::Tokens,
     request::{ModelId, Priority, Request, TenantId},
     slo::Slo,
@@ -30,10 +28,15 @@ use wire::{
 use crate::{
     app::{App, Settings},
     goodput::{Goodput, Left},
+    quarantine::Suspect,
     reject::Refusal,
     telemetry::{ReplicaMetrics, Telemetry},
-    tenants::Grant,
+    tenants::{Grant, Tenant},
 };
+
+mod end;
+
+pub(crate) use self::end::End;
 
 /// Longest piece of a model's name that is logged; a client may send any.
 const MODEL_BYTES_LOGGED: usize = 128;
@@ -46,72 +49,6 @@ fn number(value: u64) -> HeaderValue {
     const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     let small = usize::try_from(value).ok().and_then(|it| SMALL.get(it));
     small.map_or_else(|| HeaderValue::from(value), |it| HeaderValue::from_static(it))
-}
-
-/// How a request came to its end, as the log and the metrics say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The answer was relayed to its last byte.
-    Complete,
-    /// The client hung up.
-    ClientGone,
-    /// The replica failed before or within its answer.
-    ReplicaFailed,
-    /// No answer began for as long as the client had said that it would wait.
-    ClientTimeout,
-    /// The router had to end.
-    Cut,
-    /// The request was turned away, by the router or by every replica that was asked.
-    Refused,
-    /// The request was wrong, as the router or a replica found: nobody's promise is broken by it.
-    BadRequest,
-}
-
-impl End {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Complete,
-        Self::ClientGone,
-        Self::ReplicaFailed,
-        Self::ClientTimeout,
-        Self::Cut,
-        Self::Refused,
-        Self::BadRequest,
-    ];
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ClientGone => "client-gone",
-            Self::ReplicaFailed => "replica-failed",
-            Self::ClientTimeout => "client-timeout",
-            Self::Cut => "cut",
-            Self::Refused => "refused",
-            Self::BadRequest => "bad-request",
-        }
-    }
-
-    const fn outcome(self) -> Outcome {
-        match self {
-            Self::Complete => Outcome::Finished,
-            // Whoever kept a conversation waiting for nothing is not where its next turn goes.
-            Self::ReplicaFailed | Self::ClientTimeout => Outcome::Failed,
-            Self::ClientGone | Self::Cut | Self::Refused | Self::BadRequest => Outcome::Cancelled,
-        }
-    }
-}
-
-impl End {
-    /// How the request ended for whoever asked; none where that is left out of the judgement.
-    const fn ending(self) -> Option<Ending> {
-        match self {
-            Self::Complete => Some(Ending::Completed),
-            Self::Refused => Some(Ending::Rejected),
-            Self::ClientGone | Self::ReplicaFailed | Self::ClientTimeout | Self::Cut => {
-                Some(Ending::Failed)
-            }
-            Self::BadRequest => None,
-        }
-    }
 }
 
 /// What a request was promised, and to whom.
@@ -147,6 +84,8 @@ pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,
     goodput: Arc<Goodput>,
     settings: Arc<Settings>,
+    /// Whose key it came with.
+    tenant: Option<Arc<Tenant>>,
     grant: Option<Grant>,
     endpoint: Endpoint,
     request_id: HeaderValue,
@@ -167,6 +106,8 @@ pub(crate) struct Passage {
     /// The model, where the prompt's length is estimated by what was learned of it.
     estimated: Option<ModelId>,
     promise: Promise,
+    /// Whether its answer comes in pieces.
+    is_streamed: bool,
     ticket: Option<Ticket>,
     sent: Option<(Arc<Replica>, Arc<ReplicaMetrics>)>,
     /// The status that the client was told; none where it was told nothing.
@@ -191,6 +132,7 @@ impl Passage {
             telemetry: Arc::clone(&app.telemetry),
             goodput: Arc::clone(&app.goodput),
             settings: app.settings.load_full(),
+            tenant: None,
             grant: None,
             endpoint,
             request_id: headers::request_id(head).cloned().unwrap_or_else(|| app.request_id()),
@@ -205,6 +147,7 @@ impl Passage {
             gate: None,
             estimated: None,
             promise: Promise::begin(),
+            is_streamed: false,
             ticket: None,
             sent: None,
             status: None,
@@ -223,9 +166,19 @@ impl Passage {
         self.endpoint
     }
 
+    /// What tells the request, whose body is `body`, from all others.
+    pub(crate) fn suspect<'a>(&self, body: &'a [u8]) -> Suspect<'a> {
+        Suspect { tenant: self.promise.tenant, endpoint: self.endpoint, body }
+    }
+
     /// The settings that were in force when the request came.
     pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    /// Learns whose request it is.
+    pub(crate) fn came_from(&mut self, tenant: &Arc<Tenant>) {
+        self.tenant = Some(Arc::clone(tenant));
     }
 
     /// When its head had been received.
@@ -257,6 +210,8 @@ impl Passage {
     /// Has a replica chosen and the request's place on it reserved, as soon as one has room.
     pub(crate) async fn place(&mut self, app: &App, request: Request) -> Result<(), Refusal> {
         self.promise.made(&request);
+        let model = request.model;
+        self.is_streamed = request.streamed;
         app.request_names.add(request.id, self.request_id.to_str().unwrap_or_default());
         let started = Instant::now();
         self.read = Some(started);
@@ -271,17 +226,22 @@ impl Passage {
         if let Err(reject) = &placed {
             self.gate = reject.gate();
         }
-        self.ticket = Some(placed.map_err(|reject| match reject {
-            Reject::UnknownModel => Refusal::unknown_model(&self.model),
-            Reject::NoReplicas
-            | Reject::TooLong { .. }
-            | Reject::AllTried
-            | Reject::RetriesUsedUp { .. }
-            | Reject::Saturated { .. }
-            | Reject::Infeasible { .. }
-            | Reject::OverShare { .. }
-            | Reject::Expired { .. }
-            | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
+        self.ticket = Some(placed.map_err(|reject| {
+            match reject {
+                Reject::UnknownModel => Refusal::unknown_model(&self.model),
+                Reject::NoReplicas => app
+                    .fleet
+                    .cools_for(model)
+                    .map_or(Refusal::Dispatcher(reject), |after| Refusal::Cooling { after }),
+                Reject::TooLong { .. }
+                | Reject::AllTried
+                | Reject::RetriesUsedUp { .. }
+                | Reject::Saturated { .. }
+                | Reject::Infeasible { .. }
+                | Reject::OverShare { .. }
+                | Reject::Expired { .. }
+                | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
+            }
         })?);
         Ok(())
     }
@@ -353,9 +313,19 @@ impl Passage {
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    /// Learns in how many pieces the answer came; engines send a token in each.
-    pub(crate) fn streamed(&mut self, pieces: Option<Tokens>) {
-        self.pieces = pieces;
+    /// Learns in how many pieces the answer came until now; engines send a token in each.
+    pub(crate) fn streamed(&mut self, pieces: Tokens) {
+        self.pieces = Some(pieces);
+        if let Some(grant) = &mut self.grant {
+            grant.streamed(pieces);
+        }
+    }
+
+    /// Learns what the answer had said that it cost when its client hung up.
+    pub(crate) fn left_off(&mut self, usage: Usage) {
+        if self.end == End::ClientGone {
+            self.usage = usage;
+        }
     }
 
     /// Learns how the answer ended and what it says that it cost.
@@ -442,13 +412,50 @@ impl Passage {
         self.telemetry.judged(class, is_good);
     }
 
+    /// Tokens of the answer that came of the request; none where that can't be known, as of an answer in
+    /// one piece whose client did not wait for it.
+    fn produced(&self) -> Option<Tokens> {
+        if self.end == End::ClientTimeout && self.sent.is_some() && !self.is_streamed {
+            return None;
+        }
+        let is_answered = self.status.is_none_or(|it| it.is_success());
+        if self.sent.is_none() || !is_answered {
+            return Some(self.usage.completion.unwrap_or_default());
+        }
+        let said = self.usage.completion;
+        let seen = self.pieces.or(self.is_streamed.then_some(Tokens::ZERO));
+        match self.end {
+            End::Complete => said.or(seen),
+            // What it says in the middle may be how it began.
+            End::ClientGone => said.max(seen),
+            End::ReplicaFailed | End::ClientTimeout | End::Cut | End::Refused | End::BadRequest => {
+                Some(said.max(seen).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Has the tenant's share charged for what the request came to. One that was sent nowhere costs
+    /// nothing.
+    fn settle(&mut self) {
+        let produced = self.produced();
+        let Some(grant) = &mut self.grant else { return };
+        let took = self.placed.elapsed();
+        if let (End::Complete, Some(output), true) = (self.end, produced, self.endpoint.generates())
+        {
+            grant.learn(output, took);
+        }
+        let prompt = if self.sent.is_some() { self.usage.prompt } else { Some(Tokens::ZERO) };
+        let output = produced.unwrap_or_else(|| grant.guess(took));
+        grant.settle(prompt, output);
+    }
+
     fn log(&self) {
         let placement = self.ticket.as_ref().map(Ticket::placement);
         let ms = |it: Duration| it.as_micros() as f64 / 1e3;
         tracing::info!(
             request_id = self.request_id.to_str().unwrap_or_default(),
             endpoint = self.endpoint.path(),
-            tenant = self.grant.as_ref().map(|it| it.tenant().name.as_str()),
+            tenant = self.tenant.as_ref().map(|it| it.name.as_str()),
             model = self.model,
             status = self.status.map(|it| it.as_u16()),
             end = self.end.as_str(),
@@ -472,6 +479,7 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
+        self.settle();
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped, self.priority, self.gate);
         if let (End::Complete, Some((replica, _)), Some(ticket)) =
@@ -483,9 +491,6 @@ impl Drop for Passage {
             let cached = self.usage.cached.unwrap_or(ticket.placement().cached);
             replica.computed(self.usage.prompt.unwrap_or(self.prompt).saturating_sub(cached));
             self.telemetry.recomputed(ticket.placement().recomputed(cached));
-        }
-        if let (Some(grant), Some(produced)) = (&self.grant, self.usage.completion) {
-            grant.produced(produced);
         }
         if let Some(replica) = replica {
             replica.duration.record(self.received.elapsed());

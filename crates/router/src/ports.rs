@@ -16,7 +16,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    app::App,
+    admin,
+    app::{App, Settings},
     client_io::{ClientIo, Protocol},
     config::Timeouts,
 };
@@ -26,6 +27,15 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Most connections to the admin port at once.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// Of these, connections for who asks how the router fares, which anybody gets when all others are taken.
+const ADMIN_CONNECTIONS_KEPT: usize = 16;
+
+/// How long one of those may last: as long as Prometheus waits for what it scrapes.
+const ADMIN_KEPT_LASTS: Duration = Duration::from_secs(10);
+
+/// Longest time that a head may take on one of those.
+const ADMIN_KEPT_HEAD: Duration = Duration::from_secs(1);
 
 /// Most requests at once over one HTTP/2 connection to it.
 const ADMIN_STREAMS_MAX: u32 = 16;
@@ -74,30 +84,55 @@ pub(crate) async fn encrypted(
     }
 }
 
-/// Serves the admin port until the task is ended.
-pub(crate) async fn serve_admin(app: Arc<App>, listener: TcpListener, routes: axum::Router) {
-    let connections = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+/// Serves the admin port until the task is ended. Whoever takes all its connections can't keep others from
+/// learning how the router fares.
+pub(crate) async fn serve_admin(app: Arc<App>, listener: TcpListener) {
+    let connections =
+        Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX.saturating_sub(ADMIN_CONNECTIONS_KEPT)));
+    let kept = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_KEPT));
+    let (all, health) = (admin::routes(Arc::clone(&app)), admin::health_routes(Arc::clone(&app)));
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         let (socket, _) = accept(&listener).await;
-        let (settings, routes) = (app.settings.load_full(), routes.clone());
+        let settings = app.settings.load_full();
+        if let Ok(permit) = Arc::clone(&connections).try_acquire_owned() {
+            let routes = all.clone();
+            tokio::spawn(async move {
+                let _permit = permit;
+                serve_admin_securely(socket, &settings, settings.timeouts, routes, true).await;
+            });
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&kept).acquire_owned().await else { return };
+        let routes = health.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            let timeouts = &settings.timeouts;
-            match &settings.admin_tls {
-                None => serve_admin_on(socket, timeouts, routes).await,
-                Some(tls) => {
-                    let within = timeouts.client_handshake;
-                    if let Some(stream) = encrypted(socket, Arc::clone(tls), within).await {
-                        serve_admin_on(stream, timeouts, routes).await;
-                    }
-                }
-            }
+            let client_head = settings.timeouts.client_head.min(ADMIN_KEPT_HEAD);
+            let timeouts = Timeouts { client_head, ..settings.timeouts };
+            let served = serve_admin_securely(socket, &settings, timeouts, routes, false);
+            let _ = tokio::time::timeout(ADMIN_KEPT_LASTS, served).await;
         });
     }
 }
 
-async fn serve_admin_on<T>(io: T, timeouts: &Timeouts, routes: axum::Router)
+async fn serve_admin_securely(
+    socket: TcpStream,
+    settings: &Settings,
+    timeouts: Timeouts,
+    routes: axum::Router,
+    is_kept_open: bool,
+) {
+    match &settings.admin_tls {
+        None => serve_admin_on(socket, timeouts, routes, is_kept_open).await,
+        Some(tls) => {
+            let within = timeouts.client_handshake;
+            if let Some(stream) = encrypted(socket, Arc::clone(tls), within).await {
+                serve_admin_on(stream, timeouts, routes, is_kept_open).await;
+            }
+        }
+    }
+}
+
+async fn serve_admin_on<T>(io: T, timeouts: Timeouts, routes: axum::Router, is_kept_open: bool)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -108,6 +143,7 @@ where
         Protocol::Http1 => {
             let mut http1 = http1::Builder::new();
             http1.timer(TokioTimer::new()).header_read_timeout(timeouts.client_head);
+            http1.keep_alive(is_kept_open);
             http1.max_buf_size(ADMIN_HEAD_BYTES_MAX).serve_connection(io, service).await
         }
         Protocol::Http2 => {

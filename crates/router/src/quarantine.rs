@@ -5,6 +5,10 @@
 //! replicas broke before they answered, two of them and with no success in between, is turned away
 //! for a while. So is one that two replicas answered with a server error, for a shorter while: nothing
 //! died of it, and the fault may have been theirs.
+//!
+//! What a request breaks is its own affair: it is known by who asks and on which path as well as by its
+//! body, so that nobody can have another's requests turned away, and a path that a replica does not serve
+//! well says nothing of the same body on another.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -14,8 +18,9 @@ use std::{
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
-use types::{block::HashKey, replica::ReplicaId};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use types::{block::HashKey, replica::ReplicaId, request::TenantId};
+use wire::openai::Endpoint;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Different replicas that a request must have broken.
 const REPLICAS_BROKEN: usize = 2;
@@ -39,6 +44,16 @@ impl Strike {
     }
 }
 
+/// What makes one request the same as another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect<'a> {
+    /// Who asks.
+    pub(crate) tenant: TenantId,
+    /// What for.
+    pub(crate) endpoint: Endpoint,
+    pub(crate) body: &'a [u8],
+}
+
 /// Requests that are remembered; of more, those longest remembered give way.
 const REQUESTS_MAX: usize = 1_024;
 
@@ -59,22 +74,22 @@ struct Strikes {
 }
 
 impl Quarantine {
-    /// Nobody is in it; bodies are told apart by a hash with `key`.
+    /// Nobody is in it; requests are told apart by a hash with `key`.
     pub(crate) fn new(key: HashKey) -> Self {
         Self { key, len: AtomicUsize::new(0), strikes: Mutex::default() }
     }
 
-    /// Whether `body` is kept away.
-    pub(crate) fn holds(&self, body: &[u8]) -> bool {
+    /// Whether such a request is kept away.
+    pub(crate) fn holds(&self, suspect: Suspect<'_>) -> bool {
         self.is_in_use() && {
             let strikes = self.strikes.lock();
-            strikes.get(&self.name(body)).is_some_and(|it| it.is_enough() && !it.is_over())
+            strikes.get(&self.name(suspect)).is_some_and(|it| it.is_enough() && !it.is_over())
         }
     }
 
-    /// Learns what `replica` did when it had `body`; returns whether that is kept away from now on.
-    pub(crate) fn strike(&self, body: &[u8], replica: ReplicaId, strike: Strike) -> bool {
-        let name = self.name(body);
+    /// Learns what `replica` did when it had the request; returns whether that is kept away from now on.
+    pub(crate) fn strike(&self, suspect: Suspect<'_>, replica: ReplicaId, strike: Strike) -> bool {
+        let name = self.name(suspect);
         let mut strikes = self.strikes.lock();
         if REQUESTS_MAX <= strikes.len() {
             strikes.retain(|_, it| !it.is_over());
@@ -101,11 +116,11 @@ impl Quarantine {
         enough
     }
 
-    /// Learns that a replica answered `body` and lives.
-    pub(crate) fn absolve(&self, body: &[u8]) {
+    /// Learns that a replica answered the request and lives.
+    pub(crate) fn absolve(&self, suspect: Suspect<'_>) {
         if self.is_in_use() {
             let mut strikes = self.strikes.lock();
-            strikes.remove(&self.name(body));
+            strikes.remove(&self.name(suspect));
             self.len.store(strikes.len(), Ordering::Release);
         }
     }
@@ -114,8 +129,13 @@ impl Quarantine {
         self.len.load(Ordering::Acquire) != 0
     }
 
-    fn name(&self, body: &[u8]) -> u128 {
-        xxh3_128_with_seed(body, self.key.0)
+    fn name(&self, suspect: Suspect<'_>) -> u128 {
+        let mut hasher = Xxh3::with_seed(self.key.0);
+        hasher.update(&suspect.tenant.0.to_le_bytes());
+        hasher.update(suspect.endpoint.path().as_bytes());
+        hasher.update(&[0]);
+        hasher.update(suspect.body);
+        hasher.digest128()
     }
 }
 
@@ -133,7 +153,11 @@ impl Strikes {
 mod tests {
     use super::*;
 
-    const BODY: &[u8] = br#"{"prompt":[999999]}"#;
+    const BODY: Suspect<'static> = of(br#"{"prompt":[999999]}"#);
+
+    const fn of(body: &[u8]) -> Suspect<'_> {
+        Suspect { tenant: TenantId(7), endpoint: Endpoint::Completions, body }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_broke_two_replicas_is_kept_away_for_a_while() {
@@ -146,7 +170,7 @@ mod tests {
         );
         assert!(!quarantine.holds(BODY));
         assert!(quarantine.strike(BODY, ReplicaId(1), Strike::Broke) && quarantine.holds(BODY));
-        assert!(!quarantine.holds(b"another"));
+        assert!(!quarantine.holds(of(b"another")));
         tokio::time::advance(Strike::Broke.lasts()).await;
         assert!(!quarantine.holds(BODY));
         assert!(!quarantine.strike(BODY, ReplicaId(2), Strike::Broke), "it begins anew");
@@ -162,6 +186,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_same_body_of_another_tenant_or_on_another_path_is_another_request() {
+        let quarantine = Quarantine::new(HashKey(1));
+        quarantine.strike(BODY, ReplicaId(0), Strike::Broke);
+        quarantine.strike(BODY, ReplicaId(1), Strike::Broke);
+        let of_another = Suspect { tenant: TenantId(8), ..BODY };
+        let elsewhere = Suspect { endpoint: Endpoint::ChatCompletions, ..BODY };
+        assert!(quarantine.holds(BODY));
+        assert!(!quarantine.holds(of_another) && !quarantine.holds(elsewhere));
+        quarantine.absolve(of_another);
+        quarantine.absolve(elsewhere);
+        assert!(quarantine.holds(BODY), "nor does another's answer absolve it");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_answer_absolves() {
         let quarantine = Quarantine::new(HashKey(1));
         quarantine.strike(BODY, ReplicaId(0), Strike::Broke);
@@ -174,12 +212,12 @@ mod tests {
     async fn it_remembers_no_more_than_it_may() {
         let quarantine = Quarantine::new(HashKey(1));
         for at in 0..3_000_u32 {
-            quarantine.strike(&at.to_le_bytes(), ReplicaId(0), Strike::Broke);
+            quarantine.strike(of(&at.to_le_bytes()), ReplicaId(0), Strike::Broke);
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert_eq!(quarantine.strikes.lock().len(), REQUESTS_MAX);
         assert!(
-            quarantine.strike(&2_999_u32.to_le_bytes(), ReplicaId(1), Strike::Broke),
+            quarantine.strike(of(&2_999_u32.to_le_bytes()), ReplicaId(1), Strike::Broke),
             "the latest are kept"
         );
     }

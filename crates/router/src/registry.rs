@@ -163,7 +163,7 @@ pub(crate) fn remove(app: &Arc<App>, name: &str) -> bool {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         app.fleet.leave(id);
-        app.telemetry.forget(id);
+        app.telemetry.forget_gone(&app.fleet);
         tracing::info!(replica = replica.name(), "replica left");
     });
     true

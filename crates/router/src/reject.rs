@@ -46,6 +46,9 @@ pub(crate) enum Refusal {
     /// Where the request ends is a matter of opinion.
     #[error("{0}")]
     Framing(&'static str),
+    /// The head is longer than allowed.
+    #[error("the head of the request is longer than the {bytes_max} bytes that are allowed")]
+    HeadTooLong { bytes_max: usize },
     /// It expects what nobody here does.
     #[error("expect: only 100-continue is met")]
     Expectation,
@@ -94,6 +97,9 @@ pub(crate) enum Refusal {
     /// The dispatcher turned it away.
     #[error("{}", rounded(*.0))]
     Dispatcher(#[from] Reject),
+    /// Every replica that could serve it has said when to come back.
+    #[error("replicas have asked to be left alone; come again in {after:.1?}")]
+    Cooling { after: Duration },
     /// The router ends before a replica has answered.
     #[error("the router is shutting down")]
     ShuttingDown,
@@ -101,7 +107,7 @@ pub(crate) enum Refusal {
     #[error("replicas broke when they were sent this request: it is not sent again for a while")]
     Poison,
     /// Replicas took it and gave no answer.
-    #[error("the replica failed before its answer began ({attempts} tried)")]
+    #[error("{} ({attempts} tried)", unanswered(*failure))]
     Upstream { failure: Failure, attempts: u32 },
     /// No answer began for as long as the client wanted to wait.
     #[error("no answer began within the {within:?} of x-sluice-timeout-ms ({attempts} tried)")]
@@ -109,6 +115,15 @@ pub(crate) enum Refusal {
     /// The router can open no connection to a replica.
     #[error("the router has no file descriptor left; come again")]
     OutOfFiles,
+}
+
+/// Why there is no answer.
+const fn unanswered(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Refused | Failure::Unconnected => "the replica can't be connected to",
+        Failure::TimedOut => "the replica did not begin its answer in time",
+        Failure::Broken | Failure::OutOfFiles => "the replica failed before its answer began",
+    }
 }
 
 /// What a client and a dashboard are told of a refusal.
@@ -141,6 +156,7 @@ impl Refusal {
             Self::Bad(_)
             | Self::NoPath
             | Self::Framing(_)
+            | Self::HeadTooLong { .. }
             | Self::Expectation
             | Self::Method { .. }
             | Self::TooLarge { .. }
@@ -153,6 +169,7 @@ impl Refusal {
             | Self::UnknownModel { .. }
             | Self::Dispatcher(Reject::UnknownModel | Reject::TooLong { .. }) => End::BadRequest,
             Self::Quota { .. }
+            | Self::Cooling { .. }
             | Self::BodySlow
             | Self::OutOfMemory
             | Self::OutOfFiles
@@ -174,10 +191,11 @@ impl Refusal {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Dispatcher(reject) => reject.retry_after().unwrap_or(RETRY_AFTER),
-            Self::Quota { after, .. } => *after,
+            Self::Quota { after, .. } | Self::Cooling { after } => *after,
             Self::Bad(_)
             | Self::NoPath
             | Self::Framing(_)
+            | Self::HeadTooLong { .. }
             | Self::Expectation
             | Self::Method { .. }
             | Self::TooLarge { .. }
@@ -233,6 +251,11 @@ impl Refusal {
             | Self::ClientGone => {
                 told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "invalid_request")
             }
+            Self::HeadTooLong { .. } => told(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                ErrorKind::TooLarge,
+                "head_too_long",
+            ),
             Self::NoPath => told(StatusCode::NOT_FOUND, ErrorKind::NotFound, "path_not_found"),
             Self::Method { .. } => told(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -262,7 +285,7 @@ impl Refusal {
             ),
             Self::Unreadable => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "router_error"),
             Self::UnknownModel { .. } => told_of(&Reject::UnknownModel),
-            Self::OutOfMemory | Self::OutOfFiles | Self::BodySlow => {
+            Self::OutOfMemory | Self::OutOfFiles | Self::BodySlow | Self::Cooling { .. } => {
                 dropped("rejected-saturated", unavailable)
             }
             Self::ShuttingDown => dropped(
@@ -270,21 +293,27 @@ impl Refusal {
                 Told { code: "router_shutting_down", ..unavailable },
             ),
             Self::Dispatcher(reject) => told_of(reject),
-            Self::Upstream { failure: Failure::Refused | Failure::Unconnected, .. } => {
-                told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
-            }
+            Self::Upstream { failure, .. } => told_of_failure(*failure),
             Self::Poison => told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_crash"),
-            Self::Upstream { failure: Failure::Broken | Failure::OutOfFiles, .. } => {
-                told(StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
-            }
             Self::ClientTimeout { .. } => {
                 told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "client_timeout")
             }
-            Self::Upstream { failure: Failure::TimedOut, .. } => {
-                told(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "upstream_timeout")
-            }
         }
     }
+}
+
+/// What clients are told where replicas failed, the last one like this.
+fn told_of_failure(failure: Failure) -> Told {
+    let (status, kind, code) = match failure {
+        Failure::Refused | Failure::Unconnected => {
+            (StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_unreachable")
+        }
+        Failure::Broken | Failure::OutOfFiles => {
+            (StatusCode::BAD_GATEWAY, ErrorKind::Upstream, "upstream_disconnect")
+        }
+        Failure::TimedOut => (StatusCode::GATEWAY_TIMEOUT, ErrorKind::Timeout, "upstream_timeout"),
+    };
+    Told { status, kind, code, dropped: None }
 }
 
 /// A refusal whose time to come again is one that people read: of tenths of a second, and of whole
@@ -388,4 +417,24 @@ pub(crate) fn error(refusal: &Refusal, dialect: Dialect) -> Response<Reply> {
         come_again(response.headers_mut(), refusal.retry_after());
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_replica_is_what_it_did() {
+        for (failure, status, told) in [
+            (Failure::TimedOut, 504, "the replica did not begin its answer in time (2 tried)"),
+            (Failure::Broken, 502, "the replica failed before its answer began (2 tried)"),
+            (Failure::Refused, 502, "the replica can't be connected to (2 tried)"),
+        ] {
+            let refusal = Refusal::Upstream { failure, attempts: 2 };
+            assert_eq!(
+                (refusal.told().status.as_u16(), refusal.to_string()),
+                (status, told.into())
+            );
+        }
+    }
 }

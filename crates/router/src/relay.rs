@@ -18,7 +18,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use fleet::{client::Body, health::Failure, replica::Replica};
+use fleet::{
+    client::Body,
+    health::Failure,
+    replica::{COOLING_MAX, Replica},
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -42,6 +46,10 @@ use crate::{
 /// Longest answer, other than a stream, that is kept to read what it cost.
 const WHOLE_BYTES_MAX: usize = 256 << 10;
 
+/// How long a stream that has said that it is at its end is waited for, so that its connection can be used
+/// again.
+const END_LONGEST: Duration = Duration::from_secs(1);
+
 /// How often a replica's health is told that bytes flow.
 const BYTES_TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -51,6 +59,9 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
     let (mut head, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
     headers::strip_own(&mut head.headers);
+    if !head.status.is_success() {
+        headers::bound_retry_after(&mut head.headers, COOLING_MAX);
+    }
     passage.answered(head.status);
     passage.write_headers(&mut head.headers);
     let form = Form::of(&head.headers);
@@ -162,8 +173,10 @@ pub(crate) fn is_stream(head: &HeaderMap) -> bool {
 
 fn says(head: &HeaderMap, media_type: &[u8]) -> bool {
     let content_type = head.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    content_type.is_some_and(|it| it.starts_with(media_type))
-        && !head.contains_key(header::CONTENT_ENCODING)
+    let begins = |it: &[u8]| {
+        it.get(..media_type.len()).is_some_and(|it| it.eq_ignore_ascii_case(media_type))
+    };
+    content_type.is_some_and(begins) && !head.contains_key(header::CONTENT_ENCODING)
 }
 
 impl http_body::Body for Relay {
@@ -186,12 +199,22 @@ impl http_body::Body for Relay {
             None => Pin::new(&mut this.upstream).poll_frame(cx),
         };
         match next {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(bytes) = frame.data_ref() {
-                    this.watch.see(bytes);
+            Poll::Ready(Some(Ok(mut frame))) => {
+                let mut is_over = this.upstream.is_end_stream();
+                if let Some(bytes) = frame.data_mut() {
+                    if this.watch.account.is_over() {
+                        this.finish();
+                        return Poll::Ready(None);
+                    }
+                    let seen = this.watch.see(bytes);
+                    is_over |= seen < bytes.len();
+                    bytes.truncate(seen);
+                    if this.watch.has_ended_well() {
+                        this.patience.hurry();
+                    }
                 }
                 // A client that knows the length may never ask for the end.
-                if this.upstream.is_end_stream() && !this.watch.is_broken() {
+                if is_over && !this.watch.is_broken() {
                     this.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -216,7 +239,16 @@ impl http_body::Body for Relay {
     fn size_hint(&self) -> SizeHint {
         match self.watch.form {
             Form::Events(_) => SizeHint::default(),
-            Form::Document(_) | Form::Opaque => self.upstream.size_hint(),
+            Form::Document(_) | Form::Opaque => {
+                let held = self.held.as_ref().map_or(0, |it| it.len() as u64);
+                let rest = self.upstream.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(held));
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper.saturating_add(held));
+                }
+                hint
+            }
         }
     }
 }
@@ -283,26 +315,39 @@ impl Break {
     }
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.passage.left_off(self.account.usage());
+    }
+}
+
 impl Watch {
-    /// Looks at the next bytes of the answer.
-    fn see(&mut self, bytes: &Bytes) {
+    /// Looks at the next bytes of the answer; returns how many of them belong to it.
+    fn see(&mut self, bytes: &Bytes) -> usize {
         let now = Instant::now();
-        self.passage.relayed(bytes.len());
         let had_token = self.has_token;
         let mut pieces = 0_u32;
+        let mut seen = bytes.len();
         match &mut self.form {
-            Form::Events(scanner) => scanner.push(bytes, |event| {
-                // What follows the first token are tokens, but for a last few.
-                self.has_token = self.has_token || usage::carries_output(&event);
-                pieces = pieces.saturating_add(u32::from(self.has_token));
-                self.account.event(&event);
-            }),
+            Form::Events(scanner) => {
+                seen = scanner.push_until(bytes, |event| {
+                    // What follows the first token are tokens, but for a last few.
+                    self.has_token = self.has_token || usage::carries_output(&event);
+                    pieces = pieces.saturating_add(u32::from(self.has_token));
+                    self.account.event(&event);
+                    self.account.is_over()
+                });
+            }
             Form::Document(kept) if kept.len() + bytes.len() <= WHOLE_BYTES_MAX => {
                 kept.extend_from_slice(bytes);
             }
             Form::Document(_) | Form::Opaque => {}
         }
+        self.passage.relayed(seen);
         self.tokens = self.tokens.saturating_add(pieces);
+        if self.has_token {
+            self.passage.streamed(Tokens(self.tokens));
+        }
         if had_token {
             let gap = now.duration_since(self.last_byte);
             self.passage.gap(gap);
@@ -315,6 +360,7 @@ impl Watch {
             self.last_told = now;
             self.replica.byte();
         }
+        seen
     }
 
     /// Whether the answer, were it to end here, would lack its end.
@@ -327,6 +373,12 @@ impl Watch {
     /// Whether a stream has said that it is at its end, though its connection is not.
     fn has_ended(&self) -> bool {
         matches!(self.form, Form::Events(_)) && self.account.end().is_some()
+    }
+
+    /// Whether a stream has come to what ends a good answer, with nothing wrong before.
+    fn has_ended_well(&self) -> bool {
+        matches!(self.form, Form::Events(_)) && self.account.end() == Some(usage::End::Complete)
+            || self.account.is_over()
     }
 
     /// Takes stock of an answer that came to its end.
@@ -344,8 +396,6 @@ impl Watch {
             // Behind a server that still answers, the engine is dead.
             self.replica.request_failed(Failure::Broken);
         }
-        let pieces = self.has_token.then_some(Tokens(self.tokens));
-        self.passage.streamed(pieces);
         self.passage.ended(end, self.account.usage());
     }
 
@@ -380,6 +430,13 @@ struct Waiting {
 }
 
 impl Patience {
+    /// Waits no longer than for `END_LONGEST` from now on.
+    fn hurry(&mut self) {
+        if END_LONGEST < self.stall {
+            (self.stall, self.waiting) = (END_LONGEST, None);
+        }
+    }
+
     /// Ready when patience is over. Looking at the timer and the cut costs as much as relaying an
     /// event, so nothing is done while both stand as they were left; and the timer is not set anew
     /// with every byte: when it fires, it is set to what is left since the last byte.

@@ -12,7 +12,10 @@ use wire::{
     openai::{Dialect, Endpoint},
 };
 
-use crate::{app::App, completion, feedback, models, reject::Refusal, reply::Reply, visit::Visit};
+use crate::{
+    app::App, completion, doors::HEAD_BYTES_MAX, feedback, intake, models, reject::Refusal,
+    reply::Reply, visit::Visit,
+};
 
 /// Serves one request of the data port.
 pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Reply> {
@@ -41,22 +44,41 @@ fn problem(request: &Request<Incoming>) -> Option<Refusal> {
     if let Some(problem) = headers::framing_problem(request.version(), request.headers()) {
         return Some(Refusal::Framing(problem));
     }
+    let (bytes, bytes_max) = (head_bytes(request), HEAD_BYTES_MAX as usize);
+    if bytes_max < bytes {
+        return Some(Refusal::HeadTooLong { bytes_max });
+    }
     let expects = request.headers().get(header::EXPECT)?;
     let is_met = expects.as_bytes().eq_ignore_ascii_case(b"100-continue");
     (!is_met).then_some(Refusal::Expectation)
 }
 
-/// Answers what goes to no replica.
+/// Length of a request's head as HTTP/1 writes it.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let authority = uri.authority().map_or(0, |it| it.as_str().len());
+    let target = authority + uri.path_and_query().map_or(0, |it| it.as_str().len());
+    let line = request.method().as_str().len() + target + "  HTTP/1.1\r\n".len();
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    line + headers.sum::<usize>() + "\r\n".len()
+}
+
+/// Answers what goes to no replica, to those who may ask.
 async fn answer(
     app: &App,
     endpoint: Option<Endpoint>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Refusal> {
+    let settings = app.settings.load_full();
+    let known = settings.tenants.identify(request.headers_mut())?;
     let path = request.uri().path();
     if endpoint.is_some() || path == "/v1/feedback" {
         let is_label = endpoint.is_none() && request.method() == Method::POST;
         return if is_label {
-            feedback::take(app, request).await
+            let tenant = intake::tenant(&settings, known.as_deref(), request.headers())?;
+            let tenant = settings.reader.tenant_id(tenant.as_deref());
+            feedback::take(app, tenant, request).await
         } else {
             Err(Refusal::Method { allowed: "POST" })
         };

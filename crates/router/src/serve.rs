@@ -1,58 +1,36 @@
 //! The ports, and how the router begins and ends.
 //!
-//! Ending has an order, so that a rolling update loses nothing: `/readyz` says no; requests are
-//! still taken for the lame-duck time, until balancers have noticed; then the port closes and open
-//! answers get until the deadline; what is left is cut off with an error that says so.
+//! Ending has an order, so that a rolling update loses nothing: `/readyz` says no, and every answer
+//! tells its client to come back over another connection; requests are still taken for the lame-duck
+//! time, until balancers have noticed; then the port closes and open answers get until the deadline;
+//! what is left is cut off with an error that says so.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use fleet::{dispatch::Dispatch, fleet::Fleet, recorder::Recorder};
-use hyper::{
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::{
-    rt::TokioTimer,
-    server::graceful::{GracefulShutdown, Watcher},
-};
 use policy::config::DispatcherConfig;
 use rand::TryRng as _;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinHandle,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, task::JoinHandle};
 use types::{block::HashKey, replica::Health};
 
 use crate::{
-    addresses::{Addresses, Place},
-    admin,
     app::{App, Settings},
-    client_io::{ClientIo, Protocol},
-    config::{Config, ConfigError, Drain, Problems, Recording, Timeouts},
+    config::{Config, ConfigError, Drain, Problems, Recording},
     discovery,
-    h2_streams::Streams,
+    doors::{Doors, Phases},
     peers, ports, registry,
     reload::{self, Reloader},
-    routes, telemetry,
+    telemetry,
     tokenize::Tokenizers,
 };
 
 pub use crate::tokenize::TokenizerError;
-
-/// Longest head of a request, in bytes, and so what one idle connection may hold.
-const HEAD_BYTES_MAX: u32 = 32 << 10;
-
-/// Most requests at once over one HTTP/2 connection.
-const H2_STREAMS_MAX: u32 = 100;
-
-/// Most bytes of an answer that wait for an HTTP/2 client.
-const H2_SEND_BYTES_MAX: usize = 64 << 10;
-
-/// How often an HTTP/2 client that says nothing is asked whether it is there.
-const H2_PING_EVERY: Duration = Duration::from_secs(30);
 
 /// Time between two looks at whether all replicas are ready.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -113,6 +91,7 @@ impl Router {
         let config = config.checked("given")?;
         let admin = bind(config.admin.listen, "admin.listen").await?;
         let app = assemble(&config)?;
+        app.own_ports.learn([&data, &admin]);
         Ok(Self { app, config, data, admin })
     }
 
@@ -167,11 +146,7 @@ impl Router {
     {
         let Self { app, config, data, admin } = self;
         let mut helpers = vec![
-            tokio::spawn(ports::serve_admin(
-                Arc::clone(&app),
-                admin,
-                admin::routes(Arc::clone(&app)),
-            )),
+            tokio::spawn(ports::serve_admin(Arc::clone(&app), admin)),
             tokio::spawn(upkeep(Arc::clone(&app))),
             tokio::spawn(tend(Arc::clone(&app))),
         ];
@@ -192,12 +167,12 @@ impl Router {
         let _helpers = Helpers(helpers);
         let _over = app.over.clone().drop_guard();
         let doors = Doors::new(&config, Arc::clone(&app));
-        let close = CancellationToken::new();
-        let open = doors.serve(data, close.clone());
+        let phases = Phases::default();
+        let open = doors.serve(data, phases.clone());
         tokio::pin!(open);
         tokio::select! {
             () = &mut open => {}
-            () = shutdown => end(&app, config.drain, close, open).await,
+            () = shutdown => end(&app, config.drain, phases, open).await,
         }
         // Connections that end later keep the fleet, and with it what was not written yet.
         let dispatch = Arc::clone(app.fleet.dispatch());
@@ -229,10 +204,7 @@ fn assemble(config: &Config) -> Result<Arc<App>, StartError> {
         Some(seed) => seed,
         None => draw()?,
     });
-    let tokenizers = Tokenizers::load(&config.tokenizers, hash_key)?;
-    let settings = Settings::first(config, hash_key, tokenizers).map_err(|problems| {
-        ConfigError::Invalid { origin: "given".to_owned(), problems: Problems(problems) }
-    })?;
+    let settings = settings(config, hash_key)?;
     let run = draw()?;
     let dispatcher = config.dispatcher(draw()?);
     let recording = config.recording.as_ref();
@@ -243,6 +215,24 @@ fn assemble(config: &Config) -> Result<Arc<App>, StartError> {
     let app = Arc::new(App::new(fleet, config, settings, run));
     registry::sync(&app, registry::Source::Configuration, &reload::replicas(config));
     Ok(app)
+}
+
+/// Does with a configuration what a start does, but for ports, replicas and recordings, which are left alone.
+///
+/// # Errors
+///
+/// When the router can't be started with it.
+pub fn try_out(config: &Config) -> Result<(), StartError> {
+    settings(config, HashKey(0)).map(drop)
+}
+
+fn settings(config: &Config, hash_key: HashKey) -> Result<Settings, StartError> {
+    let tokenizers = Tokenizers::load(&config.tokenizers, hash_key)?;
+    let settings = Settings::first(config, hash_key, tokenizers);
+    Ok(settings.map_err(|problems| ConfigError::Invalid {
+        origin: "given".to_owned(),
+        problems: Problems(problems),
+    })?)
 }
 
 /// Begins this run's recording, in a file that is named for when it began.
@@ -266,12 +256,13 @@ async fn tend(app: Arc<App>) {
 }
 
 /// Ends in order; see the head of this file.
-async fn end(app: &App, drain: Drain, close: CancellationToken, open: impl Future<Output = ()>) {
+async fn end(app: &App, drain: Drain, phases: Phases, open: impl Future<Output = ()>) {
     tracing::info!(lame_duck = ?drain.lame_duck, timeout = ?drain.timeout, "shutting down");
-    app.ending.store(true, std::sync::atomic::Ordering::Relaxed);
+    app.ending.store(true, Ordering::Relaxed);
+    phases.ending.cancel();
     tokio::pin!(open);
     let _ = tokio::time::timeout(drain.lame_duck, &mut open).await;
-    close.cancel();
+    phases.close.cancel();
     if tokio::time::timeout(drain.timeout, &mut open).await.is_err() {
         tracing::warn!("cutting off the answers that are still open");
         app.cut.now();
@@ -283,129 +274,7 @@ async fn upkeep(app: Arc<App>) {
     let mut ticks = tokio::time::interval(telemetry::UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
-        app.telemetry.upkeep();
+        app.telemetry.upkeep(&app.fleet);
         app.goodput.paid(app.replicas());
-    }
-}
-
-/// Takes connections of the data port and serves each.
-#[derive(Clone)]
-struct Doors {
-    app: Arc<App>,
-    connections: Arc<Semaphore>,
-    addresses: Arc<Addresses>,
-    client_head: Duration,
-    client_stall: Duration,
-    http1: http1::Builder,
-    http2: http2::Builder<Streams>,
-}
-
-impl Doors {
-    fn new(config: &Config, app: Arc<App>) -> Self {
-        let mut http1 = http1::Builder::new();
-        http1
-            .timer(TokioTimer::new())
-            .header_read_timeout(config.timeouts.client_head)
-            .max_buf_size(HEAD_BYTES_MAX as usize);
-        let mut http2 = http2::Builder::new(Streams::new(config.timeouts.client_stall));
-        http2
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(H2_STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX)
-            .max_send_buf_size(H2_SEND_BYTES_MAX)
-            .keep_alive_interval(H2_PING_EVERY);
-        let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
-        let Timeouts { client_head, client_stall, .. } = config.timeouts;
-        let connections = Arc::new(Semaphore::new(connections_max));
-        let addresses = Arc::default();
-        Self { app, connections, addresses, client_head, client_stall, http1, http2 }
-    }
-
-    /// Serves until `close` is cancelled, then until every connection has finished what it has.
-    async fn serve(self, listener: TcpListener, close: CancellationToken) {
-        let graceful = GracefulShutdown::new();
-        tokio::select! {
-            () = self.accept(&listener, &graceful, &close) => {}
-            () = close.cancelled() => {}
-        }
-        drop(listener);
-        graceful.shutdown().await;
-    }
-
-    async fn accept(
-        &self,
-        listener: &TcpListener,
-        graceful: &GracefulShutdown,
-        close: &CancellationToken,
-    ) {
-        loop {
-            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
-            let (socket, from) = ports::accept(listener).await;
-            let settings = self.app.settings.load();
-            let most = settings.limits.connections_per_address_max;
-            let Some(place) = self.addresses.enter(from.ip(), most) else { continue };
-            let held = (permit, place);
-            let (watcher, close) = (graceful.watcher(), close.clone());
-            match &settings.tls {
-                None => {
-                    let serving = self.serving(socket, watcher, close, held);
-                    tokio::spawn(serving);
-                }
-                Some(tls) => {
-                    let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
-                    let doors = self.clone();
-                    tokio::spawn(async move {
-                        if let Some(stream) = ports::encrypted(socket, tls, within).await {
-                            // Boxed, so that one that has yet to agree takes little.
-                            Box::pin(doors.serving(stream, watcher, close, held)).await;
-                        }
-                    });
-                }
-            }
-        }
-    }
-
-    /// Serves one connection to its end, and gives up what it `held` then.
-    fn serving<T>(
-        &self,
-        io: T,
-        watcher: Watcher,
-        close: CancellationToken,
-        held: (OwnedSemaphorePermit, Place),
-    ) -> impl Future<Output = ()> + Send + use<T>
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let app = Arc::clone(&self.app);
-        // Boxed for each request, so that what a request needs before its answer begins is
-        // given back then: a connection lives on, and so may its stream.
-        let service = service_fn(move |request| {
-            let app = Arc::clone(&app);
-            Box::pin(async { Ok::<_, Infallible>(routes::route(app, request).await) })
-        });
-        let (http1, http2) = (self.http1.clone(), self.http2.clone());
-        let greeted = ClientIo::greeted(io, self.client_head, self.client_stall);
-        async move {
-            let _held = held;
-            let greeted = tokio::select! {
-                biased;
-                greeted = greeted => greeted,
-                () = close.cancelled() => return,
-            };
-            // Boxed, because what serves is large and would be there twice: before it runs, and while it does.
-            let ended = match greeted {
-                Ok((io, Protocol::Http1)) => {
-                    Box::pin(watcher.watch(http1.serve_connection(io, service))).await
-                }
-                Ok((io, Protocol::Http2)) => {
-                    Box::pin(watcher.watch(http2.serve_connection(io, service))).await
-                }
-                Err(_) => return,
-            };
-            // What goes wrong here is the client's doing: it hung up, or it does not speak HTTP.
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended");
-            }
-        }
     }
 }

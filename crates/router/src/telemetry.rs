@@ -3,15 +3,14 @@
 //! Each router has a recorder of its own, so that two in one process do not mix. Labels come from
 //! closed sets (replica names, and words of ours): never from what a client sends.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
-use fleet::replica::Replica;
+use fleet::{fleet::Fleet, replica::Replica};
 use http::HeaderValue;
 use metrics::{Counter, Histogram, Unit, counter, gauge, histogram};
-use metrics_exporter_prometheus::{
-    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use parking_lot::Mutex;
 use policy::{
     admission::Gate,
     event::{Placement, Reason},
@@ -27,13 +26,15 @@ mod gauges;
 mod goodput;
 mod names;
 mod peers;
+mod series;
 
 use names::{
-    BUILD_INFO, CACHED_TOKENS, DECISION_SECONDS, DECISIONS, DURATION, EXPECTED_TOKENS, ITL,
-    OUTPUT_TOKENS, PREDICTION_ERROR, PROMPT_TOKENS, RECOMPUTED_TOKENS, REJECTED, RELOADS, REQUESTS,
-    RETRIES, SHED, TTFT, WAIT_SECONDS,
+    BUILD_INFO, CACHED_TOKENS, CLAMPED, DECISION_SECONDS, DECISIONS, DURATION, EXPECTED_TOKENS,
+    ITL, OUTPUT_TOKENS, PREDICTION_ERROR, PROMPT_TOKENS, RECOMPUTED_TOKENS, REJECTED, RELOADS,
+    REQUESTS, RETRIES, SHED, TTFT, WAIT_SECONDS,
 };
 pub use names::{Kind, METRICS, Metric};
+use series::Registry;
 
 /// Upper bounds of the buckets for latencies a user feels, in seconds: those of OpenTelemetry's
 /// GenAI conventions, and beyond them for prompts that take a minute.
@@ -47,22 +48,25 @@ const DECISION_BUCKETS: [f64; 10] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4,
 /// Longest time that a decision takes; what takes longer has waited.
 const DECISION_LONGEST: Duration = Duration::from_millis(10);
 
-/// How often recorded durations are folded into their buckets when nobody reads the metrics.
+/// How often recorded durations are folded into their buckets, and it is looked for series of replicas that
+/// have left, when nobody reads the metrics.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The router's metrics.
 pub(crate) struct Telemetry {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
+    recorder: Registry,
     declared: Declared,
     replicas: DashMap<ReplicaId, Arc<ReplicaMetrics>, FxBuildHasher>,
     /// By the class's name.
     judged: DashMap<String, goodput::Judged, FxBuildHasher>,
+    /// Held while series of replicas are declared or let go of, so that neither undoes the other.
+    members: Mutex<()>,
 }
 
 /// The metrics that every router has from the start.
 struct Declared {
     ended: [Counter; End::ALL.len()],
+    clamped: Counter,
     retries: Counter,
     decisions: [Counter; REASONS.len()],
     decision_seconds: Histogram,
@@ -111,19 +115,13 @@ impl ReplicaMetrics {
 impl Telemetry {
     /// Declares every metric.
     pub(crate) fn new() -> Self {
-        let decision = Matcher::Full(DECISION_SECONDS.to_owned());
-        let recorder = PrometheusBuilder::new()
-            .set_buckets(&LATENCY_BUCKETS)
-            .and_then(|it| it.set_buckets_for_metric(decision, &DECISION_BUCKETS))
-            .unwrap_or_else(|_| PrometheusBuilder::new())
-            .build_recorder();
-        let handle = recorder.handle();
+        let recorder = Registry::new(exporter);
         let declared = metrics::with_local_recorder(&recorder, || {
-            METRICS.iter().for_each(describe);
             gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
             start_at_zero();
             Declared {
                 ended: End::ALL.map(|it| counter!(REQUESTS, "outcome" => it.as_str())),
+                clamped: counter!(CLAMPED),
                 retries: counter!(RETRIES),
                 decisions: REASONS.map(|it| counter!(DECISIONS, "reason" => it.as_str())),
                 decision_seconds: histogram!(DECISION_SECONDS),
@@ -136,10 +134,10 @@ impl Telemetry {
         });
         Self {
             recorder,
-            handle,
             declared,
             replicas: DashMap::default(),
             judged: DashMap::default(),
+            members: Mutex::default(),
         }
     }
 
@@ -179,6 +177,11 @@ impl Telemetry {
         self.declared.retries.increment(1);
     }
 
+    /// Counts a request that asked to be more urgent than its tenant may be.
+    pub(crate) fn clamped(&self) {
+        self.declared.clamped.increment(1);
+    }
+
     /// Counts a request that has left.
     pub(crate) fn ended(
         &self,
@@ -212,9 +215,22 @@ impl Telemetry {
         });
     }
 
-    /// Lets go of the metrics of a replica that has left.
-    pub(crate) fn forget(&self, replica: ReplicaId) {
-        self.replicas.remove(&replica);
+    /// Keeps what is recorded from growing when nobody reads it.
+    pub(crate) fn upkeep(&self, fleet: &Fleet) {
+        self.forget_gone(fleet);
+        self.recorder.upkeep();
+    }
+
+    /// Lets go of the series of every replica that is not, or no longer, in the fleet. A request that was
+    /// sent to one that has left meanwhile may have declared some of them again.
+    pub(crate) fn forget_gone(&self, fleet: &Fleet) {
+        // Before it is looked who is there: who joins from now on declares its series after this.
+        let _members = self.members.lock();
+        let replicas = fleet.replicas();
+        let ids: BTreeSet<ReplicaId> = replicas.iter().map(|it| it.id()).collect();
+        let names: BTreeSet<&str> = replicas.iter().map(|it| it.name()).collect();
+        self.replicas.retain(|id, _| ids.contains(id));
+        self.recorder.retain(|it| names.contains(it));
     }
 
     /// The metrics of `replica`.
@@ -222,6 +238,7 @@ impl Telemetry {
         if let Some(metrics) = self.replicas.get(&replica.id()) {
             return Arc::clone(&metrics);
         }
+        let _members = self.members.lock();
         let metrics = Arc::new(self.declare(replica));
         self.replicas.insert(replica.id(), Arc::clone(&metrics));
         metrics
@@ -240,19 +257,15 @@ impl Telemetry {
         })
     }
 
-    /// Folds recorded durations into their buckets, so that they take no memory until read.
-    pub(crate) fn upkeep(&self) {
-        self.handle.run_upkeep();
-    }
-
     /// The text that Prometheus scrapes, gauges read now.
     pub(crate) fn render(&self, app: &App) -> String {
+        self.forget_gone(&app.fleet);
         metrics::with_local_recorder(&self.recorder, || {
             gauges::read_gauges(&app.fleet);
             goodput::read_gauges(app);
             peers::read_gauges(app);
         });
-        self.handle.render()
+        self.recorder.render()
     }
 }
 
@@ -276,6 +289,18 @@ fn start_at_zero() {
     for result in RELOAD_RESULTS {
         counter!(RELOADS, "result" => result).absolute(0);
     }
+}
+
+/// An exporter that knows every metric, and the buckets of each histogram.
+fn exporter() -> PrometheusRecorder {
+    let decision = Matcher::Full(DECISION_SECONDS.to_owned());
+    let exporter = PrometheusBuilder::new()
+        .set_buckets(&LATENCY_BUCKETS)
+        .and_then(|it| it.set_buckets_for_metric(decision, &DECISION_BUCKETS))
+        .unwrap_or_else(|_| PrometheusBuilder::new())
+        .build_recorder();
+    metrics::with_local_recorder(&exporter, || METRICS.iter().for_each(describe));
+    exporter
 }
 
 fn describe(metric: &Metric) {

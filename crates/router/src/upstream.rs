@@ -11,25 +11,45 @@
 //! A server error says as much of the request as of the replica. It counts against the replica once
 //! another one has served the same request; an error that a second one gives too counts against neither.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fleet::{
     client::{Body, failure_of},
     health::Failure,
     replica::Replica,
 };
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use policy::event::Reject;
 use tokio::time::Instant;
-use wire::{headers, openai::Endpoint, sse::Scanner, usage::Answer as Account};
+use wire::{
+    error_body, headers,
+    openai::Endpoint,
+    sse::Scanner,
+    usage::{self, Answer as Account},
+};
 
 use crate::{
     app::App, intake::Outbound, passage::Passage, quarantine::Strike, reject::Refusal, relay,
 };
 
-/// The answer of a replica, its head received, and of a stream the first piece.
+/// Longest error of a replica that is read before it is relayed.
+const ERROR_BYTES_READ: u64 = 4 << 10;
+
+/// Longest time that its first piece is waited for.
+const ERROR_READ_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a replica is left alone that says that it drains; it seldom comes back before its end.
+const DRAINING_LEFT_ALONE: Duration = Duration::from_secs(5);
+
+/// Most of a stream that is held back while it is not known whether it begins with an error: bytes, and
+/// time since the first of them.
+const HELD_BYTES_MAX: usize = 16 << 10;
+const HELD_LONGEST: Duration = Duration::from_millis(100);
+
+/// The answer of a replica, its head received, and of a stream its beginning.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) begun: Begun,
@@ -40,7 +60,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) response: Response<Body>,
-    /// The first piece of a stream, which was looked at before the client is told anything.
+    /// The beginning of a stream, which was looked at before the client is told anything.
     pub(crate) first: Option<Bytes>,
     /// Whether it is an error of which it was decided what it says of the replica.
     pub(crate) is_weighed: bool,
@@ -59,7 +79,7 @@ enum Attempt {
     /// The replica has the request and stayed silent for as long as an answer may take.
     Silent,
     /// Or for as long as the client wanted to wait, from when it came.
-    Unawaited,
+    Unawaited { within: Duration },
     /// The router's own end came first.
     Cut,
 }
@@ -70,7 +90,8 @@ pub(crate) async fn send(
     passage: &mut Passage,
     outbound: Outbound,
 ) -> Result<Answer, Refusal> {
-    if app.quarantine.holds(outbound.request.body()) {
+    let suspect = passage.suspect(outbound.request.body());
+    if app.quarantine.holds(suspect) {
         return Err(Refusal::Poison);
     }
     app.retries.earn();
@@ -87,7 +108,7 @@ pub(crate) async fn send(
         let may_retry = placement.attempt < passage.settings().attempts_max;
         match attempt {
             Attempt::Answered(begun) => {
-                app.quarantine.absolve(outbound.request.body());
+                app.quarantine.absolve(suspect);
                 if begun.response.status().is_success() {
                     erred.iter().for_each(|it| it.request_failed(Failure::Broken));
                 }
@@ -105,7 +126,7 @@ pub(crate) async fn send(
                     replica.request_failed(Failure::Broken);
                     return Ok(Answer { begun, replica });
                 }
-                if app.quarantine.strike(outbound.request.body(), replica.id(), Strike::Erred)
+                if app.quarantine.strike(suspect, replica.id(), Strike::Erred)
                     || !may_retry
                     || !app.retries.spend()
                     || passage.retry().is_err()
@@ -116,7 +137,7 @@ pub(crate) async fn send(
             }
             Attempt::Failed(failure) => {
                 if failure == Failure::Broken
-                    && app.quarantine.strike(outbound.request.body(), replica.id(), Strike::Broke)
+                    && app.quarantine.strike(suspect, replica.id(), Strike::Broke)
                 {
                     return Err(Refusal::Poison);
                 }
@@ -130,8 +151,7 @@ pub(crate) async fn send(
                 passage.retry().map_err(|reject| given_up(reject, refusal))?;
             }
             Attempt::Cut => return Err(Refusal::ShuttingDown),
-            Attempt::Unawaited => {
-                let within = outbound.patience.map(|it| it.0).unwrap_or_default();
+            Attempt::Unawaited { within } => {
                 return Err(Refusal::ClientTimeout { within, attempts: placement.attempt });
             }
             Attempt::Silent => {
@@ -175,18 +195,21 @@ async fn attempt(
         }
     };
     let router_waits = Instant::now() + outbound.answer_within;
-    let client_waits = outbound.patience.map(|it| it.1).filter(|it| *it < router_waits);
+    let client_waits = outbound.patience.filter(|it| it.1 < router_waits);
     // What has waited here for as long as its client wanted to wait is not begun.
-    if client_waits.is_some_and(|it| it <= Instant::now()) {
-        return Attempt::Unawaited;
+    if let Some((within, until)) = client_waits
+        && until <= Instant::now()
+    {
+        return Attempt::Unawaited { within };
     }
-    let answer = tokio::time::timeout_at(client_waits.unwrap_or(router_waits), answer);
+    let until = client_waits.map_or(router_waits, |it| it.1);
+    let answer = tokio::time::timeout_at(until, answer);
     tokio::select! {
         biased;
         answer = answer => answer.unwrap_or_else(|_| {
             // How long a client waits is its own affair: it may have been no time at all.
-            if client_waits.is_some() {
-                return Attempt::Unawaited;
+            if let Some((within, _)) = client_waits {
+                return Attempt::Unawaited { within };
             }
             replica.request_failed(Failure::TimedOut);
             Attempt::Silent
@@ -211,7 +234,7 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
             Attempt::Failed(Failure::Broken)
         }
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
-            Attempt::Erred(begun(response))
+            begin_error(replica, response).await
         }
         status if status.is_success() && relay::is_stream(response.headers()) => {
             replica.byte();
@@ -224,21 +247,89 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
     }
 }
 
-/// Waits for the first piece of a stream: engines that are dead behind their server, or full, say
-/// 200 and then an error. As long as the client has been told nothing, another replica can serve it.
+/// Looks whether a server error says that the engine drains: that is a refusal by another name, which is
+/// no fault of the request's nor an illness of the replica.
+async fn begin_error(replica: &Arc<Replica>, mut response: Response<Body>) -> Attempt {
+    let length = response.body().size_hint().exact();
+    let is_brief = length.is_some_and(|it| (1..=ERROR_BYTES_READ).contains(&it));
+    let first = if is_brief {
+        let frame = tokio::time::timeout(ERROR_READ_WITHIN, response.body_mut().frame()).await;
+        frame.ok().flatten().and_then(Result::ok).and_then(|it| it.into_data().ok())
+    } else {
+        None
+    };
+    let drains = first.as_deref().is_some_and(error_body::says_it_drains);
+    let begun = Begun { response, first, is_weighed: false };
+    if drains {
+        replica.declined(Some(DRAINING_LEFT_ALONE));
+        return Attempt::Declined(begun);
+    }
+    Attempt::Erred(begun)
+}
+
+/// Waits until a stream has begun: engines that are dead behind their server, or full, say 200 and then
+/// an error, perhaps after a comment or an empty piece. As long as the client has been told nothing, another
+/// replica can serve it. What has come is not held back for long: nobody waits for a token because of it.
 async fn begin_stream(
     endpoint: Endpoint,
     replica: &Replica,
     mut response: Response<Body>,
 ) -> Attempt {
-    let frame = response.body_mut().frame().await;
-    let Some(first) = frame.and_then(Result::ok).and_then(|it| it.into_data().ok()) else {
-        replica.request_failed(Failure::Broken);
-        return Attempt::Failed(Failure::Broken);
-    };
-    let mut account = Account::new(endpoint);
-    Scanner::new().push(&first, |event| account.event(&event));
-    let has_failed = account.has_failed();
-    let begun = Begun { response, first: Some(first), is_weighed: false };
+    let mut beginning = Beginning::new(endpoint);
+    let mut until: Option<Instant> = None;
+    while !beginning.is_told() {
+        let frame = response.body_mut().frame();
+        let frame = match until {
+            None => frame.await,
+            Some(until) => match tokio::time::timeout_at(until, frame).await {
+                Ok(frame) => frame,
+                Err(_) => break,
+            },
+        };
+        let Some(piece) = frame.and_then(Result::ok).and_then(|it| it.into_data().ok()) else {
+            replica.request_failed(Failure::Broken);
+            return Attempt::Failed(Failure::Broken);
+        };
+        beginning.see(piece);
+        until.get_or_insert_with(|| Instant::now() + HELD_LONGEST);
+    }
+    let has_failed = beginning.account.has_failed();
+    let begun = Begun { response, first: Some(beginning.held), is_weighed: false };
     if has_failed { Attempt::Erred(begun) } else { Attempt::Answered(begun) }
+}
+
+/// What has come of a stream that has not begun.
+struct Beginning {
+    held: Bytes,
+    scanner: Scanner,
+    account: Account,
+    has_output: bool,
+}
+
+impl Beginning {
+    fn new(endpoint: Endpoint) -> Self {
+        let (scanner, account) = (Scanner::new(), Account::new(endpoint));
+        Self { held: Bytes::new(), scanner, account, has_output: false }
+    }
+
+    fn see(&mut self, piece: Bytes) {
+        let Self { scanner, account, has_output, .. } = self;
+        scanner.push(&piece, |event| {
+            *has_output = *has_output || event.cut || usage::carries_output(&event);
+            account.event(&event);
+        });
+        self.held = if self.held.is_empty() {
+            piece
+        } else {
+            // Copies what was held once, and from then on the piece alone.
+            let mut held = BytesMut::from(std::mem::take(&mut self.held));
+            held.extend_from_slice(&piece);
+            held.freeze()
+        };
+    }
+
+    /// Whether it has said what it is: an answer, its end or an error; or so much that it is an answer.
+    fn is_told(&self) -> bool {
+        self.has_output || self.account.end().is_some() || HELD_BYTES_MAX <= self.held.len()
+    }
 }

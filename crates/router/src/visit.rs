@@ -1,6 +1,7 @@
 //! A request of the data port that goes to no replica: a list of models, a label, a mistake.
 //!
-//! It leaves what every other request leaves: a count by how it ended, and one line.
+//! It leaves what every other request leaves: a count by how it ended, and one line. So does one that can't
+//! even be read.
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::time::Instant;
@@ -72,6 +73,27 @@ impl<'a> Visit<'a> {
         response.headers_mut().insert(headers::REQUEST_ID, self.request_id.clone());
         response
     }
+}
+
+/// Counts and logs what is no request: the head can't be read, and was answered by whoever reads heads,
+/// without a body. Nothing when `error` says something else, such as that the client hung up.
+pub(crate) fn unread(app: &App, error: &hyper::Error) {
+    if !error.is_parse() {
+        return;
+    }
+    let (status, code) = if error.is_parse_too_large() {
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_long")
+    } else {
+        (StatusCode::BAD_REQUEST, "head_unreadable")
+    };
+    app.telemetry.ended(End::BadRequest, None, Priority::default(), None);
+    tracing::info!(
+        request_id = app.request_id().to_str().unwrap_or_default(),
+        status = status.as_u16(),
+        end = End::BadRequest.as_str(),
+        error = code,
+        "request"
+    );
 }
 
 impl Drop for Visit<'_> {

@@ -139,6 +139,31 @@ async fn a_key_names_a_tenant_whose_share_is_kept() {
 }
 
 #[tokio::test]
+async fn models_and_labels_need_a_key_and_a_label_is_for_ones_own_request() {
+    let mut config = config(RoundRobin);
+    config.tenants = vec![tenant("alice", ALICE), tenant("bob", BOB)];
+    let stage = stage_with(config, 1).await;
+    let (alice, bob) = (("authorization", "Bearer alice"), ("authorization", "Bearer bob"));
+    let label = json!({ "request_id": "hers", "accepted": false }).to_string();
+    for path in ["/v1/models", &format!("/v1/models/{}", common::MODEL), "/v1/nothing"] {
+        assert_eq!(stage.get(path).await.status, 401, "{path}");
+    }
+    assert_eq!(stage.post("/v1/feedback", &[], label.clone()).await.status, 401);
+    let models = stage.open(Method::GET, "/v1/models", &[alice], Bytes::new()).await;
+    assert_eq!(models.status(), 200);
+    let body = chat("hi", 1, false).to_string();
+    let asked = stage.post(CHAT, &[alice, ("x-request-id", "hers")], body).await;
+    assert_eq!(asked.status, 200);
+    stage.until_idle().await;
+    let joined = async |key| {
+        let answer = stage.post("/v1/feedback", &[key], label.clone()).await;
+        (answer.status.as_u16(), answer.json()["joined"].as_bool().unwrap())
+    };
+    assert_eq!(joined(bob).await, (202, false));
+    until("her request has left", async || joined(alice).await == (200, true)).await;
+}
+
+#[tokio::test]
 async fn no_key_reaches_a_replica_a_log_or_a_metric() {
     let (sender, mut seen) = tokio::sync::mpsc::channel(1);
     let url = common::raw::replica(move |mut socket, request| {

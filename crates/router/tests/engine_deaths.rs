@@ -24,6 +24,7 @@ const ENGINE_KILLED: &[u8] = include_bytes!("data/deaths/vllm-engine-killed.http
 const ENGINE_KILLED_WHOLE: &[u8] = include_bytes!("data/deaths/vllm-engine-killed-whole.http");
 const TERMINATED: &[u8] = include_bytes!("data/deaths/vllm-terminated.http");
 const DRAINING_SILENT: &[u8] = include_bytes!("data/deaths/vllm-draining-silent.http");
+const DRAINING_REFUSAL: &[u8] = include_bytes!("data/deaths/vllm-draining-refusal.http");
 const SERVER_KILLED: &[u8] = include_bytes!("data/deaths/llama-server-killed.http");
 const QUEUE_FULL: &[u8] = include_bytes!("data/deaths/vllm-queue-full.http");
 
@@ -97,15 +98,48 @@ async fn m3_a_stream_that_falls_silent_while_its_server_is_well_ends_with_an_err
 
 #[tokio::test]
 async fn m3_a_server_that_drains_refuses_with_500_and_another_replica_serves() {
-    let body = r#"{"error":{"message":"cannot schedule new futures after shutdown","code":500}}"#;
-    let refusal = format!(
-        "HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let stage = beside_a_healthy_one(refusal.leak().as_bytes()).await;
+    let stage = beside_a_healthy_one(DRAINING_REFUSAL).await;
     for _ in 0..4 {
         assert_eq!(stage.chat(&chat("hi", 2, true)).await.header("x-sluice-replica"), "r0");
     }
+    assert_eq!(stage.health(0).await, "ready", "it is not ill");
+}
+
+#[tokio::test]
+async fn m3_a_prompt_that_two_draining_servers_refused_is_served_by_a_third() {
+    let mut config = config(RoundRobin);
+    for name in ["draining-0", "draining-1"] {
+        let url = replica(DRAINING_REFUSAL, true).await;
+        config.replicas.push(Replica { name: Some(name.to_owned()), ..Replica::at(url) });
+    }
+    let stage = stage_with(config, 1).await;
+    let first = stage.chat(&chat("hi", 2, true)).await;
+    assert!(first.status == 200 || first.body.contains("cannot schedule"), "{}", first.body);
+    for _ in 0..4 {
+        let answer = stage.chat(&chat("hi", 2, true)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-sluice-replica")), (200, "r0"));
+    }
+}
+
+/// Two replicas that answer one path with 500, and the other.
+#[tokio::test]
+async fn m5_a_body_that_breaks_one_path_is_served_on_another() {
+    let mut config = config(RoundRobin);
+    for _ in 0..2 {
+        let url = raw::replica(|mut socket, request| async move {
+            let is_bad = request.starts_with("POST /v1/responses");
+            let status = if is_bad { "500 Internal Server Error" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+            let _ = socket.write_all(answer.as_bytes()).await;
+        });
+        config.replicas.push(Replica::at(url.await));
+    }
+    let stage = stage_with(config, 0).await;
+    let body = r#"{"model":"m","messages":[],"input":"hi"}"#;
+    assert_eq!(stage.post("/v1/responses", &[], body).await.status, 500);
+    let again = stage.post("/v1/responses", &[], body).await;
+    assert_eq!((again.status.as_u16(), again.code().as_str()), (502, "upstream_crash"));
+    assert_eq!(stage.post(CHAT, &[], body).await.status, 200);
 }
 
 #[tokio::test]

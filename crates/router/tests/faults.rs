@@ -125,7 +125,7 @@ async fn an_answer_in_one_piece_that_breaks_off_is_not_taken_for_a_whole_one() {
 async fn a_broken_stream_ends_in_the_dialect_of_its_endpoint() {
     let url = raw::replica(|mut socket, _| async move {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n";
-        let cut = format!("{head}connection: close\r\n\r\ndata: {{\"type\":\"ping\"}}\n\ndata: {{");
+        let cut = format!("{head}connection: close\r\n\r\ndata: {{\"delta\":\"a\"}}\n\ndata: {{");
         socket.write_all(cut.as_bytes()).await.unwrap();
     })
     .await;
@@ -138,7 +138,7 @@ async fn a_broken_stream_ends_in_the_dialect_of_its_endpoint() {
     ] {
         let answer = stage.post(path, &[], r#"{"model":"m","messages":[],"stream":true}"#).await;
         let (sent, error) = answer.body.split_once("data: {\n\n").unwrap();
-        assert_eq!(sent, "data: {\"type\":\"ping\"}\n\n");
+        assert_eq!(sent, "data: {\"delta\":\"a\"}\n\n");
         let is_named = error.starts_with("event: error\ndata: {");
         assert_eq!(is_named, matches!(path, "/v1/responses" | "/v1/messages"), "{path}: {error}");
         assert!(error.contains("broke off") && error.ends_with(end), "{path}: {error}");
@@ -202,6 +202,31 @@ async fn a_replica_that_says_no_is_asked_no_further_and_is_not_ill() {
         let answer = stage.chat(&chat("hi", 1, false)).await;
         assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (code, "7"));
         stage.until_idle().await;
+    }
+}
+
+#[tokio::test]
+async fn a12_while_the_only_replica_wants_to_be_left_alone_clients_are_told_for_how_long() {
+    let no = Fault::Status { code: 503, retry_after: Some(Duration::from_secs(40)) };
+    let stage = with_faults(RoundRobin, &[no]).await;
+    assert_eq!(stage.chat(&chat("hi", 1, false)).await.header("retry-after"), "40");
+    let answer = stage.chat(&chat("hi", 1, false)).await;
+    assert!(answer.status == 503 && answer.body.contains("to be left alone"), "{}", answer.body);
+    assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-saturated");
+    let after: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((20..=40).contains(&after), "{after} s");
+    let unknown = json!({ "model": "nobody", "messages": [] });
+    assert_eq!(stage.chat(&unknown).await.status, 404, "whoever could not serve it says nothing");
+}
+
+#[tokio::test]
+async fn a8_nobody_is_told_to_come_again_in_a_billion_years() {
+    let huge = Fault::Status { code: 503, retry_after: Some(Duration::from_secs(u64::MAX)) };
+    let stage = with_faults(RoundRobin, &[huge]).await;
+    for _ in 0..2 {
+        let answer = stage.chat(&chat("hi", 1, false)).await;
+        let after: u64 = answer.header("retry-after").parse().unwrap();
+        assert!(answer.status == 503 && after <= 600, "{after} s");
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
 use common::{CHAT, chat, raw, stage, until};
 use http::Method;
 use policy::config::StrategyName::RoundRobin;
-use router::telemetry::METRICS;
+use router::{
+    config::{Secret, Tenant},
+    telemetry::METRICS,
+};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -102,6 +105,32 @@ async fn every_request_leaves_one_line_and_one_count() {
         let sample = format!("sluice_requests_total{{outcome=\"{outcome}\"}}");
         assert_eq!(stage.metric(&sample).await, count, "{outcome}");
     }
+}
+
+#[tokio::test]
+async fn a_request_beyond_its_tenants_share_is_logged_as_that_tenants() {
+    /// SHA-256 of `alice`.
+    const ALICE: &str = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
+    let lines = Lines::default();
+    let _kept = tracing::subscriber::set_default(lines.clone());
+    let mut config = common::config(RoundRobin);
+    config.tenants = vec![Tenant {
+        name: "alice".to_owned(),
+        keys: vec![Secret { sha256: Some(ALICE.to_owned()), ..Secret::default() }],
+        requests_per_minute: Some(1),
+        tokens_per_minute: None,
+        concurrency: None,
+    }];
+    let stage = common::stage_with(config, 1).await;
+    let key = [("authorization", "Bearer alice")];
+    for status in [200, 429] {
+        let answer = stage.post(CHAT, &key, chat("hi", 1, false).to_string()).await;
+        assert_eq!(answer.status, status);
+    }
+    until("both have left", async || lines.0.lock().unwrap().len() == 2).await;
+    let lines = lines.0.lock().unwrap().clone();
+    assert_eq!(lines[1]["status"], "429");
+    assert!(lines.iter().all(|it| it["tenant"] == "alice"), "{lines:?}");
 }
 
 /// A router that has served nobody exports every metric but those that the page marks: what has to be

@@ -130,7 +130,7 @@ async fn a_switch_of_strategy_loses_no_request_and_forgets_nothing() {
 async fn a_policy_that_makes_no_sense_changes_nothing() {
     let stage = stage(LeastRequest, 1).await;
     for (body, culprit) in [
-        ("{}", "strategy"),
+        ("[]", "{\"strategy\": \"least-request\"}"),
         ("round-robin", "{\"strategy\": \"least-request\"}"),
         (r#"{"strategy":"robin"}"#, "round-robin"),
         (r#"{"strategy":"random","treshold":1}"#, "treshold"),

@@ -56,6 +56,7 @@ async fn a_prompt_that_no_pool_takes_is_refused_as_too_long() {
     let replica = emulate(Fault::None).await;
     let mut config = config(LeastRequest);
     config.pools = pools();
+    config.pools.0.remove("long");
     config.replicas = vec![member(&replica, "small", "short")];
     let stage = stage_with(config, 0).await;
     let answer = stage.chat(&chat(&"word ".repeat(2_000), 1, false)).await;

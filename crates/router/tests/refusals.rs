@@ -43,6 +43,15 @@ async fn bad_requests_are_refused_with_the_reason_and_reach_no_replica() {
 }
 
 #[tokio::test]
+async fn what_needs_no_model_goes_to_any_replica() {
+    let stage = stage(RoundRobin, 1).await;
+    for path in ["/tokenize", "/detokenize"] {
+        let answer = stage.post(path, &[], r#"{"prompt":"hi","tokens":[1]}"#).await;
+        assert_eq!(answer.header("x-sluice-replica"), "r0", "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_served_is_not_found() {
     let stage = stage(RoundRobin, 1).await;
     for path in

@@ -17,6 +17,7 @@ pub(crate) struct Check {
 #[expect(clippy::print_stdout, reason = "the result is for the terminal")]
 pub(crate) fn run(check: &Check) -> anyhow::Result<()> {
     let config = router::config::load(&check.config)?;
+    router::serve::try_out(&config)?;
     if check.print_config {
         print!("{}", serde_yaml::to_string(&config)?);
     } else {

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", sentence(error));
     let is_config = error.downcast_ref::<ConfigError>().is_some()
-        || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+        || matches!(error.downcast_ref(), Some(StartError::Config(_) | StartError::Tokenizer(_)));
     if is_config { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
 }
 

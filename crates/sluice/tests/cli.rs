@@ -198,3 +198,27 @@ fn a_recording_that_cannot_be_replayed_is_named() {
     assert!(cut.status.success() && table.contains("cut off"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
 }
+
+#[test]
+fn what_is_valid_is_what_can_be_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("router.yaml");
+    let text = "replicas: [{ url: 'http://127.0.0.1:99999' }]\nadmin: { key: { env: NO_SUCH_VARIABLE } }\n\
+        tenants: [{ name: a, keys: [{ sha256: zz }] }]\nrecording: { directory: no/such/folder }\n\
+        discovery: { dns: nohostport }\nworker_threads: 100000\n";
+    fs::write(&file, text).unwrap();
+    for verb in ["check", "serve"] {
+        let (code, told) = failed(&[verb, "-c", file.to_str().unwrap()]);
+        assert_eq!(code, 78, "{told}");
+        for culprit in [
+            "replicas[0].url: `http://127.0.0.1:99999` is no replica URL: its port",
+            "admin.key.env",
+            "tenants[0].keys[0].sha256",
+            "recording.directory",
+            "discovery.dns",
+            "worker_threads",
+        ] {
+            assert!(told.contains(culprit), "{culprit} is missing: {told}");
+        }
+    }
+}

@@ -100,6 +100,9 @@ impl Clients {
             let routers = routers.to_vec();
             clients.threads.push(thread::spawn(move || {
                 let mut kept: Vec<Option<Connection>> = routers.iter().map(|_| None).collect();
+                if at % 3 == 2 {
+                    return ask_nobody(&routers, at, &stop, &served, &failed);
+                }
                 for turn in at.. {
                     if stop.load(Ordering::Relaxed) {
                         return;
@@ -141,6 +144,37 @@ impl Clients {
             before + 40 <= self.served.load(Ordering::Relaxed)
                 || !self.failed.lock().unwrap().is_empty()
         });
+    }
+}
+
+/// A client that never asks whether a router is ready: it keeps its connection until it is told that an answer was
+/// the last one, and then turns to the next router.
+fn ask_nobody(
+    routers: &[SocketAddr],
+    first: usize,
+    stop: &AtomicBool,
+    served: &AtomicUsize,
+    failed: &Mutex<Vec<String>>,
+) {
+    for at in first.. {
+        let Ok(mut connection) = Connection::to(routers[at % routers.len()]) else { continue };
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            match connection.chat(&question("go", 3, true)) {
+                Ok(answer) if answer.is_whole() => {
+                    served.fetch_add(1, Ordering::Relaxed);
+                    if answer.header("connection") == "close" {
+                        break;
+                    }
+                }
+                other => {
+                    failed.lock().unwrap().push(format!("over a kept connection: {other:?}"));
+                    return;
+                }
+            }
+        }
     }
 }
 

@@ -22,7 +22,10 @@ pub struct RequestId(pub u64);
 pub struct ModelId(pub u64);
 
 impl ModelId {
-    /// The model called `name`.
+    /// Whatever model a replica serves, for requests that name none: what the empty name is hashed to.
+    pub const ANY: Self = Self(0x2d06_8005_38d3_94c2);
+
+    /// The model called `name`; [`Self::ANY`] where that is empty.
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         Self(xxh3_64(name.as_bytes()))
@@ -222,6 +225,11 @@ mod hex {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_without_a_name_is_any() {
+        assert_eq!(ModelId::from_name(""), ModelId::ANY);
+    }
 
     #[test]
     fn a_request_reads_back_as_it_was_written() {

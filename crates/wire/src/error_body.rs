@@ -4,7 +4,7 @@
 //! of a stream is a last event, in the dialect of the endpoint, so that a broken answer never looks
 //! like a whole one.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::openai::{Dialect, Endpoint};
 
@@ -110,6 +110,26 @@ impl ErrorBody<'_> {
     }
 }
 
+/// What vLLM's server says, with 500, once it has been told to end: it takes nothing more, though its
+/// health path still answers 200.
+const DRAINS: &str = "cannot schedule new futures after shutdown";
+
+/// Whether the body of a replica's error says that its engine drains. The message must be that and nothing
+/// else: one that repeats what a client wrote never is.
+#[must_use]
+pub fn says_it_drains(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Told<'a> {
+        #[serde(borrow)]
+        error: Message<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        message: &'a str,
+    }
+    serde_json::from_slice::<Told<'_>>(body).is_ok_and(|it| it.error.message == DRAINS)
+}
+
 #[derive(Serialize)]
 struct OpenAi<'a> {
     error: OpenAiError<'a>,
@@ -177,6 +197,16 @@ mod tests {
             String::from_utf8(ERROR.body(Dialect::Anthropic)).unwrap(),
             r#"{"type":"error","error":{"type":"overloaded_error","message":"the fleet is \"full\"\n"}}"#
         );
+    }
+
+    #[test]
+    fn an_engine_that_drains_is_known_by_its_whole_message() {
+        let told = |message: &str| format!(r#"{{"error":{{"message":"{message}","code":500}}}}"#);
+        assert!(says_it_drains(told("cannot schedule new futures after shutdown").as_bytes()));
+        for other in ["bad prompt: cannot schedule new futures after shutdown", "", "boom"] {
+            assert!(!says_it_drains(told(other).as_bytes()), "{other}");
+        }
+        assert!(!says_it_drains(b"cannot schedule new futures after shutdown"));
     }
 
     #[test]

@@ -132,6 +132,16 @@ fn strip(headers: &mut HeaderMap, is_doomed: impl Fn(&HeaderName) -> bool) {
     }
 }
 
+/// What names of headers begin with that tell a router what to do, ours and those of others.
+const CONTROL_PREFIXES: [&str; 6] =
+    ["x-sluice-", "x-llm-d-", "x-slo-", "x-gateway-inference-", "x-smg-", "x-tenant-id"];
+
+/// Takes off what tells a router what to do and is none of a replica's business: an engine, or another
+/// router behind this one, might do what a client may not ask for.
+pub fn strip_control(headers: &mut HeaderMap) {
+    strip(headers, |name| CONTROL_PREFIXES.iter().any(|it| name.as_str().starts_with(it)));
+}
+
 /// What is ambiguous about how a request is framed or addressed, if anything. Whoever reads it after
 /// us might take its end for another place, and the rest for a request of its own.
 #[must_use]
@@ -190,6 +200,21 @@ pub fn wants_anything(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Has what says in a number when to come again say no more than `most`.
+pub fn bound_retry_after(headers: &mut HeaderMap, most: Duration) {
+    let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+    for (name, most) in [(header::RETRY_AFTER, most.as_secs()), (RETRY_AFTER_MS, most_ms)] {
+        let Some(value) = headers.get(&name) else { continue };
+        let digits = value.as_bytes().trim_ascii();
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        // One that does not fit into 64 bits is a number too.
+        let number = std::str::from_utf8(digits).ok().and_then(|it| it.parse::<u64>().ok());
+        if is_number && number.is_none_or(|it| most < it) {
+            headers.insert(name, HeaderValue::from(most));
+        }
+    }
+}
+
 /// The first of `names` that holds a whole number, such as [`SLO_TTFT_MS`].
 #[must_use]
 pub fn whole_number(headers: &HeaderMap, names: &[HeaderName]) -> Option<u64> {
@@ -205,6 +230,26 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect()
+    }
+
+    #[test]
+    fn nobody_is_told_to_come_again_in_a_billion_years() {
+        let most = Duration::from_secs(600);
+        for (told, kept) in [
+            ("18446744073709551615", "600"),
+            ("99999999999999999999999", "600"),
+            ("601", "600"),
+            ("600", "600"),
+            ("7", "7"),
+            ("Fri, 31 Dec 2027 23:59:59 GMT", "Fri, 31 Dec 2027 23:59:59 GMT"),
+        ] {
+            let mut headers = headers(&[("retry-after", told), ("retry-after-ms", "700000")]);
+            bound_retry_after(&mut headers, most);
+            assert_eq!(
+                (&headers["retry-after"], &headers["retry-after-ms"]),
+                (&HeaderValue::from_static(kept), &HeaderValue::from_static("600000"),)
+            );
+        }
     }
 
     #[test]
@@ -236,6 +281,26 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-type", "retry-after", "retry-after-ms"]);
+    }
+
+    #[test]
+    fn what_tells_a_router_what_to_do_comes_off_and_what_names_the_request_stays() {
+        let mut headers = headers(&[
+            ("x-sluice-priority", "system"),
+            ("x-sluice-made-up", "1"),
+            ("x-llm-d-slo-ttft-ms", "1"),
+            ("x-llm-d-inference-fairness-id", "a"),
+            ("x-slo-tpot-ms", "1"),
+            ("x-tenant-id", "other"),
+            ("x-session-id", "s"),
+            ("x-request-id", "r"),
+            ("traceparent", "00-0-0-00"),
+            ("content-type", "application/json"),
+        ]);
+        strip_control(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "traceparent", "x-request-id", "x-session-id"]);
     }
 
     #[test]

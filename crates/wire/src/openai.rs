@@ -79,6 +79,17 @@ impl Endpoint {
         !matches!(self, Self::Tokenize | Self::Detokenize)
     }
 
+    /// Whether a model writes the answer.
+    #[must_use]
+    pub const fn generates(self) -> bool {
+        match self {
+            Self::ChatCompletions | Self::Completions | Self::Responses | Self::Messages => true,
+            Self::Embeddings | Self::Rerank | Self::Score | Self::Tokenize | Self::Detokenize => {
+                false
+            }
+        }
+    }
+
     /// The dialect of the endpoint's clients.
     #[must_use]
     pub const fn dialect(self) -> Dialect {

@@ -8,6 +8,8 @@
 //! byte order mark may open the stream, comments count for nothing, several `data` lines are joined
 //! by `\n`, and an event without `data` is none.
 
+use std::cell::Cell;
+
 use memchr::{memchr, memchr2};
 
 #[cfg(test)]
@@ -63,12 +65,27 @@ impl Scanner {
     /// Looks at the next `bytes` of the stream and calls `on_event` with each event that ends in
     /// them.
     pub fn push(&mut self, bytes: &[u8], mut on_event: impl FnMut(Event<'_>)) {
+        self.push_until(bytes, |event| {
+            on_event(event);
+            false
+        });
+    }
+
+    /// As [`Self::push`], but looks no further than the event that `is_last`. Returns how many of `bytes` were
+    /// looked at: those up to the end of that event, or all.
+    pub fn push_until(
+        &mut self,
+        bytes: &[u8],
+        mut is_last: impl FnMut(Event<'_>) -> bool,
+    ) -> usize {
+        let is_over = Cell::new(false);
+        let mut on_event = |event: Event<'_>| is_over.set(is_last(event));
         let mut rest = self.skip_mark(bytes);
         if self.after_return && !rest.is_empty() {
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
             self.after_return = false;
         }
-        while !rest.is_empty() {
+        while !rest.is_empty() && !is_over.get() {
             rest = if self.open {
                 self.resume(rest, &mut on_event)
             } else if let Some((event, after)) = whole_event(rest) {
@@ -80,6 +97,7 @@ impl Scanner {
                 rest
             };
         }
+        bytes.len().saturating_sub(rest.len())
     }
 
     fn skip_mark<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {

@@ -53,13 +53,15 @@ pub struct Answer {
     endpoint: Endpoint,
     usage: Usage,
     end: Option<End>,
+    is_over: bool,
 }
 
 impl Answer {
     /// Knows nothing yet of an answer of `endpoint`.
     #[must_use]
     pub const fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, usage: Usage { prompt: None, cached: None, completion: None }, end: None }
+        let usage = Usage { prompt: None, cached: None, completion: None };
+        Self { endpoint, usage, end: None, is_over: false }
     }
 
     /// Learns from the next event of a streamed answer.
@@ -71,7 +73,10 @@ impl Answer {
                 self.ends(End::Complete);
             }
             (Endpoint::Messages | Endpoint::Responses, _) => {}
-            _ if event.data == b"[DONE]" => self.ends(End::Complete),
+            _ if event.data == b"[DONE]" => {
+                self.is_over = true;
+                self.ends(End::Complete);
+            }
             _ => {}
         }
         if !event.cut && is_worth_reading(event.data) {
@@ -121,6 +126,13 @@ impl Answer {
     #[must_use]
     pub const fn end(&self) -> Option<End> {
         self.end
+    }
+
+    /// Whether `[DONE]` has come, after which nothing follows. What ends an answer of another dialect may be
+    /// followed by some of its own.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Whether the answer has said that it failed, be it without calling that an error.

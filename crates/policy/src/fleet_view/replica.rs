@@ -321,7 +321,7 @@ impl Replica {
     }
 
     pub(super) fn serves(&self, model: ModelId) -> bool {
-        self.models.is_empty() || self.models.contains(&model)
+        self.models.is_empty() || model == ModelId::ANY || self.models.contains(&model)
     }
 }
 

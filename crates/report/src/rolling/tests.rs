@@ -41,16 +41,31 @@ fn windows_forget_and_totals_do_not() {
 fn a_label_that_comes_late_changes_what_was_counted() {
     let mut rolling = Rolling::default();
     rolling.count(at(5), key("m"), &good("a", 5), None);
-    assert!(rolling.remembers("a") && !rolling.remembers("of nobody"));
-    assert!(rolling.label("a", false));
+    assert!(rolling.remembers("", "a") && !rolling.remembers("", "of nobody"));
+    assert!(rolling.label("", "a", false));
     let figures = only(&rolling, 6).of.windows[0].figures;
     assert_eq!((figures.good, figures.labelled), (0, 1));
     assert_eq!(figures.output_token_goodput, Some(0.0));
     // The grader thinks again.
-    assert!(rolling.label("a", true) && rolling.label("a", true));
+    assert!(rolling.label("", "a", true) && rolling.label("", "a", true));
     assert_eq!(only(&rolling, 6).of.undisturbed.good, 1);
     assert_eq!(only(&rolling, 6).of.undisturbed.labelled, 1);
-    assert!(!rolling.label("of nobody", true));
+    assert!(!rolling.label("", "of nobody", true));
+}
+
+#[test]
+fn a_label_is_for_the_tenants_own_request() {
+    let mut rolling = Rolling::default();
+    let of = |tenant: &str| Key { tenant: tenant.to_owned(), ..key("m") };
+    rolling.count(at(5), of("a"), &good("same", 5), None);
+    assert!(!rolling.label("b", "same", false) && !rolling.remembers("", "same"));
+    rolling.count(at(5), of("b"), &good("same", 5), None);
+    assert!(rolling.label("b", "same", false) && rolling.remembers("a", "same"));
+    let view = rolling.view(at(6), None);
+    let good = |tenant: &str| {
+        view.keys.iter().find(|it| it.key.tenant == tenant).unwrap().of.undisturbed.good
+    };
+    assert_eq!((good("a"), good("b")), (1, 0));
 }
 
 #[test]
@@ -58,7 +73,7 @@ fn an_acceptable_answer_that_came_late_is_still_not_good() {
     let mut rolling = Rolling::default();
     let late = RequestRecord { request_id: "a".to_owned(), ..answered(0, 900, None) };
     rolling.count(at(5), key("m"), &late, None);
-    assert!(rolling.label("a", true));
+    assert!(rolling.label("", "a", true));
     assert_eq!(only(&rolling, 6).of.windows[0].figures.good, 0);
 }
 
@@ -88,7 +103,7 @@ fn memory_has_a_bound_whatever_clients_send() {
     assert!(rolling.keys.len() <= KEYS_MAX + 1, "{}", rolling.keys.len());
     assert_eq!((rolling.recent.len(), rolling.order.len()), (RECENT_MAX, RECENT_MAX));
     assert_eq!(rolling.disruptions.len(), DISRUPTIONS_MAX);
-    assert!(!rolling.label("0", true) && rolling.label(&RECENT_MAX.to_string(), true));
+    assert!(!rolling.label("", "0", true) && rolling.label("", &RECENT_MAX.to_string(), true));
     let all: u64 = rolling.view(at(9), None).keys.iter().map(|it| it.of.undisturbed.requests).sum();
     assert_eq!(all, RECENT_MAX as u64 + 500);
 }
@@ -119,9 +134,9 @@ fn a_good_answer_costs_what_the_fleet_costs_over_the_good_ones() {
     assert_eq!(names, ["", "batch"]);
     near(classes[1].1.cost_per_accepted, 0.525 / 2.0);
     // What nobody accepts has to be done again.
-    rolling.label("c", false);
+    rolling.label("", "c", false);
     near(rolling.classes(at(50), Some(&prices))[1].1.cost_per_accepted, 1.525);
-    rolling.label("c", true);
+    rolling.label("", "c", true);
     near(rolling.classes(at(50), Some(&prices))[1].1.cost, 0.525);
     assert_eq!(rolling.view(at(50), None).all.windows[0].figures.cost, None);
 }

@@ -1,6 +1,9 @@
 //! Adds, drains and removes replicas at run time, and reloads the configuration.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -17,7 +20,7 @@ use super::errors::told;
 use crate::{
     app::App,
     config::{self, tls::Trusts},
-    network::{Network, is_never_a_replica},
+    network::{Network, OwnPorts, is_never_a_replica},
     registry::{self, Source},
 };
 
@@ -40,7 +43,7 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
             return told(StatusCode::BAD_REQUEST, format!("not understood: {error}; {example}"));
         }
     };
-    if let Some(problem) = config::name_problem(&name) {
+    if let Some(problem) = config::replica_name_problem(&name) {
         return told(StatusCode::BAD_REQUEST, format!("name: {problem}"));
     }
     let origin: Origin = match url.parse() {
@@ -52,7 +55,7 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
         return told(StatusCode::BAD_REQUEST, format!("pool: {problem}"));
     }
     let (host, _) = origin.host_and_port();
-    let origin = match pinned(&origin, &settings.registrable).await {
+    let origin = match pinned(&origin, &settings.registrable, &app.own_ports).await {
         Ok(origin) => origin,
         Err(problem) => return told(StatusCode::FORBIDDEN, problem),
     };
@@ -79,7 +82,11 @@ pub(super) async fn register(State(app): State<Arc<App>>, body: Bytes) -> Respon
 
 /// The origin with its host's name replaced by the address that it has now, if all its addresses lie
 /// where replicas may be.
-async fn pinned(origin: &Origin, networks: &[Network]) -> Result<Origin, String> {
+async fn pinned(
+    origin: &Origin,
+    networks: &[Network],
+    own_ports: &OwnPorts,
+) -> Result<Origin, String> {
     if networks.is_empty() {
         return Err("replicas are not registered here: list the networks that they may be in as \
                     admin.registrable"
@@ -100,8 +107,12 @@ async fn pinned(origin: &Origin, networks: &[Network]) -> Result<Origin, String>
         return Err(format!("{address} is in none of the networks of admin.registrable"));
     }
     let address = addresses.first().ok_or_else(|| format!("{host} has no address"))?;
+    let address = SocketAddr::new(*address, port);
+    if own_ports.are_at(address) {
+        return Err(format!("{address} is a port of this router itself"));
+    }
     let scheme = if origin.is_encrypted() { "https" } else { "http" };
-    let pinned = format!("{scheme}://{}", std::net::SocketAddr::new(*address, port));
+    let pinned = format!("{scheme}://{address}");
     pinned.parse().map_err(|error: fleet::origin::BadOrigin| error.to_string())
 }
 

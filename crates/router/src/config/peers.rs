@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use fleet::{origin::Origin, tls::TrustFiles};
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Secret, tls::Trusts};
+use super::{Config, Secret, surroundings::names_a_port, tls::Trusts};
 
 /// The other routers of the fleet, whose placements this one learns of as they do of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,11 +88,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
             )),
         }
     }
-    let has_port = |it: &String| {
-        it.rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-    };
-    if let Some(dns) = peers.dns.as_ref().filter(|it| !has_port(it)) {
+    if let Some(dns) = peers.dns.as_ref().filter(|it| !names_a_port(it)) {
         problems
             .push(format!("peers.dns: `{}` names no port; write HOST:PORT", dns.escape_debug()));
     }

@@ -106,6 +106,8 @@ pub(crate) struct Asked {
     pub(crate) slo: Slo,
     /// How urgent it is.
     pub(crate) priority: Priority,
+    /// Whether it asked to be more urgent than its tenant may be.
+    pub(crate) is_clamped: bool,
 }
 
 /// What a request is promised and how urgent it is: what its headers ask for, as far as its tenant
@@ -121,7 +123,8 @@ pub(crate) fn read(
     let class = text(headers::SLO_CLASS);
     let named = text(headers::PRIORITY).or(class).and_then(Priority::named);
     let most = tenant.and_then(|it| priorities.tenants.get(it)).copied().unwrap_or(priorities.max);
-    let priority = named.unwrap_or_default().min(most);
+    let wanted = named.unwrap_or_default();
+    let priority = wanted.min(most);
     let class = class.unwrap_or(priority.as_str());
     let known = promises.classes.get_key_value(class);
     let mut slo = Slo::from(*known.map_or(&promises.default, |it| it.1));
@@ -131,7 +134,8 @@ pub(crate) fn read(
     };
     slo.ttft = bound(&headers::SLO_TTFT_MS).or(slo.ttft);
     slo.tpot = bound(&headers::SLO_TPOT_MS).or(slo.tpot);
-    Asked { class: known.map(|it| it.0.as_str().into()), slo, priority }
+    let class = known.map(|it| it.0.as_str().into());
+    Asked { class, slo, priority, is_clamped: priority < wanted && named.is_some() }
 }
 
 #[cfg(test)]
@@ -184,6 +188,8 @@ mod tests {
         let claim = [("x-sluice-priority", "system")];
         assert_eq!(asked(&claim, None).1, Priority::Interactive);
         assert_eq!(asked(&claim, Some("ops")).1, Priority::System);
+        assert!(all_asked(&claim, None).is_clamped && !all_asked(&claim, Some("ops")).is_clamped);
+        assert!(!all_asked(&[], None).is_clamped);
         assert_eq!(asked(&[("x-sluice-priority", "urgent!")], None).1, Priority::Default);
     }
 }

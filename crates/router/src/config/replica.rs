@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use types::units::TokenCount;
 
 use super::{
-    Config, Pools,
+    Config, Pools, name_problem, replica_name_problem,
     tls::{Trusts, Upstream},
 };
 
@@ -151,7 +151,9 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
             Err(error) => problems.push(format!("replicas[{at}].url: {error}")),
         }
         let name = replica.name();
-        if let Some(problem) = super::name_problem(name) {
+        // A URL that is none is told of by itself.
+        let check = if replica.name.is_some() { replica_name_problem } else { name_problem };
+        if let Some(problem) = check(name) {
             problems.push(format!("replicas[{at}].name: {problem}"));
         }
         if !names.insert(name) {

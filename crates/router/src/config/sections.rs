@@ -371,6 +371,12 @@ impl Default for Drain {
     }
 }
 
+/// Whether the system gives so much memory to one who asks for it at once, as an index does: where it does
+/// not, the process would be ended. It is given back untouched.
+fn can_be_had(bytes: ByteSize) -> bool {
+    Vec::<u8>::new().try_reserve_exact(bytes.0).is_ok()
+}
+
 impl Policy {
     /// How replicas are chosen.
     #[must_use]
@@ -425,6 +431,12 @@ impl Policy {
         let bytes = self.prefix.index_bytes_max;
         if bytes.0 < 1 << 16 {
             problems.push(format!("policy.prefix.index_bytes_max: {bytes} is less than 64KiB"));
+        }
+        let budgets = [("index_bytes_max", bytes), ("held_bytes_max", self.prefix.held_bytes_max)];
+        for (name, bytes) in budgets.into_iter().filter(|it| !can_be_had(it.1)) {
+            problems.push(format!(
+                "policy.prefix.{name}: this machine does not give {bytes} of memory; ask for less"
+            ));
         }
         problems
     }

@@ -110,6 +110,29 @@ drain: { lame_duck: 0s }
     assert!(!error.contains("lame_duck"), "zero is a choice there: {error}");
 }
 
+#[test]
+fn memory_that_no_machine_gives_is_told_before_it_is_asked_for() {
+    let told = problems(
+        "
+replicas: [{ url: 'http://a:1' }]
+policy: { prefix: { index_bytes_max: 4096000GiB, held_bytes_max: 4096000GiB } }
+",
+    );
+    for name in ["index_bytes_max", "held_bytes_max"] {
+        let culprit = format!("policy.prefix.{name}: this machine does not give");
+        assert!(told.contains(&culprit), "{told}");
+    }
+}
+
+#[test]
+fn a_replicas_name_fits_into_a_path() {
+    for name in ["a/b", "a?b", "a#b", "a%2fb"] {
+        let told = problems(&format!("replicas: [{{ name: '{name}', url: 'http://a:1' }}]"));
+        assert!(told.contains("replicas[0].name"), "{told}");
+    }
+    parsed("replicas: [{ name: 'a:1.b_c', url: 'http://a:1' }]").checked("test").unwrap();
+}
+
 #[cfg(not(feature = "tokenizer"))]
 #[test]
 fn tokenizers_are_refused_by_a_program_without_them() {

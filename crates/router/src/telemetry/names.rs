@@ -28,6 +28,7 @@ const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
 
 pub(super) const REQUESTS: &str = "sluice_requests_total";
 pub(super) const REJECTED: &str = "sluice_requests_rejected_total";
+pub(super) const CLAMPED: &str = "sluice_priority_clamped_total";
 pub(super) const RETRIES: &str = "sluice_retries_total";
 pub(super) const DECISIONS: &str = "sluice_decisions_total";
 pub(super) const DECISION_SECONDS: &str = "sluice_decision_seconds";
@@ -87,9 +88,14 @@ pub(super) const TASKS: &str = "sluice_tasks";
 pub(super) const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 59] = [
+pub const METRICS: [Metric; 60] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
+    metric(
+        CLAMPED,
+        Kind::Counter,
+        "Requests that asked for a more urgent class than their tenant may have",
+    ),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
     metric(DECISIONS, Kind::Counter, "Placements, by what decided"),
     metric(DECISION_SECONDS, Kind::Histogram, "Time to decide where a request goes"),
@@ -158,7 +164,7 @@ pub const METRICS: [Metric; 59] = [
     metric(
         KNEE_PER_S,
         Kind::Gauge,
-        "Requests a second, like those of late, that the fleet can take",
+        "Requests a second, like those of late, that the fleet can take by the time per token; NaN below half of that",
     ),
     metric(UTILISATION, Kind::Gauge, "Share of the fleet's time spoken for, at the pace promised"),
     metric(MARGIN, Kind::Gauge, "Factor on predictions that few requests exceed, by replica"),

@@ -45,6 +45,35 @@ fn reference(stream: &[u8]) -> Vec<Kept> {
     events
 }
 
+proptest! {
+    /// However it is cut, no byte behind the last event is looked at.
+    #[test]
+    fn nothing_behind_the_last_event_is_looked_at(
+        ends in prop::sample::select(vec!["\n", "\r\n", "\r"]),
+        cuts in prop::collection::btree_set(0_usize..64, 0..6),
+    ) {
+        let stream = format!("data: 1{ends}{ends}: b{ends}{ends}data: [DONE]{ends}{ends}");
+        let length = stream.len();
+        let stream = stream + "data: 2\n\nmore";
+        let mut scanner = Scanner::new();
+        let (mut seen, mut looked_at, mut from) = (Vec::new(), 0, 0);
+        for to in cuts.into_iter().filter(|it| *it < stream.len()).chain([stream.len()]) {
+            let chunk = &stream.as_bytes()[from..to];
+            let looked = scanner.push_until(chunk, |event| {
+                seen.push(event.data.to_vec());
+                event.data == b"[DONE]"
+            });
+            (looked_at, from) = (looked_at + looked, to);
+            if looked < chunk.len() || seen.len() == 2 {
+                break;
+            }
+        }
+        prop_assert_eq!(seen, [b"1".to_vec(), b"[DONE]".to_vec()]);
+        // Whether a line ends in one or two bytes may not be known yet.
+        prop_assert!(looked_at == length || looked_at + 1 == length && ends == "\r\n");
+    }
+}
+
 #[test]
 fn an_event_within_a_chunk_is_handed_out_borrowed() {
     let chunk = b"event: ping\ndata: {\"a\":1}\n\ndata: [DONE]\n\n".as_slice();
