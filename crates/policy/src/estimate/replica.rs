@@ -214,13 +214,12 @@ impl ReplicaEstimate {
         }
         let mean = |it: &Mean, own: f64| it.value().unwrap_or(own);
         let request_s = mean(&fleet.request_s, self.request_s);
-        let own_s = if self.knows_request { self.request_s } else { request_s };
-        let apart = (own_s - request_s).powi(2);
+        let apart = (self.request_s - request_s).powi(2);
         let chance = (REQUEST_CHANCE_S + request_s / 2.0).powi(2);
         self.speed = Speed {
             prefill: self.prefill.among(mean(&fleet.prefill, self.prefill.value())),
             decode: self.decode.among(mean(&fleet.decode, self.decode.value())),
-            request_s: request_s + (own_s - request_s) * apart / (apart + chance),
+            request_s: request_s + (self.request_s - request_s) * apart / (apart + chance),
         };
     }
 

@@ -14,6 +14,10 @@ const FEW: f64 = 5.0;
 /// fifty times as long.
 const SCALE_MAX: f64 = 100.0;
 
+/// By so much of itself the scale grows at most with its first observation, and by a part of that with the next
+/// ones: a single one may be of an engine that was still starting, while five reach a factor of fifty.
+const SURPRISE_MAX: f64 = 3.0;
+
 /// A factor that follows what is observed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
@@ -43,17 +47,15 @@ impl Scale {
     /// The factor as far as it differs from `fleet`, the mean of all replicas, by more than chance.
     ///
     /// Most fleets are of one kind, and a replica that seems a little slower than its like is left
-    /// alone for nothing, while the others are crowded. A replica of which nothing was observed is like the
-    /// others: the form alone, where it is far off, would have it seem many times faster than all who are known.
+    /// alone for nothing, while the others are crowded. A replica of which nothing was observed is what was guessed,
+    /// as far as the others don't clearly differ from that: where the guess is far off, it would seem many times
+    /// faster than all who are known.
     #[must_use]
     pub fn among(&self, fleet: f64) -> f64 {
         if !self.is_learned() {
-            return fleet;
+            return nearer(1.0, fleet, FEW);
         }
-        let ratio = self.value / fleet;
-        let apart = (ratio.max(1.0 / ratio) - 1.0).powi(2);
-        let chance = CHANCE * (1.0 + FEW / f64::from(self.observations.max(1)));
-        fleet * (1.0 + (ratio - 1.0) * apart / (apart + chance.powi(2)))
+        nearer(fleet, self.value, FEW / f64::from(self.observations))
     }
 
     /// Whether anything was observed.
@@ -76,11 +78,20 @@ impl Scale {
         }
         self.observations = self.observations.saturating_add(1);
         let weight = 1.0 / f64::from(self.observations.min(SETTLED));
-        let surprise_max = if self.is_settled() { 0.5 } else { SCALE_MAX };
+        let surprise_max = if self.is_settled() { 0.5 } else { SURPRISE_MAX };
         let surprise = (ratio - 1.0).clamp(-surprise_max.min(0.9), surprise_max);
         let value = self.value * (1.0 + weight * surprise);
         self.value = value.clamp(1.0 / SCALE_MAX, SCALE_MAX);
     }
+}
+
+/// Between `usual` and `seen`: the nearer to what was seen, the more it differs by more than chance, `doubt` more
+/// times as large as it is for what was seen often.
+fn nearer(usual: f64, seen: f64, doubt: f64) -> f64 {
+    let ratio = seen / usual;
+    let apart = (ratio.max(1.0 / ratio) - 1.0).powi(2);
+    let chance = CHANCE * (1.0 + doubt);
+    usual * (1.0 + (ratio - 1.0) * apart / (apart + chance.powi(2)))
 }
 
 #[cfg(test)]
@@ -113,7 +124,9 @@ mod tests {
         new.observe(1.5);
         assert!(new.among(1.0) < 1.1, "one observation proves little: {}", new.among(1.0));
         let unknown = Scale::default().among(25.0);
-        assert!((unknown - 25.0).abs() < 1e-9, "nothing proves nothing: {unknown}");
+        assert!(20.0 < unknown, "the guess was of another machine: {unknown}");
+        let unknown = Scale::default().among(1.3);
+        assert!(unknown < 1.05, "those who are known may be so by chance: {unknown}");
     }
 
     #[test]
