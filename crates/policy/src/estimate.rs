@@ -83,14 +83,15 @@ pub struct Lasting {
     pub faded: f64,
 }
 
-/// Time in which a replica's utilisation becomes the fleet's, but for 1/e, seconds: what it is measured over.
-const FADING_S: f64 = 5.0;
+/// Length of a prompt for which a replica's utilisation becomes the fleet's but for 1/e, seconds: the time over which
+/// prefill counts there. With the square of it, since short ones meet the replica as it is.
+const FADING_S: f64 = 4.0;
 
 impl Lasting {
     /// Of a prompt that takes `whole_s` where nothing of it is cached, in a fleet with utilisation `fleet`.
     #[must_use]
     pub fn new(whole_s: f64, fleet: f64) -> Self {
-        Self { fleet, faded: 1.0 - (-whole_s / FADING_S).exp() }
+        Self { fleet, faded: 1.0 - (-(whole_s / FADING_S).powi(2)).exp() }
     }
 
     /// The utilisation that counts of a replica with `own`; no less where `own` is more.

@@ -140,8 +140,9 @@ impl Floor {
     /// takes at `now`, by and large.
     pub(crate) fn load(&self, now: Timestamp, tpot_max_s: Option<f64>) -> (f64, f64) {
         let per_full = tpot_max_s.map_or(self.per_full, |it| 1.0 / it);
-        let duty = self.duty * least_left(now.seconds_since(self.placed));
-        (self.step_s * per_full, duty)
+        let age_s = now.seconds_since(self.placed);
+        let left = least_left(age_s / 4.0).powi(4);
+        (self.step_s * per_full, self.duty * left)
     }
 }
 
