@@ -67,4 +67,50 @@ pub struct Asked {
     pub memory: bool,
     /// How far utilisation is what follows from the requests there, instead of what was measured; 0 to 1.
     pub foresight: f64,
+    /// What a replica's utilisation is while the request's work lasts, instead of now.
+    pub lasting: Lasting,
+}
+
+/// How far a replica's utilisation is the fleet's in the end.
+///
+/// A prompt that takes ten seconds has its replica look full while it is computed, and idle after. What another
+/// one adds lasts longer than either, and costs those who come later what the fleet as a whole leaves them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lasting {
+    /// Utilisation of the fleet.
+    pub fleet: f64,
+    /// How far a replica's own has become the fleet's by the time that the request is done; 0 to 1.
+    pub faded: f64,
+}
+
+/// Length of a prompt for which a replica's utilisation becomes the fleet's but for 1/e, seconds: the time over which
+/// prefill counts there. With the square of it, since short ones meet the replica as it is.
+const FADING_S: f64 = 4.0;
+
+impl Lasting {
+    /// Of a prompt that takes `whole_s` where nothing of it is cached, in a fleet with utilisation `fleet`.
+    #[must_use]
+    pub fn new(whole_s: f64, fleet: f64) -> Self {
+        Self { fleet, faded: 1.0 - (-(whole_s / FADING_S).powi(2)).exp() }
+    }
+
+    /// The utilisation that counts of a replica with `own`; no less where `own` is more.
+    #[must_use]
+    pub fn of(&self, own: f64) -> f64 {
+        own + self.faded * (self.fleet - own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_a_prompt_takes_the_more_the_fleet_counts() {
+        let at = |whole_s| Lasting::new(whole_s, 0.4).of(2.0);
+        assert!((Lasting::default().of(2.0) - 2.0).abs() < 1e-12);
+        assert!(1.9 < at(0.2), "of a chat the replica's own: {}", at(0.2));
+        assert!(at(10.0) < 0.7, "of a long prompt the fleet's: {}", at(10.0));
+        assert!(0.3 < Lasting::new(10.0, 0.4).of(0.0), "an idle replica is not idle for long");
+    }
 }

@@ -179,6 +179,11 @@ impl FleetView {
         &self.estimate.coefficients
     }
 
+    /// Seconds that a replica takes for a prompt of which nothing is cached, in the mean.
+    pub(crate) fn prefill_s(&self, prompt: Tokens) -> f64 {
+        self.form().prefill_s(Tokens::ZERO, prompt) * self.speed.prefill.value().unwrap_or(1.0)
+    }
+
     /// Has what decisions read of the replicas hold at `now`.
     pub(crate) fn refresh(&mut self, now: Timestamp) {
         self.replicas.refresh(now);

@@ -15,7 +15,7 @@ use super::{
     warm::HeldBack,
 };
 use crate::{
-    estimate::{Asked, Forecast},
+    estimate::{Asked, Forecast, Lasting, replica::floor::of_fleet},
     event::Reason,
     explanation::PassedOver,
     fleet_view::Glance,
@@ -113,12 +113,13 @@ impl Dispatcher {
         arrived: Timestamp,
         tried: &Tried,
     ) -> Result<Option<Found>, Full> {
-        let asked = self.asked(now, request, arrived);
+        let mut asked = self.asked(now, request, arrived);
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
         let alone = self.weighs_alone(now, request);
         self.look_up(now, request);
+        asked.lasting = self.lasting(now, &asked, request, tried);
         let mut candidates = std::mem::take(&mut self.candidates);
         let there = self.what_is_held(request, home);
         let mut ask = Ask {
@@ -221,7 +222,19 @@ impl Dispatcher {
             tpot_max_s: request.slo.tpot.map(|it| it.as_secs_f64()),
             memory: self.routing.cost.memory,
             foresight: self.routing.cost.foresight,
+            lasting: Lasting::default(),
         }
+    }
+
+    /// How far the utilisation of replicas is the fleet's while the request's work lasts, where costs are weighed;
+    /// as of the last refresh.
+    fn lasting(&self, now: Timestamp, asked: &Asked, request: &Request, tried: &Tried) -> Lasting {
+        if self.strategy.cost_weights().is_none() {
+            return Lasting::default();
+        }
+        let pool = self.fleet.pool_for(request.model, request.prompt, tried);
+        let fleet = of_fleet(pool.map(|(_, it)| it.floor.load(now, asked.tpot_max_s)));
+        Lasting::new(self.fleet.prefill_s(request.prompt), fleet)
     }
 
     /// Finds what is held of the prompt, for [`Self::what_is_held`], and how the replicas are at `now`.

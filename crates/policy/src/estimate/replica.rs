@@ -139,7 +139,8 @@ pub struct Forecast {
     /// Requests there whose answers are so young, or yet to begin, that waiting for its prefill breaks
     /// what they were promised if they turn out short.
     pub exposed: f64,
-    /// Time between tokens of late, over the time promised: at 1 one more request breaks promises.
+    /// Time between tokens of late, over the time promised: at 1 one more request breaks promises. As it will be
+    /// while the request's work [lasts](crate::estimate::Lasting).
     pub utilisation: f64,
     /// Whether the replica is so quiet that what is observed of the request tells of its speed, and not
     /// of its queue.
@@ -319,7 +320,7 @@ impl ReplicaEstimate {
             step_s: step_s + token_s,
             work_s,
             exposed: self.exposed(now, own_prefill_s, full_s / gap_s) * share,
-            utilisation,
+            utilisation: asked.lasting.of(utilisation),
             is_quiet: utilisation.max(duty) < LEARN_BELOW && ahead_s < 0.1 * own_prefill_s,
             prefill_form_s,
             context,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use types::time::Timestamp;
 
 use super::{DUTY_MAX, DUTY_TIME, GAP_AGE_MAX, ReplicaEstimate, Sharing, Speed};
-use crate::estimate::{Asked, Coefficients};
+use crate::estimate::{Asked, Coefficients, Lasting};
 
 /// A quarter of the inverse of the time constant with which prefill fades.
 const QUARTER_PER_S: f64 = 0.25 / 4.0;
@@ -52,6 +52,7 @@ pub(crate) struct Added {
     foresight: f64,
     /// One over the time per token that was promised.
     per_promised: Option<f64>,
+    lasting: Lasting,
 }
 
 /// The least that a request may meet and add. Seconds.
@@ -68,6 +69,7 @@ impl Added {
             answer_s: asked.output * form.decode_token_s(1.0, context),
             foresight: asked.foresight,
             per_promised: asked.tpot_max_s.map(|it| 1.0 / it),
+            lasting: asked.lasting,
         }
     }
 }
@@ -122,7 +124,7 @@ impl Floor {
     /// How full it is at `now` for a request that adds `added`, at the least; told without a division.
     pub(crate) fn fullness(&self, now: Timestamp, added: &Added) -> f64 {
         let gap_s = if now <= self.placed + SOON { self.soon_s } else { self.later_s };
-        gap_s * added.per_promised.unwrap_or(self.per_full)
+        added.lasting.of(gap_s * added.per_promised.unwrap_or(self.per_full))
     }
 
     /// The same, nearer to what is predicted.
@@ -131,8 +133,30 @@ impl Floor {
         let follows_s = self.step_s / (1.0 - duty);
         let measured_s = self.gap_s.unwrap_or(follows_s);
         let gap_s = measured_s + added.foresight * (follows_s - measured_s);
-        gap_s * added.per_promised.unwrap_or(self.per_full)
+        added.lasting.of(gap_s * added.per_promised.unwrap_or(self.per_full))
     }
+
+    /// A step of decoding, over the time per token that was promised, and the share of its time that prefill
+    /// takes at `now`, by and large.
+    pub(crate) fn load(&self, now: Timestamp, tpot_max_s: Option<f64>) -> (f64, f64) {
+        let per_full = tpot_max_s.map_or(self.per_full, |it| 1.0 / it);
+        let age_s = now.seconds_since(self.placed);
+        let left = least_left(age_s / 4.0).powi(4);
+        (self.step_s * per_full, self.duty * left)
+    }
+}
+
+/// Utilisation of a fleet whose replicas have such [loads](Floor::load): that of one with their mean load, since the
+/// mean of theirs would be that of the few that are just now computing a long prompt.
+pub(crate) fn of_fleet(loads: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (mut steps, mut duties, mut count) = (0.0, 0.0, 0.0_f64);
+    for (step, duty) in loads {
+        steps += step;
+        duties += duty;
+        count += 1.0;
+    }
+    let count = count.max(1.0);
+    steps / count / (1.0 - (duties / count).min(DUTY_MAX))
 }
 
 /// The least that is left, `age_s` later, of what fades as prefill does: `(1 − x/4)⁴ ≤ e⁻ˣ`.
@@ -147,6 +171,15 @@ mod tests {
 
     use super::*;
     use crate::estimate::EstimateConfig;
+
+    #[test]
+    fn a_fleet_in_which_few_compute_is_not_full() {
+        let loads = [(0.2, 0.95), (0.2, 0.0), (0.2, 0.0), (0.2, 0.0)];
+        let all = of_fleet(loads.into_iter());
+        assert!((0.25..0.28).contains(&all), "{all}");
+        assert!(of_fleet([(0.2, 3.0)].into_iter()).is_finite());
+        assert!(of_fleet(std::iter::empty()).abs() < 1e-12, "nobody is full of nothing");
+    }
 
     /// Histories of one replica, of a generator's making.
     fn histories(mut check: impl FnMut(Timestamp, &ReplicaEstimate, Sharing)) {
@@ -193,8 +226,15 @@ mod tests {
             {
                 let (prompt, cached) = (Tokens(prompt), Tokens(cached));
                 let foresight = 0.5;
-                let asked =
-                    Asked { prompt, output: 100.0, tpot_max_s, foresight, ..Asked::default() };
+                let lasting = Lasting::new(f64::from(prompt.0) / 2_000.0, 0.7);
+                let asked = Asked {
+                    prompt,
+                    output: 100.0,
+                    tpot_max_s,
+                    foresight,
+                    lasting,
+                    ..Asked::default()
+                };
                 let forecast = estimate.forecast(now, &asked, cached, 1.0, sharing);
                 let form = Coefficients::default();
                 let prefill_s = form.prefill_s(cached, prompt.saturating_sub(cached));
