@@ -53,7 +53,7 @@ impl Scale {
     #[must_use]
     pub fn among(&self, fleet: f64) -> f64 {
         if !self.is_learned() {
-            return nearer(1.0, fleet, FEW);
+            return nearer(self.value, fleet, FEW);
         }
         nearer(fleet, self.value, FEW / f64::from(self.observations))
     }
