@@ -170,12 +170,12 @@ mod tests {
         let at = |millis| Timestamp::from_elapsed(Duration::from_millis(millis));
         RequestRecord {
             request_id: format!("r{number}"),
-            session: (number % 2 == 0).then_some(u64::MAX - number),
+            session: number.is_multiple_of(2).then_some(u64::MAX - number),
             scheduled: at(number * 10),
             first_token: Some(at(number * 10 + 250)),
             ended: at(number * 10 + 900),
             output_tokens: Tokens(7),
-            replica: (number % 3 == 0).then(|| "gpu-1".to_owned()),
+            replica: number.is_multiple_of(3).then(|| "gpu-1".to_owned()),
             ending: Ending::Completed,
             ..RequestRecord::default()
         }
