@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Throws what chance brings, and what it learns from, at everything that reads what others wrote, and at the
 # prefix index beside a naive model of it. Each target runs for so many seconds (60 when not said).
-#   benches/fuzz.sh [SECONDS] [TARGET…]      targets: request stream answer metrics head http1 placements config trace index
+#   benches/fuzz.sh [SECONDS] [TARGET…]      targets: request stream answer metrics head http1 placements kv_events config trace index
 # What is found new is kept under each fuzz folder's target/corpus; `benches/fuzz.sh keep` writes the part of it that
 # covers anything back into seeds/. Ends with 1 when a target falls. Needs stable Rust and a C++ compiler only.
 set -euo pipefail
@@ -10,7 +10,7 @@ cargo=${CARGO:-cargo}
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head http1 placements config trace index)
+[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head http1 placements kv_events config trace index)
 triple=$(rustc -vV | sed -n 's/host: //p')
 flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Ccodegen-units=1"

@@ -1,4 +1,4 @@
-//! The admin port, keys and tenants, replicas that come and go, and reloads under load.
+//! Keys and tenants, replicas that come and go, and reloads under load.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
@@ -14,21 +14,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Answer, CHAT, Stage, chat, config, emulate, received, stage, stage_with, until};
+use common::{CHAT, Stage, chat, config, emulate, stage, stage_with, until};
 use emulator::Fault;
-use http::{Method, Request};
-use http_body_util::Full;
+use http::Method;
 use policy::config::StrategyName::{LeastRequest, RoundRobin};
 use router::{
-    config::{self, Config, Replica, Secret, Tenant},
+    config::{self, Config, Secret, Tenant},
     reload::Source,
     serve::Router,
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-/// SHA-256 of `root`, `alice` and `bob`.
-const ROOT: &str = "4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2";
+/// SHA-256 of `alice` and `bob`.
 const ALICE: &str = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
 const BOB: &str = "81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9";
 
@@ -44,70 +42,6 @@ fn tenant(name: &str, hex: &str) -> Tenant {
         tokens_per_minute: None,
         concurrency: None,
     }
-}
-
-async fn admin(stage: &Stage, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut request =
-        Request::builder().method(method).uri(format!("http://{}{path}", stage.admin));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(Full::<Bytes>::default()).unwrap();
-    received(stage.client.request(request).await.unwrap()).await
-}
-
-const ADMIN_ROUTES: [(&str, &str); 10] = [
-    ("GET", "/metrics"),
-    ("GET", "/admin/replicas"),
-    ("POST", "/admin/replicas"),
-    ("POST", "/admin/replicas/r0/drain"),
-    ("DELETE", "/admin/replicas/r0"),
-    ("GET", "/admin/policy"),
-    ("PUT", "/admin/policy"),
-    ("POST", "/admin/reload"),
-    ("GET", "/admin/decisions"),
-    ("GET", "/no/such/path"),
-];
-
-#[tokio::test]
-async fn every_admin_route_asks_for_the_admin_key_and_no_other() {
-    let mut config = config(RoundRobin);
-    config.admin.key = Some(hashed(ROOT));
-    config.tenants = vec![tenant("alice", ALICE)];
-    let stage = stage_with(config, 1).await;
-    for (method, path) in ADMIN_ROUTES {
-        for (key, status) in [
-            (None, 401),
-            (Some("Bearer no"), 403),
-            (Some("Bearer alice"), 403),
-            (Some("root"), 401),
-        ] {
-            let headers: Vec<_> = key.iter().map(|it| ("authorization", *it)).collect();
-            let answer = admin(&stage, method, path, &headers).await;
-            assert_eq!(answer.status, status, "{method} {path} with {key:?}");
-        }
-    }
-    for path in ["/livez", "/readyz"] {
-        assert_eq!(admin(&stage, "GET", path, &[]).await.status, 200, "{path}");
-    }
-    let with_key = [("authorization", "Bearer root")];
-    assert_eq!(admin(&stage, "GET", "/admin/replicas", &with_key).await.status, 200);
-    let data = stage.post(CHAT, &with_key, chat("hi", 1, false).to_string()).await;
-    assert_eq!(data.status, 401, "nor does the admin key open the data port");
-}
-
-#[tokio::test]
-async fn without_an_admin_key_other_sites_stay_out() {
-    let stage = stage(RoundRobin, 1).await;
-    for (method, path) in ADMIN_ROUTES {
-        for headers in [
-            [("host", "evil.example"), ("x", "y")],
-            [("host", "localhost"), ("origin", "http://evil.example")],
-        ] {
-            assert_eq!(admin(&stage, method, path, &headers).await.status, 403, "{method} {path}");
-        }
-    }
-    assert_eq!(stage.health(0).await, "ready");
 }
 
 #[tokio::test]
@@ -161,30 +95,6 @@ async fn models_and_labels_need_a_key_and_a_label_is_for_ones_own_request() {
     };
     assert_eq!(joined(bob).await, (202, false));
     until("her request has left", async || joined(alice).await == (200, true)).await;
-}
-
-#[tokio::test]
-async fn no_key_reaches_a_replica_a_log_or_a_metric() {
-    let (sender, mut seen) = tokio::sync::mpsc::channel(1);
-    let url = common::raw::replica(move |mut socket, request| {
-        let sender = sender.clone();
-        async move {
-            use tokio::io::AsyncWriteExt as _;
-            sender.send(request).await.unwrap();
-            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
-        }
-    })
-    .await;
-    let mut config = config(RoundRobin);
-    config.tenants = vec![tenant("alice", ALICE)];
-    config.replicas.push(Replica::at(url));
-    let stage = stage_with(config, 0).await;
-    for shown in [("authorization", "Bearer alice"), ("x-api-key", "alice")] {
-        assert_eq!(stage.post(CHAT, &[shown], r#"{"model":"m","messages":[]}"#).await.status, 200);
-        let request = seen.recv().await.unwrap();
-        assert!(!request.contains("alice"), "{request}");
-    }
-    assert!(!stage.admin(Method::GET, "/metrics", "").await.body.contains("alice"));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
-//! How real engines die, refuse and break their promises, in the bytes that they sent.
+//! How real engines die, refuse and break their promises.
 //!
-//! `data/deaths` has the recordings. The numbers are those of the list in docs/reliability.md.
+//! `data/deaths` has recordings of m1 to m4 and m8; the others imitate what was seen. The numbers are those of the
+//! list in docs/reliability.md.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 

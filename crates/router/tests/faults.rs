@@ -206,6 +206,25 @@ async fn a_replica_that_says_no_is_asked_no_further_and_is_not_ill() {
 }
 
 #[tokio::test]
+async fn a8_who_says_no_to_many_in_a_row_is_not_ill() {
+    let mut config = config(RoundRobin);
+    // Whoever is ejected stays so until somebody looks.
+    config.health.ejection = Duration::from_secs(60);
+    let stage = stage_with(config, 2).await;
+    // It may be asked again at once, and so it is: more often than would eject a replica that errs.
+    let no = Fault::Status { code: 429, retry_after: Some(Duration::ZERO) };
+    stage.replicas[0].set_fault(no).await.unwrap();
+    let mut refused = 0;
+    for _ in 0..60 {
+        let answer = stage.chat(&chat("hi", 1, false)).await;
+        refused += u32::from(answer.status == 429 || answer.header("x-sluice-attempts") == "2");
+    }
+    println!("A8: {refused} of 60 refused by it at first");
+    assert!(20 <= refused, "{refused}");
+    assert_eq!(stage.health(0).await, "ready");
+}
+
+#[tokio::test]
 async fn a12_while_the_only_replica_wants_to_be_left_alone_clients_are_told_for_how_long() {
     let no = Fault::Status { code: 503, retry_after: Some(Duration::from_secs(40)) };
     let stage = with_faults(RoundRobin, &[no]).await;
@@ -232,11 +251,24 @@ async fn a8_nobody_is_told_to_come_again_in_a_billion_years() {
 
 #[tokio::test]
 async fn a_storm_of_client_errors_ejects_nobody() {
-    let stage = with_faults(RoundRobin, &[Fault::Status { code: 400, retry_after: None }]).await;
-    for _ in 0..50 {
-        assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 400);
+    // One of them serves: where all refuse, nobody would be ejected for what requests meet.
+    let codes = [400, 413, 422];
+    let no = |code| Fault::Status { code, retry_after: None };
+    let stage = with_faults(RoundRobin, &[no(400), no(413), no(422), Fault::None]).await;
+    let rounds = 334;
+    let mut seen = std::collections::BTreeMap::<u16, u32>::new();
+    for _ in 0..4 * rounds {
+        *seen.entry(stage.chat(&chat("hi", 1, false)).await.status.as_u16()).or_default() += 1;
     }
-    assert_eq!(stage.health(0).await, "ready");
+    println!("A7: {seen:?} of {} requests in turn", 4 * rounds);
+    // Whoever is ejected is asked less than in its turn, also where it has come back by the end.
+    for code in codes.into_iter().chain([200]) {
+        assert_eq!(seen[&code], rounds, "{seen:?}");
+    }
+    assert_eq!(stage.metric("sluice_retries_total").await, 0, "no retry mends a bad request");
+    for replica in 0..4 {
+        assert_eq!(stage.health(replica).await, "ready");
+    }
 }
 
 #[tokio::test]

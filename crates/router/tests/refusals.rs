@@ -1,6 +1,7 @@
 //! What clients send wrong.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 
@@ -9,7 +10,11 @@ use std::time::Duration;
 use common::{CHAT, MODEL, chat, config, raw, stage, stage_with, until};
 use emulator::Fault;
 use policy::config::StrategyName::RoundRobin;
-use router::config::units::ByteSize;
+use router::config::{Secret, Tenant, units::ByteSize};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 #[tokio::test]
 async fn bad_requests_are_refused_with_the_reason_and_reach_no_replica() {
@@ -156,4 +161,64 @@ async fn anthropic_clients_get_errors_in_their_dialect() {
     let answer = stage.post("/v1/messages", &[("x-request-id", "mine")], "{}").await;
     assert_eq!((answer.status.as_u16(), answer.json()["type"].as_str()), (400, Some("error")));
     assert_eq!(answer.header("x-request-id"), "mine");
+}
+
+/// All that comes back over one connection for `bytes`, however it ends.
+async fn exchanged(to: std::net::SocketAddr, bytes: String) -> String {
+    let (mut reads, mut writes) = TcpStream::connect(to).await.unwrap().into_split();
+    // Whoever closes with bytes unread resets the connection: what had come by then counts.
+    let writing = tokio::spawn(async move {
+        let _ = writes.write_all(bytes.as_bytes()).await;
+        writes
+    });
+    let mut seen = Vec::new();
+    let reading = async { while matches!(reads.read_buf(&mut seen).await, Ok(1..)) {} };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.unwrap();
+    let _ = writing.await.unwrap();
+    String::from_utf8(seen).unwrap()
+}
+
+/// A request is refused by its head, and its body is made of requests: none of them is served, and what
+/// follows it on the connection gets its own answer, or the connection has ended.
+#[tokio::test]
+async fn e3_a_body_that_nobody_read_is_no_request() {
+    /// SHA-256 of `alice`.
+    const ALICE: &str = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
+    let mut config = config(RoundRobin);
+    config.tenants = vec![Tenant {
+        name: "alice".to_owned(),
+        keys: vec![Secret { sha256: Some(ALICE.to_owned()), ..Secret::default() }],
+        requests_per_minute: None,
+        tokens_per_minute: None,
+        concurrency: None,
+    }];
+    let stage = stage_with(config, 1).await;
+    let key = "host: r\r\nauthorization: Bearer alice\r\n";
+    let chat = chat("smuggled", 1, false).to_string();
+    let length = chat.len();
+    let inner = format!("POST {CHAT} HTTP/1.1\r\n{key}content-length: {length}\r\n\r\n{chat}");
+    let next = format!("GET /v1/models HTTP/1.1\r\n{key}connection: close\r\n\r\n");
+    for (line, headers, status) in [
+        (format!("POST {CHAT}"), "host: r\r\n".to_owned(), "401"),
+        ("POST /nowhere".to_owned(), key.to_owned(), "404"),
+        (format!("PUT {CHAT}"), key.to_owned(), "405"),
+        (format!("POST {CHAT}"), format!("{key}content-encoding: gzip\r\n"), "415"),
+    ] {
+        for size in [1_000, 60_000, 300_000, 2_000_000] {
+            let body = inner.repeat(size / inner.len() + 1);
+            let head = format!("{line} HTTP/1.1\r\n{headers}content-length: {}", body.len());
+            let answers = exchanged(stage.data, format!("{head}\r\n\r\n{body}{next}")).await;
+            let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|it| &it[..3]).collect();
+            println!("E3: {line}, {size} bytes unread: {statuses:?}");
+            let is_own = statuses == [status, "200"] && answers.contains("\"object\":\"list\"");
+            assert!(
+                is_own || 60_000 <= size && (statuses == [status] || statuses.is_empty()),
+                "{answers}"
+            );
+        }
+    }
+    let counted = || stage.replicas[0].stats().counters.prompt_tokens;
+    assert_eq!(counted(), 0, "no inner request was served");
+    assert!(exchanged(stage.data, inner + &next).await.starts_with("HTTP/1.1 200"));
+    assert!(0 < counted(), "outside of a body it would have been");
 }

@@ -1,5 +1,5 @@
 //! The life of a router as a process: signals, restarts, clocks, pipes and limits. Named in
-//! docs/reliability.md by the ids D1, D2, D4, D7, D9, D10 and B9.
+//! docs/reliability.md by the ids A13, A15, D1, D2, D4, D7, D9 and D10.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
@@ -441,61 +441,6 @@ fn d10_a_process_that_was_stopped_goes_on_as_if_nothing_had_been() {
         router.logged("replica ejected")
     );
     assert_eq!((whole, served, router.logged("replica ejected")), (12, 20, 0));
-}
-
-fn descriptors_left(router: &Router, limit: usize) -> usize {
-    limit.saturating_sub(router.descriptors())
-}
-
-#[test]
-fn b9_without_descriptors_it_waits_and_recovers() {
-    let (fleet, folder) = (Fleet::of(2), tempfile::tempdir().unwrap());
-    let file = written(folder.path(), &fleet.configuration(""));
-    let mut router = Start { before: "ulimit -n 256", ..Start::with(&file) }.now();
-    router.until_ready();
-    let mut kept: Vec<Connection> = Vec::new();
-    let body = question("count", 100_000, true).to_string();
-    for _ in 0..400 {
-        // The system takes connections on the router's behalf, as many as fit into its queue.
-        let Ok(mut connection) = Connection::to(router.data) else { break };
-        if connection.send("POST /v1/chat/completions", &body).is_ok() {
-            kept.push(connection);
-        }
-    }
-    thread::sleep(Duration::from_secs(1));
-    let (cpu, began) = (router.cpu(), Instant::now());
-    let streaming = fleet.in_flight();
-    let left = descriptors_left(&router, 256);
-    for _ in 0..20 {
-        assert!(router.is_ready(), "the admin port is served all the while");
-        assert!(get(router.admin, "/metrics").unwrap().status == 200);
-        thread::sleep(Duration::from_millis(100));
-    }
-    let held = kept.len();
-    let idle = {
-        // Streams cost what they cost; what is asked is whether the accepting spins.
-        kept.truncate(0);
-        until("replicas are rid of them", || fleet.in_flight() == 0);
-        thread::sleep(Duration::from_millis(500));
-        let (cpu, began) = (router.cpu(), Instant::now());
-        thread::sleep(Duration::from_secs(2));
-        (router.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64()
-    };
-    let busy = (router.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
-    for _ in 0..50 {
-        assert!(chat(router.data, &question("hi", 2, false)).unwrap().is_whole());
-    }
-    println!(
-        "B9: limit 256, {held} clients: {streaming} stream, {left} descriptors left; CPU {:.0} % with the streams, \
-         {:.0} % after; 50 of 50 served then; {} ejections",
-        100.0 * busy,
-        100.0 * idle,
-        router.logged("replica ejected")
-    );
-    assert!(0 < left && 0 < streaming);
-    assert!(idle < 0.2, "{idle}");
-    assert_eq!(router.logged("replica ejected"), 0);
-    assert!(router.child.try_wait().unwrap().is_none());
 }
 
 #[test]

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head http1 placements)
+[ ${#targets[@]} -gt 0 ] || targets=(request stream answer metrics head http1 placements kv_events)
 triple=$(rustc -vV | sed -n 's/host: //p')
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -24,6 +24,7 @@ pick() { # target, recording: the part of the recording that the target reads, o
     http1:*.http) printf '\7'; cat "$2" ;;
     answer:*.http) body "$2" ;;
     metrics:*metrics*) cat "$2" ;;
+    kv_events:*/kv_events.bin) tail -c +13 "$2" ;; # the first payload, without its number and length
     head:*.request.http) sed '/^\r*$/q' "$2" ;;
   esac
 }
