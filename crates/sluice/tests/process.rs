@@ -129,6 +129,10 @@ impl Clients {
                     match asked {
                         Ok(answer) if answer.is_whole() => {
                             served.fetch_add(1, Ordering::Relaxed);
+                            // Its router may be told to end before the balancer has seen it.
+                            if answer.header("connection") == "close" {
+                                kept[to] = None;
+                            }
                         }
                         other => failed.lock().unwrap().push(format!("{other:?}")),
                     }
