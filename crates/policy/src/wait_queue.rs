@@ -15,7 +15,7 @@ use types::{
     time::Timestamp,
 };
 
-use crate::admission::Gate;
+use crate::admission::{Gate, shares::size_of};
 
 /// A request that waits.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct WaitQueue {
     places: FxHashMap<RequestId, Place>,
     /// By when they must have gone.
     latest: BTreeSet<(Timestamp, RequestId)>,
+    /// Those of each size for whom somebody waits.
+    sizes: BTreeSet<(usize, Place)>,
 }
 
 impl WaitQueue {
@@ -75,6 +77,9 @@ impl WaitQueue {
             (std::cmp::Reverse(waiting.request.priority), waiting.latest, waiting.request.id);
         self.places.insert(waiting.request.id, place);
         self.latest.insert((waiting.latest, waiting.request.id));
+        if waiting.request.slo.completion.is_none() {
+            self.sizes.insert((size_of(waiting.work_s), place));
+        }
         self.waiting.insert(place, waiting);
         if self.waiting.len() <= most {
             return None;
@@ -99,6 +104,14 @@ impl WaitQueue {
         place.filter(|it| it.0.0 == Priority::Batch)
     }
 
+    /// The first place of a request of `size` for whose answer somebody waits.
+    #[must_use]
+    pub fn first_of(&self, size: usize) -> Option<Place> {
+        let least = (std::cmp::Reverse(Priority::System), Timestamp::ZERO, RequestId(0));
+        let first = self.sizes.range((size, least)..).next();
+        first.filter(|it| it.0 == size).map(|it| it.1)
+    }
+
     /// Who has `place`.
     #[must_use]
     pub fn get(&self, place: &Place) -> Option<&Waiting> {
@@ -110,6 +123,7 @@ impl WaitQueue {
         let waiting = self.waiting.remove(&place)?;
         self.places.remove(&waiting.request.id);
         self.latest.remove(&(waiting.latest, waiting.request.id));
+        self.sizes.remove(&(size_of(waiting.work_s), place));
         Some(waiting)
     }
 

@@ -79,6 +79,24 @@ fn work_for_later_is_done_before_its_window_ends() {
     assert!(0.3 * batch <= ran.good_of(0), "{} of {batch}", ran.good_of(0));
 }
 
+/// Thirty a second are what the fleet can take.
+#[test]
+fn work_for_later_is_not_starved_by_urgent_work_that_never_ends() {
+    let longer =
+        SINGLE_PROMPTS.replace("duration: 30s, warm_up: 10s", "duration: 180s, warm_up: 60s");
+    let scenario = read(&longer, &RANKS.replace("4h", "60s"));
+    for urgent in [45.0, 60.0] {
+        let of = |batch| {
+            let arrivals = of_tenants(&scenario, &[batch, urgent]);
+            run_with(&scenario, AdmissionMode::Knee, arrivals)
+        };
+        let (alone, beside) = (of(0.0), of(6.0));
+        let (batch, good) = (beside.good_of(0), beside.good());
+        assert!(0.05 * good <= batch, "{batch} of {good} beside {urgent}/s");
+        assert!(0.9 * alone.good_of(1) <= beside.good_of(1), "{}", beside.good_of(1));
+    }
+}
+
 #[test]
 fn clients_that_come_again_do_not_crowd_out_those_who_come_first() {
     let knee = run(SINGLE_PROMPTS, "", AdmissionMode::Off, 30.0).good();
