@@ -293,10 +293,10 @@ impl Admission {
     pub(crate) fn expected_wait_s(
         &self,
         now: Timestamp,
-        priority: Priority,
+        (priority, is_over_share): (Priority, bool),
         latest: Timestamp,
     ) -> f64 {
-        let before = self.queue.before(priority, latest) as f64;
+        let before = self.queue.before(priority, is_over_share, latest) as f64;
         let rate = self.rate_per_s(now);
         if rate <= 0.0 { 0.0 } else { before / rate }
     }

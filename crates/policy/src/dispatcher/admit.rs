@@ -62,7 +62,7 @@ pub(super) struct Full {
     work_s: f64,
     /// The replica that has room first.
     pub(super) nearest: Option<ReplicaId>,
-    is_over_share: bool,
+    pub(super) is_over_share: bool,
     /// Whether it might go elsewhere, and rather waits for the replica that has its prompt.
     pub(super) has_choice: bool,
 }
@@ -204,25 +204,29 @@ impl Dispatcher {
         decisions: &mut Vec<Decision>,
     ) {
         let latest = self.admission.latest(&request, now, full.alone_s, full.answer_s);
-        let ahead_s = self.admission.expected_wait_s(now, request.priority, latest);
+        let rank = (request.priority, full.is_over_share);
+        let ahead_s = self.admission.expected_wait_s(now, rank, latest);
         let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
         let queue_max = self.admission.config.queue_max as usize;
         let may_wait = full.has_choice
             || self.admission.config.mode.predicts()
                 && queue_max > 0
                 && ends_well
-                && !full.is_over_share
                 && (request.came_again == 0 || self.admission.may_retry());
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
             return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
-        let Full { gate, after_s, has_choice, .. } = *full;
-        let waiting = Waiting { request, arrived: now, latest, work_s, gate, after_s, has_choice };
+        let Full { gate, after_s, has_choice, is_over_share, .. } = *full;
+        let arrived = now;
+        let waiting =
+            Waiting { request, arrived, latest, work_s, gate, after_s, has_choice, is_over_share };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
             let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
-            let reject = if out.request.id == id {
+            let reject = if out.is_over_share {
+                Reject::OverShare { gate: out.gate, retry_after }
+            } else if out.request.id == id {
                 Reject::Saturated { gate, retry_after }
             } else {
                 Reject::Evicted { retry_after }
@@ -304,8 +308,13 @@ impl Dispatcher {
                 continue;
             }
             let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
-            let verdict = Err(Reject::Expired { gate: it.gate, retry_after });
-            self.decide(now, &it.request, verdict, decisions);
+            let gate = it.gate;
+            let reject = if it.is_over_share {
+                Reject::OverShare { gate, retry_after }
+            } else {
+                Reject::Expired { gate, retry_after }
+            };
+            self.decide(now, &it.request, Err(reject), decisions);
         }
         let held = self.look_at_starved(now, decisions);
         let (mut in_vain, mut place) = (0, None);

@@ -100,7 +100,7 @@ impl Dispatcher {
             Ok(None) => {}
             Err(full) => {
                 (waiting.gate, waiting.after_s) = (full.gate, full.after_s);
-                waiting.has_choice = full.has_choice;
+                (waiting.has_choice, waiting.is_over_share) = (full.has_choice, full.is_over_share);
                 nearest = full.nearest;
             }
         }

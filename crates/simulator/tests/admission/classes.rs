@@ -21,6 +21,18 @@ fn a_tenant_that_asks_for_ten_times_as_much_leaves_the_others_nine_tenths_of_wha
     assert!(beside.good_of(0) < 0.5 * flooding, "{} of {flooding}", beside.good_of(0));
 }
 
+/// Thirty a second are what the fleet can take, of which the others leave half.
+#[test]
+fn a_tenant_over_its_share_gets_what_the_others_leave() {
+    let scenario = read(SINGLE_PROMPTS, "");
+    let arrivals = of_tenants(&scenario, &[30.0, 5.0, 5.0, 5.0]);
+    let ran = run_with(&scenario, AdmissionMode::Knee, arrivals);
+    assert!(0.97 * 30.0 * 20.0 <= ran.good(), "{} good in twenty seconds", ran.good());
+    let others = ran.count(|it| it.tenant != Some(0));
+    let good = ran.good() - ran.good_of(0);
+    assert!(0.99 * others <= good, "{good} of the others' {others}");
+}
+
 #[test]
 fn a_refusal_says_whether_the_tenant_had_too_much_or_the_fleet_has_too_little() {
     let scenario = read(SINGLE_PROMPTS, "");
