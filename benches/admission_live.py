@@ -80,21 +80,22 @@ def replay(args, folder, admission, rate):
 
 
 def goodput(args, folder):
-    at_knee = replay(args, folder, "mode: off", args.knee)
-    rows = [("off", 1.0, at_knee)]
-    for times in (0.8, 1.4, 2.0, 3.0):
-        rows.append(("knee", times, replay(args, folder, "mode: knee", args.knee * times)))
-    for mode in ("mode: off", "mode: ttft-only", *(f"mode: static, in_flight_max: {it}" for it in args.static)):
-        label = mode.removeprefix("mode: ")
-        rows.append((label, 1.4, replay(args, folder, mode, args.knee * 1.4)))
-    print("mode\ttimes the knee\toffered/s\tgood/s\tof the knee %\tgood of let in %\trefused\tTTFT p99 ms\tlag p99 ms")
-    for label, times, run in rows:
-        rejected, offered = run["rejected"], run["offered_rps"]
-        let_in = max(run["requests"] - rejected, 1)
+    print("mode\ttimes the knee\toffered/s\tgood/s\tof the knee %\tgood of let in %\trefused\tfailed\tTTFT p99 ms"
+          "\tTPOT p99 ms\tlag p99 ms\tload of the machine", flush=True)
+    at_knee = None
+    everywhere = [("knee", it) for it in args.times] + [("off", it) for it in args.times]
+    by_hand = [(f"static, in_flight_max: {at}", it) for it in args.times for at in args.static]
+    others = [(mode, args.times[0]) for mode in args.others]
+    for mode, times in [("off", 1.0), ("knee", 0.8), *everywhere, *by_hand, *others]:
+        run = replay(args, folder, f"mode: {mode}", args.knee * times)
+        at_knee = at_knee or run["request_goodput"]
+        let_in = max(run["requests"] - run["rejected"], 1)
         good = run["good_request_fraction"] * run["requests"]
-        print(f"{label}\t{times}\t{offered:.1f}\t{run['request_goodput']:.2f}"
-              f"\t{100 * run['request_goodput'] / at_knee['request_goodput']:.0f}\t{100 * good / let_in:.1f}"
-              f"\t{rejected}\t{run['ttft_ms']['p99']:.0f}\t{run['generator_lag_ms']['p99']:.0f}")
+        tpot = run.get("tpot_ms") or {}
+        print(f"{mode}\t{times}\t{run['offered_rps']:.1f}\t{run['request_goodput']:.2f}"
+              f"\t{100 * run['request_goodput'] / at_knee:.0f}\t{100 * good / let_in:.1f}"
+              f"\t{run['rejected']}\t{run.get('failed', 0)}\t{run['ttft_ms']['p99']:.0f}\t{tpot.get('p99', 0):.0f}"
+              f"\t{run['generator_lag_ms']['p99']:.0f}\t{os.getloadavg()[0]:.1f}", flush=True)
 
 
 def verdict(is_met):
@@ -146,7 +147,10 @@ def main():
     parser.add_argument("--sluice", default=str(ROOT / "target/release/sluice"))
     parser.add_argument("--knee", type=float, default=7.0, help="requests/s at which `off` keeps 97 %% of promises")
     parser.add_argument("--duration", type=int, default=80, help="seconds of each run")
-    parser.add_argument("--static", type=int, nargs="*", default=[16, 20, 24])
+    parser.add_argument("--times", type=float, nargs="+", default=[1.4, 2.0, 3.0], help="what is offered, times the knee")
+    parser.add_argument("--static", type=int, nargs="*", default=[16, 20, 24], help="numbers for `static`")
+    parser.add_argument("--others", nargs="*", default=["ttft-only", "gradient", "vegas", "aimd"],
+                        help="modes to compare with, at the first of --times")
     parser.add_argument("--seconds", type=int, default=5, help="seconds of each run of refusals")
     parser.add_argument("--only", choices=("goodput", "refusals"))
     args = parser.parse_args()

@@ -4,9 +4,14 @@
 //! the other, and prints how long each of the two steps takes; under `valgrind --tool=callgrind` it is the count to
 //! compare. `decision-cost loaded STRATEGY REPLICAS RATE SECONDS` places as many a second from two threads, through
 //! what the router's tasks share, while first tokens, tokens and ends come in as well, and prints how long a task
-//! waits for its decision.
+//! waits for its decision. `decision-cost full REPLICAS RATE WAIT SECONDS` does so with a fleet that has room for
+//! nobody: every request, of every size, is turned away, some are watched until there is room for their like, and
+//! `WAIT` requests that have time wait in the queue.
 
 #![expect(clippy::print_stdout, reason = "the result is for people to read")]
+
+#[path = "decision_cost/full.rs"]
+mod full;
 
 use std::{
     collections::VecDeque,
@@ -47,8 +52,12 @@ fn main() -> anyhow::Result<()> {
             let (rate, seconds) = (rate.parse()?, seconds.parse()?);
             loaded(strategy_of(strategy)?, replicas.parse()?, rate, seconds)?;
         }
+        ["full", replicas, rate, wait, seconds] => {
+            let (rate, seconds) = (rate.parse()?, seconds.parse()?);
+            full::measure(replicas.parse()?, rate, wait.parse()?, seconds)?;
+        }
         _ => bail!(
-            "usage: decision-cost alone STRATEGY REPLICAS COUNT | loaded STRATEGY REPLICAS RATE SECONDS"
+            "usage: decision-cost alone STRATEGY REPLICAS COUNT | loaded STRATEGY REPLICAS RATE SECONDS | full REPLICAS RATE WAIT SECONDS"
         ),
     }
     Ok(())

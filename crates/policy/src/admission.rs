@@ -26,7 +26,8 @@ pub mod shares;
 use std::time::Duration;
 
 use types::{
-    request::{Priority, Request},
+    replica::ReplicaId,
+    request::{Priority, Request, RequestId},
     time::Timestamp,
 };
 
@@ -62,6 +63,16 @@ pub(crate) const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
 /// Time between two looks at those who wait, when nothing else gives cause.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Part of the GPU time that work for later is given at least once its window is about to end, and over how long
+/// that is counted.
+const LATER_SHARE_MIN: f64 = 0.07;
+const GIVEN_TIME: Duration = Duration::from_secs(20);
+
+/// Time that passes between two looks whether there is room for somebody who was turned away, for each replica: what
+/// a look takes grows with their number, a fifth of a microsecond each, and so looks take a twentieth of the time at
+/// most.
+const LOOK_EVERY_REPLICAS: Duration = Duration::from_nanos(4_000);
+
 /// Part of the window for work for later after which it no longer gives way.
 const LAST_PART: u32 = 4;
 
@@ -88,6 +99,8 @@ pub(crate) struct Admission {
     pub(crate) sizes: Sizes,
     /// Of those who wait for an answer, and of work for later.
     rooms: [Room; 2],
+    /// When it may next be looked whether there is room for one of those who were turned away.
+    look_for_room: Timestamp,
     placed: Decayed,
     retries: TokenBucket,
     /// When each class last came.
@@ -96,8 +109,20 @@ pub(crate) struct Admission {
     pub(crate) looked: Timestamp,
     /// Who was looked at last of those who can be done later.
     pub(crate) looked_until: Option<Place>,
-    /// The class of one who waits and whom nobody of its class or a lower one may pass.
-    pub(crate) first: Option<Priority>,
+    /// The replica that is kept for one who waits.
+    pub(crate) kept: Option<Kept>,
+    /// GPU time that was given, to all and to work for later.
+    given: [Decayed; 2],
+}
+
+/// A replica that others may not take before a certain request, which is starved: else those who ask for less would
+/// always fill what there is before it is enough.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    pub(crate) request: RequestId,
+    /// The most urgent of those who may not.
+    pub(crate) priority: Priority,
+    pub(crate) replica: ReplicaId,
 }
 
 impl Admission {
@@ -108,12 +133,14 @@ impl Admission {
             tenants: Tenants::default(),
             sizes: Sizes::default(),
             rooms: [Room::default(), Room::default()],
+            look_for_room: Timestamp::ZERO,
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             looked_until: None,
-            first: None,
+            kept: None,
+            given: [Decayed::new(GIVEN_TIME); 2],
         }
     }
 
@@ -150,6 +177,11 @@ impl Admission {
         if self.is_on() {
             self.tenants.gave(now, request.tenant, request.priority, work_s);
             self.sizes.decided(now, work_s, true);
+            let [all, later] = &mut self.given;
+            all.add(now, work_s);
+            if request.slo.completion.is_some() {
+                later.add(now, work_s);
+            }
             self.room_of(request).let_in(arrived, work_s);
         }
     }
@@ -160,12 +192,36 @@ impl Admission {
         if request.slo.completion.is_none() { urgent } else { later }
     }
 
-    /// Those who were turned away and are watched, if it is time to look whether there is room for them.
-    pub(crate) fn watched(&mut self, now: Timestamp) -> Vec<Watched> {
+    /// One who was turned away and is watched, if it is time to look whether there is room for it in a fleet of so
+    /// many `replicas`.
+    pub(crate) fn watched(&mut self, now: Timestamp, replicas: usize) -> Option<Watched> {
+        if now < self.look_for_room {
+            return None;
+        }
         let [urgent, later] = &mut self.rooms;
-        let mut watched = urgent.due(now);
-        watched.append(&mut later.due(now));
-        watched
+        let watched = urgent.due(now).or_else(|| later.due(now))?;
+        let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
+        self.look_for_room = now + LOOK_EVERY_REPLICAS.saturating_mul(replicas);
+        Some(watched)
+    }
+
+    /// One of those who wait that hardly gets in, and the most urgent class that is to let it go before: work for later
+    /// whose window is about to end, or the first of a size that gets in much more rarely than others.
+    pub(crate) fn starved(&self, now: Timestamp) -> Option<(Place, Priority)> {
+        if let Some(late) = self.starved_later(now) {
+            return Some((late, Priority::System));
+        }
+        let place = self.sizes.starved(now).find_map(|size| self.queue.first_of(size))?;
+        Some((place, place.0.0))
+    }
+
+    fn starved_later(&self, now: Timestamp) -> Option<Place> {
+        let place = self.queue.next_later(None)?;
+        let waiting = self.queue.get(&place)?;
+        let window = waiting.request.slo.completion?;
+        let [all, later] = self.given.each_ref().map(|it| it.sum(now));
+        let is_starved = is_late(now, waiting.arrived, window) && later < LATER_SHARE_MIN * all;
+        is_starved.then_some(place)
     }
 
     /// Requests placed in a second, of late.
@@ -203,8 +259,7 @@ impl Admission {
         }
         let reserve = self.config.reserve;
         let Some(window) = request.slo.completion else { return (reserve, false) };
-        let is_late = now.since(arrived) > window.saturating_sub(window / LAST_PART);
-        if is_late { (1.0, false) } else { (reserve * reserve, true) }
+        if is_late(now, arrived, window) { (1.0, false) } else { (reserve * reserve, true) }
     }
 
     /// When a request that needs `alone_s` for its first token, were nobody before it, and `answer_s`
@@ -238,10 +293,10 @@ impl Admission {
     pub(crate) fn expected_wait_s(
         &self,
         now: Timestamp,
-        priority: Priority,
+        (priority, is_over_share): (Priority, bool),
         latest: Timestamp,
     ) -> f64 {
-        let before = self.queue.before(priority, latest) as f64;
+        let before = self.queue.before(priority, is_over_share, latest) as f64;
         let rate = self.rate_per_s(now);
         if rate <= 0.0 { 0.0 } else { before / rate }
     }
@@ -252,4 +307,9 @@ impl Admission {
         // One nanosecond later, it is too late.
         Some((self.looked + LOOK_EVERY).min(expires + Duration::from_nanos(1)))
     }
+}
+
+/// Whether the `window` of work that came at `arrived` is about to end.
+fn is_late(now: Timestamp, arrived: Timestamp, window: Duration) -> bool {
+    now.since(arrived) > window.saturating_sub(window / LAST_PART)
 }

@@ -5,6 +5,7 @@
 //! latest time at which it can still be sent so that its promise is kept; what has passed it leaves.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     ops::Bound::{Excluded, Unbounded},
 };
@@ -15,7 +16,7 @@ use types::{
     time::Timestamp,
 };
 
-use crate::admission::Gate;
+use crate::admission::{Gate, shares::size_of};
 
 /// A request that waits.
 #[derive(Clone, Debug)]
@@ -34,10 +35,20 @@ pub struct Waiting {
     pub after_s: f64,
     /// Whether it might have gone, and rather waits for a better replica.
     pub has_choice: bool,
+    /// Whether its tenant had more than its share when it was last looked at.
+    pub is_over_share: bool,
 }
 
-/// Place in the queue: urgency, the latest time to go, and the order of arrival.
-pub type Place = (std::cmp::Reverse<Priority>, Timestamp, RequestId);
+impl Waiting {
+    fn place(&self) -> Place {
+        let Self { request, latest, is_over_share, .. } = self;
+        (Reverse(request.priority), *is_over_share, *latest, request.id)
+    }
+}
+
+/// Place in the queue: urgency, those within their tenant's share first, the latest time to go, and the order of
+/// arrival.
+pub type Place = (Reverse<Priority>, bool, Timestamp, RequestId);
 
 /// A bounded queue of requests.
 #[derive(Debug, Default)]
@@ -46,6 +57,8 @@ pub struct WaitQueue {
     places: FxHashMap<RequestId, Place>,
     /// By when they must have gone.
     latest: BTreeSet<(Timestamp, RequestId)>,
+    /// Those of each size for whom somebody waits.
+    sizes: BTreeSet<(usize, Place)>,
 }
 
 impl WaitQueue {
@@ -63,18 +76,20 @@ impl WaitQueue {
 
     /// Requests that wait and go before one of `priority` that must go by `latest`.
     #[must_use]
-    pub fn before(&self, priority: Priority, latest: Timestamp) -> usize {
-        let place = (std::cmp::Reverse(priority), latest, RequestId(u64::MAX));
+    pub fn before(&self, priority: Priority, is_over_share: bool, latest: Timestamp) -> usize {
+        let place = (Reverse(priority), is_over_share, latest, RequestId(u64::MAX));
         self.waiting.range(..place).count()
     }
 
     /// Adds a request. Where `most` wait already, the last in the order does not, whoever that is, and
     /// is returned.
     pub fn push(&mut self, waiting: Waiting, most: usize) -> Option<Waiting> {
-        let place =
-            (std::cmp::Reverse(waiting.request.priority), waiting.latest, waiting.request.id);
+        let place = waiting.place();
         self.places.insert(waiting.request.id, place);
         self.latest.insert((waiting.latest, waiting.request.id));
+        if waiting.request.slo.completion.is_none() {
+            self.sizes.insert((size_of(waiting.work_s), place));
+        }
         self.waiting.insert(place, waiting);
         if self.waiting.len() <= most {
             return None;
@@ -93,10 +108,18 @@ impl WaitQueue {
     /// The place after `place` of those who can be done later, or their first one after their last.
     #[must_use]
     pub fn next_later(&self, place: Option<Place>) -> Option<Place> {
-        let first = (std::cmp::Reverse(Priority::Batch), Timestamp::ZERO, RequestId(0));
+        let first = (Reverse(Priority::Batch), false, Timestamp::ZERO, RequestId(0));
         let after = self.next(place).filter(|_| place.is_some());
         let place = after.or_else(|| self.waiting.range(first..).next().map(|it| *it.0));
         place.filter(|it| it.0.0 == Priority::Batch)
+    }
+
+    /// The first place of a request of `size` for whose answer somebody waits.
+    #[must_use]
+    pub fn first_of(&self, size: usize) -> Option<Place> {
+        let least = (Reverse(Priority::System), false, Timestamp::ZERO, RequestId(0));
+        let first = self.sizes.range((size, least)..).next();
+        first.filter(|it| it.0 == size).map(|it| it.1)
     }
 
     /// Who has `place`.
@@ -110,6 +133,7 @@ impl WaitQueue {
         let waiting = self.waiting.remove(&place)?;
         self.places.remove(&waiting.request.id);
         self.latest.remove(&(waiting.latest, waiting.request.id));
+        self.sizes.remove(&(size_of(waiting.work_s), place));
         Some(waiting)
     }
 
@@ -168,6 +192,7 @@ mod tests {
             gate,
             after_s,
             has_choice: false,
+            is_over_share: false,
         }
     }
 
@@ -175,10 +200,29 @@ mod tests {
         let mut place = None;
         let mut order = Vec::new();
         while let Some(next) = queue.next(place) {
-            order.push(next.2.0);
+            order.push(next.3.0);
             place = Some(next);
         }
         order
+    }
+
+    #[test]
+    fn who_had_more_than_its_share_waits_behind_all_others_of_its_class() {
+        let mut queue = WaitQueue::default();
+        let over =
+            |id, latest| Waiting { is_over_share: true, ..waiting(id, Priority::Default, latest) };
+        for it in [over(1, 10), waiting(2, Priority::Default, 30), waiting(3, Priority::Batch, 5)] {
+            assert!(queue.push(it, 3).is_none());
+        }
+        assert_eq!(order(&queue), [2, 1, 3]);
+        let latest = Timestamp::from_elapsed(Duration::from_millis(40));
+        assert_eq!(
+            queue.before(Priority::Default, false, latest),
+            1,
+            "it waits for no one over it"
+        );
+        assert_eq!(queue.before(Priority::Default, true, latest), 2);
+        assert_eq!(queue.first_of(size_of(0.1)), queue.next(None), "all are of one size");
     }
 
     #[test]
@@ -211,11 +255,11 @@ mod tests {
         let mut looked_at = Vec::new();
         for _ in 0..3 {
             place = queue.next_later(place);
-            looked_at.extend(place.map(|it| it.2.0));
+            looked_at.extend(place.map(|it| it.3.0));
         }
         assert_eq!(looked_at, [3, 1, 3]);
         queue.remove(RequestId(3));
-        assert_eq!(queue.next_later(place).map(|it| it.2.0), Some(1));
+        assert_eq!(queue.next_later(place).map(|it| it.3.0), Some(1));
         queue.remove(RequestId(1));
         assert_eq!(queue.next_later(place), None);
     }

@@ -23,11 +23,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const MODEL_CHARS_TOLD: usize = 64;
 
 /// Every value of `x-sluice-dropped-reason`.
-pub(crate) const DROPPED_REASONS: [&str; 8] = [
+pub(crate) const DROPPED_REASONS: [&str; 9] = [
     "rejected-saturated",
     "rejected-infeasible",
     "rejected-ttl-expired",
     "rejected-quota",
+    "rejected-over-share",
     "rejected-retries",
     "rejected-no-replicas",
     "rejected-shutting-down",
@@ -350,7 +351,7 @@ fn told_of(reject: &Reject) -> Told {
             told(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest, "context_length_exceeded")
         }
         Reject::OverShare { .. } => dropped(
-            "rejected-quota",
+            "rejected-over-share",
             told(StatusCode::TOO_MANY_REQUESTS, ErrorKind::RateLimit, "over_share"),
         ),
         Reject::RetriesUsedUp { .. } => {

@@ -4,68 +4,27 @@
 
 mod common;
 
-use std::time::Duration;
-
-use common::{CHAT, Stage, chat, config, stage_with, until};
-use emulator::Fault;
-use http::{Method, Response};
-use hyper::body::Incoming;
-use policy::{admission::AdmissionConfig, config::StrategyName::LeastRequest};
+use common::{
+    CHAT, Stage, chat,
+    full::{self, PATIENT, take_the_seat, unhurried, waiting},
+    stage_with, until,
+};
+use http::Method;
+use policy::admission::AdmissionConfig;
 use router::config::Config;
 
-/// One replica with one seat, of which an urgent request was just served: whoever is less urgent does not wait for the
-/// seat in the engine.
 async fn one_seat() -> Stage {
-    let mut config = config(LeastRequest);
-    config.admission = AdmissionConfig::default();
-    config.policy.estimate.coefficients.sequences_max = 1;
-    let stage = stage_with(unhurried(config), 1).await;
-    let urgent = [("x-sluice-priority", "interactive")];
-    let answer = stage.post(CHAT, &urgent, chat("hi", 1, false).to_string()).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    stage
-}
-
-/// Requests may stand still here for as long as a test takes, and probes take their time on a slow machine:
-/// neither is a sign of illness.
-fn unhurried(mut config: Config) -> Config {
-    config.health.timeout = Duration::from_secs(600);
-    config.health.silence = Duration::from_secs(600);
-    config.health.standstill = Duration::from_secs(600);
-    config
-}
-
-/// A promise that leaves time to wait for as long as a test may take.
-const PATIENT: [(&str, &str); 1] = [("x-sluice-slo-ttft-ms", "600000")];
-
-/// Takes the seat, and keeps it until the answer is dropped.
-async fn take_the_seat(stage: &Stage) -> Response<Incoming> {
-    stage.replicas[0].set_fault(Fault::StallAfter(1)).await.unwrap();
-    let head = stage.stream(20).await;
-    stage.replicas[0].set_fault(Fault::None).await.unwrap();
-    head
-}
-
-async fn waiting(stage: &Stage, priority: &str) -> u64 {
-    let view = stage.admin(Method::GET, "/admin/admission", "").await.json();
-    view["waiting"][priority].as_u64().unwrap()
+    let config = Config { admission: AdmissionConfig::default(), ..unhurried() };
+    full::one_seat(config, "interactive", &[]).await
 }
 
 #[tokio::test]
-async fn who_finds_the_fleet_full_is_told_why_and_when_to_come_again() {
-    let stage = stage_with(unhurried(config(LeastRequest)), 1).await;
+async fn who_comes_again_when_there_is_room_is_let_in() {
+    let stage = stage_with(unhurried(), 1).await;
     let set = r#"{"mode": "static", "in_flight_max": 1}"#;
     assert_eq!(stage.admin(Method::PUT, "/admin/admission", set).await.status, 200);
-    let seat = take_the_seat(&stage).await;
-    let answer = stage.chat(&chat("hi", 1, false)).await;
-    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "fleet_saturated"));
-    assert_eq!(answer.header("x-sluice-dropped-reason"), "rejected-saturated");
-    assert!(1 <= answer.header("retry-after").parse::<u64>().unwrap(), "{answer:?}");
-    assert!(1 <= answer.header("retry-after-ms").parse::<u64>().unwrap(), "{answer:?}");
-    let shed = "sluice_requests_rejected_total{reason=\"rejected-saturated\",priority=\"default\"}";
-    assert_eq!(stage.metric(shed).await, 1);
-    assert_eq!(stage.metric("sluice_admission_shed_total{gate=\"count\"}").await, 1);
-    assert_eq!(stage.metric("sluice_requests_total{outcome=\"client-gone\"}").await, 0);
+    let seat = take_the_seat(&stage, &[]).await;
+    assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 503);
     drop(seat);
     stage.until_idle().await;
     // The replica's own report, read ten times a second, may still count who has left.
@@ -76,9 +35,9 @@ async fn who_finds_the_fleet_full_is_told_why_and_when_to_come_again() {
 #[tokio::test]
 async fn who_waits_is_served_when_a_seat_is_free() {
     let stage = one_seat().await;
-    let seat = take_the_seat(&stage).await;
+    let seat = take_the_seat(&stage, &[]).await;
     let body = chat("hi", 1, false).to_string();
-    let answer = stage.post(CHAT, &PATIENT, body);
+    let answer = stage.post(CHAT, &[PATIENT], body);
     let makes_room = async {
         until("it waits", async || waiting(&stage, "default").await == 1).await;
         drop(seat);
@@ -87,22 +46,6 @@ async fn who_waits_is_served_when_a_seat_is_free() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.header("x-sluice-queue-ms").parse::<u64>().is_ok(), "{answer:?}");
     assert_eq!(waiting(&stage, "default").await, 0);
-}
-
-#[tokio::test]
-async fn who_hangs_up_while_waiting_leaves_nothing_behind() {
-    let stage = one_seat().await;
-    let seat = take_the_seat(&stage).await;
-    let headers = [PATIENT[0], ("x-sluice-priority", "batch")];
-    let body = chat("hi", 1, false).to_string();
-    tokio::select! {
-        answer = stage.post(CHAT, &headers, body) => panic!("{answer:?}"),
-        () = until("it waits", async || waiting(&stage, "batch").await == 1) => {}
-    }
-    until("nobody waits", async || waiting(&stage, "batch").await == 0).await;
-    drop(seat);
-    stage.until_idle().await;
-    assert_eq!(stage.metric("sluice_requests_total{outcome=\"refused\"}").await, 0);
 }
 
 #[tokio::test]

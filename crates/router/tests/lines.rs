@@ -153,4 +153,10 @@ async fn counters_begin_at_zero_and_not_with_their_first_event() {
         }
     }
     assert!(wrong.is_empty(), "not as the page says: {wrong:?}");
+    let declared = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")?.split_once(' '));
+    for (name, kind) in declared {
+        let metric = METRICS.iter().find(|it| it.name == name);
+        let listed = metric.map(|it| format!("{:?}", it.kind).to_lowercase());
+        assert_eq!(listed.as_deref(), Some(kind), "{name} is exported and not listed as such");
+    }
 }

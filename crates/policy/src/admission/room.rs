@@ -28,7 +28,7 @@ const SEEN_MIN: usize = 3;
 const LEAST_S: f64 = 0.02;
 const MOST_S: f64 = 60.0;
 
-/// Time between two looks at those who are watched.
+/// Time between two looks at one who is watched, at least.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// One who was turned away.
@@ -37,14 +37,16 @@ pub(crate) struct Watched {
     pub(crate) request: Request,
     work_s: f64,
     at: Timestamp,
+    /// When it was last looked whether there is room for it.
+    looked: Timestamp,
 }
 
 /// Those who are watched, and what they told.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    watched: Vec<Watched>,
+    /// Whoever was looked at longest ago comes first.
+    watched: VecDeque<Watched>,
     sizes: [Size; SIZES],
-    looked: Timestamp,
 }
 
 /// What is known of one size of request.
@@ -87,30 +89,29 @@ impl Room {
         let of_own = || self.watched.iter().enumerate().filter(|it| size_of(it.1.work_s) == own);
         if WATCHED_MAX <= of_own().count()
             && let Some((longest, _)) = of_own().min_by_key(|it| it.1.at)
+            && let Some(it) = self.watched.remove(longest)
         {
-            let it = self.watched.swap_remove(longest);
             self.had_some(now, &it);
         }
-        self.watched.push(Watched { request: request.clone(), work_s, at: now });
+        let request = request.clone();
+        self.watched.push_back(Watched { request, work_s, at: now, looked: now });
     }
 
     /// Notes that a request of `work_s` that came at `came` was let in.
     pub(crate) fn let_in(&mut self, came: Timestamp, work_s: f64) {
         let found = |it: &Watched| it.at < came && NO_LESS * it.work_s <= work_s;
-        while let Some(at) = self.watched.iter().position(found) {
-            let it = self.watched.swap_remove(at);
+        while let Some(at) = self.watched.iter().position(found)
+            && let Some(it) = self.watched.remove(at)
+        {
             self.had_some(came, &it);
         }
     }
 
-    /// Those who are watched, if it is time to look whether there is room for them; whoever has none is given back
-    /// to [`Self::had_none`].
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<Watched> {
-        if self.watched.is_empty() || now.since(self.looked) < LOOK_EVERY {
-            return Vec::new();
-        }
-        self.looked = now;
-        std::mem::take(&mut self.watched)
+    /// The one who was looked at longest ago, if that is long enough ago; whoever has no room is given back to
+    /// [`Self::had_none`].
+    pub(crate) fn due(&mut self, now: Timestamp) -> Option<Watched> {
+        let looked = self.watched.front()?.looked;
+        if now.since(looked) < LOOK_EVERY { None } else { self.watched.pop_front() }
     }
 
     /// Notes that there was room at `then` for one who was watched.
@@ -125,7 +126,7 @@ impl Room {
     /// Watches on. Whoever found no room for as long as the longest that is told counts as having found it then.
     pub(crate) fn had_none(&mut self, now: Timestamp, it: Watched) {
         if now.since(it.at).as_secs_f64() < MOST_S {
-            self.watched.push(it);
+            self.watched.push_back(Watched { looked: now, ..it });
         } else {
             self.had_some(now, &it);
         }
@@ -153,6 +154,10 @@ mod tests {
 
     fn request() -> Request {
         Request::new(RequestId(1), ModelId(1), Tokens(1), Vec::new().into())
+    }
+
+    fn all_due(room: &mut Room, ms: u64) -> Vec<Watched> {
+        std::iter::from_fn(|| room.due(at(ms))).collect()
     }
 
     #[test]
@@ -198,22 +203,37 @@ mod tests {
         let mut room = Room::default();
         // At once, but one in a tenth of a second, a quarter of what is told.
         (0..10_000).for_each(|step| room.turned_away(at(step), &request(), 0.1, 0.4));
-        assert_eq!(room.due(at(10_000)).len(), WATCHED_MAX);
+        assert_eq!(all_due(&mut room, 10_100).len(), WATCHED_MAX);
         assert!((room.after_s(0.1, 7.0) - 0.6).abs() < 1e-9, "{}", room.after_s(0.1, 7.0));
+    }
+
+    #[test]
+    fn each_in_turn_is_looked_at_and_none_sooner_than_it_is_time_to() {
+        let mut room = Room::default();
+        (0..4).for_each(|step| room.turned_away(at(step * 200), &request(), 0.1, 0.4));
+        let began = |it: &Watched| it.at.elapsed().as_millis();
+        let mut looked = Vec::new();
+        for ms in 1_000..1_008 {
+            if let Some(it) = room.due(at(ms)) {
+                looked.push(began(&it));
+                room.had_none(at(ms), it);
+            }
+        }
+        assert_eq!(looked, [0, 200, 400, 600], "once each in twenty milliseconds");
+        assert_eq!(room.due(at(1_020)).map(|it| began(&it)), Some(0));
     }
 
     #[test]
     fn nobody_is_watched_for_ever() {
         let mut room = Room::default();
         room.turned_away(at(0), &request(), 0.1, 0.4);
-        assert_eq!(room.due(at(10)).len(), 0);
-        let watched = room.due(at(50_000));
-        assert_eq!(watched.len(), 1);
-        watched.into_iter().for_each(|it| room.had_none(at(50_000), it));
-        let watched = room.due(at(61_000));
-        assert_eq!(watched.len(), 1);
-        watched.into_iter().for_each(|it| room.had_none(at(61_000), it));
-        assert_eq!(room.due(at(62_000)).len(), 0);
+        assert_eq!(all_due(&mut room, 10).len(), 0);
+        for ms in [50_000, 61_000] {
+            let watched = all_due(&mut room, ms);
+            assert_eq!(watched.len(), 1);
+            watched.into_iter().for_each(|it| room.had_none(at(ms), it));
+        }
+        assert_eq!(all_due(&mut room, 62_000).len(), 0);
         assert!(room.after_s(0.1, 0.0) > 30.0);
     }
 }

@@ -156,13 +156,16 @@ impl Sizes {
         }
     }
 
-    /// Whether requests of this size get in much more rarely than others.
-    pub(crate) fn is_starved(&self, now: Timestamp, work_s: f64) -> bool {
-        let sums = self.classes.iter().map(|it| (it.0.sum(now), it.1.sum(now)));
-        let (asked, let_in) = sums.fold((0.0, 0.0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
-        let Some(own) = self.classes.get(size_of(work_s)) else { return false };
-        let (own_asked, own_let_in) = (own.0.sum(now), own.1.sum(now));
-        asked > 0.0 && own_asked > 1.0 && own_let_in / own_asked < SIZE_SHARE_MIN * let_in / asked
+    /// The sizes that get in much more rarely than others, the largest first.
+    pub(crate) fn starved(&self, now: Timestamp) -> impl Iterator<Item = usize> {
+        let sums = self.classes.each_ref().map(|it| (it.0.sum(now), it.1.sum(now)));
+        let (asked, let_in) = sums.iter().fold((0.0, 0.0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        let share_min = SIZE_SHARE_MIN * let_in / asked;
+        let is_starved = move |it: &(usize, (f64, f64))| {
+            let (own_asked, own_let_in) = it.1;
+            own_asked > 1.0 && own_let_in / own_asked < share_min
+        };
+        sums.into_iter().enumerate().rev().filter(is_starved).map(|it| it.0)
     }
 }
 
@@ -273,8 +276,8 @@ mod tests {
             sizes.decided(at(step * 10), 0.02, true);
             sizes.decided(at(step * 10), 1.0, step % 10 == 0);
         }
-        assert!(sizes.is_starved(at(10_000), 1.0));
-        assert!(!sizes.is_starved(at(10_000), 0.02));
+        assert_eq!(sizes.starved(at(10_000)).collect::<Vec<_>>(), [size_of(1.0)]);
+        assert_eq!(Sizes::default().starved(at(10_000)).count(), 0, "nobody asked");
     }
 
     #[test]

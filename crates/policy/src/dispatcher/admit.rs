@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use types::{
+    replica::ReplicaId,
     request::{Request, RequestId},
     time::Timestamp,
 };
@@ -17,13 +18,13 @@ use super::{
 };
 use crate::{
     admission::{
-        AdmissionMode, Gate, Standing,
+        AdmissionMode, Gate, Kept, Standing,
         gate::{Closed, Pass},
     },
     estimate::Asked,
     event::{Decision, Reject},
     strategy::{Candidate, Cost},
-    wait_queue::Waiting,
+    wait_queue::{Place, Waiting},
 };
 
 /// Requests that are looked at in vain, of those who wait, before the look ends.
@@ -59,7 +60,9 @@ pub(super) struct Full {
     /// Time for the rest of its answer.
     answer_s: f64,
     work_s: f64,
-    is_over_share: bool,
+    /// The replica that has room first.
+    pub(super) nearest: Option<ReplicaId>,
+    pub(super) is_over_share: bool,
     /// Whether it might go elsewhere, and rather waits for the replica that has its prompt.
     pub(super) has_choice: bool,
 }
@@ -113,14 +116,17 @@ impl Dispatcher {
             alone_s: f64::INFINITY,
             answer_s: f64::INFINITY,
             work_s: f64::INFINITY,
+            nearest: None,
             is_over_share,
             has_choice: false,
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
-        // Somebody waits whom it may not pass.
-        let is_new = matches!(comes, Comes::At(arrived) if arrived == now);
-        let must_queue = is_new && self.must_queue(request);
-        let behind = must_queue.then_some(Closed { gate: Gate::Count, ..NOT_YET });
+        let is_first = matches!(comes, Comes::At(_));
+        // Kept for somebody whom it may not pass there.
+        let kept = self
+            .admission
+            .kept
+            .filter(|it| is_first && it.request != request.id && request.priority <= it.priority);
         let drafts = self.book.drafts(request.id);
         let book = &mut self.book;
         let later = is_for_later.then(|| Later::beside(fleet, candidates));
@@ -130,8 +136,9 @@ impl Dispatcher {
         candidates.retain(|it| {
             let Some(replica) = fleet.get(it.id) else { return false };
             let is_felt = later.is_some_and(|of| of.is_felt_on(it, replica.estimate.chunk_s()));
-            let behind = if is_felt { Some(NOT_YET) } else { behind };
-            let Some(closed) = pass.closed(replica, it).or(behind) else { return true };
+            let is_kept = kept.is_some_and(|kept| kept.replica == it.id);
+            let not_yet = (is_felt || is_kept).then_some(NOT_YET);
+            let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
@@ -143,7 +150,7 @@ impl Dispatcher {
             }
             false
         });
-        let may_wait = matches!(comes, Comes::At(_)) && !is_for_later && !must_queue;
+        let may_wait = is_first && !is_for_later;
         if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived), &holder, &full, candidates)
         {
@@ -197,25 +204,29 @@ impl Dispatcher {
         decisions: &mut Vec<Decision>,
     ) {
         let latest = self.admission.latest(&request, now, full.alone_s, full.answer_s);
-        let ahead_s = self.admission.expected_wait_s(now, request.priority, latest);
+        let rank = (request.priority, full.is_over_share);
+        let ahead_s = self.admission.expected_wait_s(now, rank, latest);
         let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
         let queue_max = self.admission.config.queue_max as usize;
         let may_wait = full.has_choice
             || self.admission.config.mode.predicts()
                 && queue_max > 0
                 && ends_well
-                && !full.is_over_share
                 && (request.came_again == 0 || self.admission.may_retry());
         if !may_wait {
             let reject = self.refusal(now, &request, full, latest);
             return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
-        let Full { gate, after_s, has_choice, .. } = *full;
-        let waiting = Waiting { request, arrived: now, latest, work_s, gate, after_s, has_choice };
+        let Full { gate, after_s, has_choice, is_over_share, .. } = *full;
+        let arrived = now;
+        let waiting =
+            Waiting { request, arrived, latest, work_s, gate, after_s, has_choice, is_over_share };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
             let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
-            let reject = if out.request.id == id {
+            let reject = if out.is_over_share {
+                Reject::OverShare { gate: out.gate, retry_after }
+            } else if out.request.id == id {
                 Reject::Saturated { gate, retry_after }
             } else {
                 Reject::Evicted { retry_after }
@@ -248,10 +259,11 @@ impl Dispatcher {
         let gate = full.gate;
         let ttft = request.slo.ttft.filter(|_| request.slo.completion.is_none());
         let is_hopeless = ttft.is_some_and(|it| it.as_secs_f64() < full.alone_s);
-        if full.is_over_share {
-            Reject::OverShare { gate, retry_after }
-        } else if is_hopeless && latest <= now {
+        if is_hopeless && latest <= now {
+            // Coming more slowly would not help it.
             Reject::Infeasible { gate, retry_after }
+        } else if full.is_over_share {
+            Reject::OverShare { gate, retry_after }
         } else {
             Reject::Saturated { gate, retry_after }
         }
@@ -274,13 +286,12 @@ impl Dispatcher {
         Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
     }
 
-    /// Looks whether there is room for some of those who were turned away.
+    /// Looks whether there is room for one of those who were turned away: one at a time, as everybody waits for it.
     pub(super) fn look_for_room(&mut self, now: Timestamp) {
-        for it in self.admission.watched(now) {
-            let has_some = self.outlook(now, &it.request).is_open;
-            let room = self.admission.room_of(&it.request);
-            if has_some { room.had_some(now, &it) } else { room.had_none(now, it) }
-        }
+        let Some(it) = self.admission.watched(now, self.fleet.replicas().len()) else { return };
+        let has_some = self.outlook(now, &it.request).is_open;
+        let room = self.admission.room_of(&it.request);
+        if has_some { room.had_some(now, &it) } else { room.had_none(now, it) }
     }
 
     /// Lets those who wait go where they can, and turns away those who waited too long.
@@ -297,24 +308,43 @@ impl Dispatcher {
                 continue;
             }
             let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
-            let verdict = Err(Reject::Expired { gate: it.gate, retry_after });
-            self.decide(now, &it.request, verdict, decisions);
+            let gate = it.gate;
+            let reject = if it.is_over_share {
+                Reject::OverShare { gate, retry_after }
+            } else {
+                Reject::Expired { gate, retry_after }
+            };
+            self.decide(now, &it.request, Err(reject), decisions);
         }
-        self.admission.first = None;
+        let held = self.look_at_starved(now, decisions);
         let (mut in_vain, mut place) = (0, None);
         while let Some(next) = self.admission.queue.next(place)
             && in_vain < LOOKS_IN_VAIN_MAX
         {
             place = Some(next);
-            if let Some((priority, work_s)) = self.look_again(now, next, decisions) {
+            if held != Some(next) && self.look_again(now, next, decisions).is_some() {
                 in_vain += 1;
-                if self.admission.sizes.is_starved(now, work_s) {
-                    self.admission.first = Some(priority);
-                    return;
-                }
             }
         }
         self.let_in_later(now, decisions);
+        if let Some(kept) = self.admission.kept
+            && !self.admission.queue.contains(kept.request)
+        {
+            self.admission.kept = None;
+        }
+    }
+
+    /// Looks first at one that is starved. Where it finds no room, the replica that would have some soonest is kept for
+    /// it, and its place is returned.
+    fn look_at_starved(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) -> Option<Place> {
+        // The one that was kept so far stays, for whomever it was: two that are half empty are of no use.
+        let kept = self.admission.kept.take().map(|it| it.replica);
+        let (place, priority) = self.admission.starved(now)?;
+        let request = self.admission.queue.get(&place)?.request.id;
+        let nearest = self.look_again(now, place, decisions)?;
+        let replica = kept.filter(|it| self.fleet.get(*it).is_some()).or(nearest);
+        self.admission.kept = replica.map(|replica| Kept { request, priority, replica });
+        Some(place)
     }
 
     /// What `request` would meet now, if nobody waited before it. Nothing is placed.
@@ -326,10 +356,10 @@ impl Dispatcher {
         let there = self.what_is_held(request, None);
         self.find_candidates(now, &asked, &there, &Tried::new(), &mut candidates);
         let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
-        let first = self.admission.first.take();
+        let kept = self.admission.kept.take();
         let is_open = !candidates.is_empty()
             && self.admit(now, request, Comes::At(now), &asked, &mut candidates).is_ok();
-        self.admission.first = first;
+        self.admission.kept = kept;
         self.candidates = candidates;
         Outlook { is_open, work_s }
     }
@@ -340,16 +370,10 @@ impl Dispatcher {
         self.in_flight.get(&id).map(|it| it.forecast.work_s)
     }
 
-    fn must_queue(&self, request: &Request) -> bool {
-        self.admission.first.is_some_and(|first| request.priority <= first)
-    }
-
     /// Takes a request that left off those who wait.
     pub(super) fn stop_waiting(&mut self, id: RequestId) {
         self.admission.queue.remove(id);
-        if self.admission.queue.is_empty() {
-            self.admission.first = None;
-        }
+        self.admission.kept = self.admission.kept.filter(|it| it.request != id);
     }
 
     /// Learns from an answer that came to its end what share of its promises it took.
@@ -466,6 +490,7 @@ impl Full {
         };
         if after_s < self.after_s {
             (self.gate, self.after_s) = (closed.gate, after_s);
+            self.nearest = Some(candidate.id);
         }
         self.alone_s = self.alone_s.min(forecast.alone_s);
         self.answer_s = self.answer_s.min(output * forecast.tpot_s);

@@ -5,7 +5,7 @@
 //! and hardly any has a prompt for later.
 //! And as it has time, such work waits for the replica that holds its prompt, instead of having it computed anew.
 
-use types::{request::Priority, time::Timestamp};
+use types::{replica::ReplicaId, time::Timestamp};
 
 use super::{Dispatcher, Tried};
 use crate::{
@@ -19,8 +19,10 @@ use crate::{
 /// What stands in the way of who is not to go yet.
 pub(super) const NOT_YET: Closed = Closed { gate: Gate::Ttft, excess: 1.0, over_s: 0.0 };
 
-/// Those who can be done later that are looked at at once.
-const LOOKS: u32 = 16;
+/// Those who can be done later that are looked at at once, at most, and the replicas that are looked at for them: the
+/// more there are, the longer a look takes, and the more often is one.
+const LOOKS_MAX: usize = 16;
+const LOOKS_REPLICAS: usize = 128;
 
 /// How much more work than where it is least it may be.
 const MORE_WORK: f64 = 1.05;
@@ -71,7 +73,8 @@ impl Dispatcher {
     /// one, a cache or a prompt on a single replica, is not in the way of the next.
     pub(super) fn let_in_later(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) {
         let mut place = self.admission.looked_until;
-        for _ in 0..LOOKS {
+        let looks = LOOKS_REPLICAS / self.fleet.replicas().len().max(1);
+        for _ in 0..looks.clamp(1, LOOKS_MAX) {
             place = self.admission.queue.next_later(place);
             let Some(next) = place else { break };
             self.look_again(now, next, decisions);
@@ -79,14 +82,15 @@ impl Dispatcher {
         self.admission.looked_until = place;
     }
 
-    /// Lets who waits at `place` go if it can; otherwise says of which class it is, and what work.
+    /// Lets who waits at `place` go if it can; otherwise says which replica would have room first, if any will.
     pub(super) fn look_again(
         &mut self,
         now: Timestamp,
         place: Place,
         decisions: &mut Vec<Decision>,
-    ) -> Option<(Priority, f64)> {
+    ) -> Option<Option<ReplicaId>> {
         let mut waiting = self.admission.queue.take(place)?;
+        let mut nearest = None;
         match self.seek(now, &waiting.request, waiting.arrived, &Tried::new()) {
             Ok(Some(found)) => {
                 let Waiting { request, arrived, .. } = waiting;
@@ -96,12 +100,12 @@ impl Dispatcher {
             Ok(None) => {}
             Err(full) => {
                 (waiting.gate, waiting.after_s) = (full.gate, full.after_s);
-                waiting.has_choice = full.has_choice;
+                (waiting.has_choice, waiting.is_over_share) = (full.has_choice, full.is_over_share);
+                nearest = full.nearest;
             }
         }
-        let looked_at = (waiting.request.priority, waiting.work_s);
         // There was room for it a moment ago.
         self.admission.queue.push(waiting, usize::MAX);
-        Some(looked_at)
+        Some(nearest)
     }
 }

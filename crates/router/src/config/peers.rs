@@ -109,13 +109,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
-
-    fn told(text: &str) -> String {
-        let text = format!("replicas: [{{ url: 'http://a:1' }}]\n{text}");
-        let config: Config = serde_yaml::from_str(&text).unwrap();
-        config.checked("test").err().map(|it| it.to_string()).unwrap_or_default()
-    }
+    use super::super::tests::told;
 
     #[test]
     fn peers_need_a_common_seed_and_a_key_that_can_be_shown() {

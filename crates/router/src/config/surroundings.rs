@@ -58,13 +58,7 @@ pub(super) fn names_a_port(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn told(text: &str) -> String {
-        let text = format!("replicas: [{{ url: 'http://a:1' }}]\n{text}");
-        let config: Config = serde_yaml::from_str(&text).unwrap();
-        config.checked("test").err().map(|it| it.to_string()).unwrap_or_default()
-    }
+    use super::{super::tests::told, *};
 
     #[test]
     fn what_is_not_there_is_told_all_at_once() {

@@ -14,6 +14,12 @@ fn problems(text: &str) -> String {
     parsed(text).checked("test").unwrap_err().to_string()
 }
 
+/// What is told of a configuration that has a replica and says `text`; nothing where all is well.
+pub(super) fn told(text: &str) -> String {
+    let config = parsed(&format!("replicas: [{{ url: 'http://a:1' }}]\n{text}"));
+    config.checked("test").err().map(|it| it.to_string()).unwrap_or_default()
+}
+
 #[test]
 fn one_replica_is_enough() {
     let config = parsed("replicas: [{ url: 'http://10.0.0.1:8000' }]").checked("test").unwrap();

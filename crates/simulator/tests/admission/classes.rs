@@ -21,6 +21,18 @@ fn a_tenant_that_asks_for_ten_times_as_much_leaves_the_others_nine_tenths_of_wha
     assert!(beside.good_of(0) < 0.5 * flooding, "{} of {flooding}", beside.good_of(0));
 }
 
+/// Thirty a second are what the fleet can take, of which the others leave half.
+#[test]
+fn a_tenant_over_its_share_gets_what_the_others_leave() {
+    let scenario = read(SINGLE_PROMPTS, "");
+    let arrivals = of_tenants(&scenario, &[30.0, 5.0, 5.0, 5.0]);
+    let ran = run_with(&scenario, AdmissionMode::Knee, arrivals);
+    assert!(0.97 * 30.0 * 20.0 <= ran.good(), "{} good in twenty seconds", ran.good());
+    let others = ran.count(|it| it.tenant != Some(0));
+    let good = ran.good() - ran.good_of(0);
+    assert!(0.99 * others <= good, "{good} of the others' {others}");
+}
+
 #[test]
 fn a_refusal_says_whether_the_tenant_had_too_much_or_the_fleet_has_too_little() {
     let scenario = read(SINGLE_PROMPTS, "");
@@ -77,6 +89,24 @@ fn work_for_later_is_done_before_its_window_ends() {
     let ran = run_with(&scenario, AdmissionMode::Knee, arrivals);
     let batch = ran.count(|it| it.tenant == Some(0));
     assert!(0.3 * batch <= ran.good_of(0), "{} of {batch}", ran.good_of(0));
+}
+
+/// Thirty a second are what the fleet can take.
+#[test]
+fn work_for_later_is_not_starved_by_urgent_work_that_never_ends() {
+    let longer =
+        SINGLE_PROMPTS.replace("duration: 30s, warm_up: 10s", "duration: 180s, warm_up: 60s");
+    let scenario = read(&longer, &RANKS.replace("4h", "60s"));
+    for urgent in [45.0, 60.0] {
+        let of = |batch| {
+            let arrivals = of_tenants(&scenario, &[batch, urgent]);
+            run_with(&scenario, AdmissionMode::Knee, arrivals)
+        };
+        let (alone, beside) = (of(0.0), of(6.0));
+        let (batch, good) = (beside.good_of(0), beside.good());
+        assert!(0.05 * good <= batch, "{batch} of {good} beside {urgent}/s");
+        assert!(0.9 * alone.good_of(1) <= beside.good_of(1), "{}", beside.good_of(1));
+    }
 }
 
 #[test]

@@ -102,6 +102,45 @@ fn an_idle_replica_takes_what_no_replica_can_do_in_time() {
 }
 
 #[test]
+fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_share() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    let told = |dispatcher: &mut Dispatcher, alone_s| {
+        let full = Full {
+            gate: Gate::Ttft,
+            after_s: 1.0,
+            alone_s,
+            answer_s: 1.0,
+            work_s: 0.1,
+            nearest: None,
+            is_over_share: true,
+            has_choice: false,
+        };
+        dispatcher.refusal(at(0), &long(1), &full, at(0))
+    };
+    assert!(matches!(told(&mut dispatcher, 0.5), Reject::OverShare { .. }));
+    assert!(
+        matches!(told(&mut dispatcher, 2.0), Reject::Infeasible { .. }),
+        "of a second promised"
+    );
+}
+
+#[test]
+fn room_is_looked_for_once_at_a_time_and_the_more_rarely_the_more_replicas_there_are() {
+    /// Looks in a millisecond at six who are due.
+    fn looks(replicas: usize) -> usize {
+        let mut admission = crate::admission::Admission::new(AdmissionConfig::default());
+        for (id, work_s) in (0..).zip([0.005, 0.02, 0.1, 0.5, 2.0, 20.0]) {
+            admission.room_of(&long(id)).turned_away(at(0), &long(id), work_s, 1.0);
+        }
+        let times = (50_000..51_000).map(|us| Timestamp::from_elapsed(Duration::from_micros(us)));
+        times.filter(|now| admission.watched(*now, replicas).is_some()).count()
+    }
+    assert_eq!(looks(25), 6, "each of them once");
+    assert_eq!(looks(64), 4, "a quarter of a millisecond apart");
+    assert_eq!(looks(1_024), 1);
+}
+
+#[test]
 fn nobody_is_slowed_below_its_promise_for_one_who_has_none() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
     let tight = Slo { tpot: Some(Duration::from_millis(9)), ..Slo::default() };
