@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 pub mod h2;
+pub mod log;
 pub mod raw;
 pub mod tls;
 
