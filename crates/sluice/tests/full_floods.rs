@@ -19,7 +19,7 @@ use std::{
 
 use common::{
     Router, Start, get,
-    load::{Replica, Wire, asking, listed, memory},
+    load::{Message, Replica, Wire, asking, listed, memory},
     until, written,
 };
 use tokio::{
@@ -69,8 +69,9 @@ impl Stage {
     }
 
     async fn until_idle(&self) {
-        let open = || self.replicas.iter().map(|it| it.seen.open.load(Ordering::Relaxed)).sum();
-        until("the replicas are idle", || 0_usize == open());
+        let open =
+            || self.replicas.iter().map(|it| it.seen.open.load(Ordering::Relaxed)).sum::<usize>();
+        until("the replicas are idle", || open() == 0);
         until("nothing is reserved", || self.router.reserved() == 0);
     }
 }
@@ -179,6 +180,42 @@ fn troubled(number: u64) -> (String, Option<Duration>) {
     (body, hangs_up.then(|| Duration::from_micros(drawn % 3_000)))
 }
 
+/// Sends those of the first `requests` that nobody else does; how often it hung up, and the statuses of the rest.
+async fn troubles(
+    router: SocketAddr,
+    next: Arc<AtomicU64>,
+    requests: u64,
+) -> (u64, BTreeMap<u16, u64>) {
+    let (mut wire, mut hung_up, mut ended) = (None, 0, BTreeMap::new());
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if requests <= number {
+            return (hung_up, ended);
+        }
+        let (body, patience) = troubled(number);
+        let session = format!("x-session-id: session-{number}\r\n");
+        let mut open = match wire.take() {
+            Some(open) => open,
+            None => Wire::to(router).await.unwrap(),
+        };
+        let asked = open.chat(&session, &body);
+        let answer = match patience {
+            Some(patience) => tokio::time::timeout(patience, asked).await.ok(),
+            None => Some(asked.await),
+        };
+        if let Some(answer) = answer {
+            *ended.entry(answer.as_ref().map_or(0, Message::status)).or_insert(0) += 1;
+            wire = answer.is_ok_and(|it| !it.is_last()).then_some(open);
+        } else {
+            hung_up += 1;
+            // By a reset, half of the time; the other half leaves a port waiting for a minute.
+            if number.is_multiple_of(2) {
+                let _ = open.socket.set_zero_linger();
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a million requests: benches/full_counts.sh"]
 async fn full_f8_a_million_requests_with_faults_and_hang_ups() {
@@ -189,41 +226,7 @@ async fn full_f8_a_million_requests_with_faults_and_hang_ups() {
     let next = Arc::new(AtomicU64::new(0));
     let mut clients = JoinSet::new();
     for _ in 0..64 {
-        let next = Arc::clone(&next);
-        clients.spawn(async move {
-            let (mut wire, mut hung_up, mut ended) = (None, 0, BTreeMap::new());
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if REQUESTS <= number {
-                    return (hung_up, ended);
-                }
-                let (body, patience) = troubled(number);
-                let session = format!("x-session-id: session-{number}\r\n");
-                let mut open = match wire.take() {
-                    Some(open) => open,
-                    None => Wire::to(data).await.unwrap(),
-                };
-                let asked = open.chat(&session, &body);
-                let answer = match patience {
-                    Some(patience) => tokio::time::timeout(patience, asked).await.ok(),
-                    None => Some(asked.await),
-                };
-                match answer {
-                    None => {
-                        hung_up += 1;
-                        // By a reset, half of the time; the other half leaves a port waiting for a minute.
-                        if number.is_multiple_of(2) {
-                            let _ = open.socket.set_zero_linger();
-                        }
-                    }
-                    Some(answer) => {
-                        let status = answer.as_ref().map_or(0, common::load::Message::status);
-                        *ended.entry(status).or_insert(0_u64) += 1;
-                        wire = answer.is_ok_and(|it| !it.is_last()).then_some(open);
-                    }
-                }
-            }
-        });
+        clients.spawn(troubles(data, Arc::clone(&next), REQUESTS));
     }
     let (mut hung_up, mut ended) = (0, BTreeMap::new());
     let mut memories = Vec::new();
@@ -437,4 +440,54 @@ async fn full_g5_how_long_a_wrong_key_takes_says_nothing_of_the_right_one() {
          {first_mean:.2} and {last_mean:.2})"
     );
     assert!((first - last).abs() < 1.0, "{first} and {last}");
+}
+
+/// Bodies of 8 MB that are as hard to read as their kind can be.
+fn bombs() -> Vec<(&'static str, String)> {
+    let of = |piece: &str| piece.repeat(8_000_000 / piece.len());
+    let list = |piece: &str| of(&format!("{piece},")).trim_end_matches(',').to_owned();
+    let chat = |messages: &str| format!("{{\"model\":\"m\",\"messages\":[{messages}]}}");
+    let keys: Vec<String> = (0..650_000).map(|at| format!("\"{at:06}\":1")).collect();
+    vec![
+        ("messages of `{}`", chat(&list("{}"))),
+        ("messages of `0`", chat(&list("0"))),
+        ("messages of a letter", chat(&list("{\"role\":\"user\",\"content\":\"a\"}"))),
+        ("parts of a letter", chat(&format!("{{\"content\":[{}]}}", list("\"a\"")))),
+        ("keys", format!("{{\"model\":\"m\",\"messages\":[],{}}}", keys.join(","))),
+        ("a string", chat(&format!("{{\"content\":\"{}\"}}", of("a")))),
+        ("a string of escapes", chat(&format!("{{\"content\":\"{}\"}}", of("\\n")))),
+        ("numbers", format!("{{\"model\":\"m\",\"messages\":[],\"x\":[{}]}}", list("1"))),
+        ("a depth", chat(&(of("[[")[..4_000_000].to_owned() + &of("]]")[..4_000_000]))),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, so wants to be optimised: benches/full_counts.sh"]
+async fn full_e6_a_body_of_8_mb_costs_what_its_length_does() {
+    const TIMES: u32 = 5;
+    let stage = Stage::before(1, "").await;
+    let mut wire = Wire::to(stage.router.data).await.unwrap();
+    let mut dearest = 0.0_f64;
+    for (kind, body) in bombs() {
+        let (before, mut fastest, mut statuses) =
+            (stage.router.cpu(), Duration::MAX, BTreeMap::<u16, u32>::new());
+        for _ in 0..TIMES {
+            let began = Instant::now();
+            let answer = wire.chat("", &body).await.unwrap();
+            fastest = fastest.min(began.elapsed());
+            *statuses.entry(answer.status()).or_default() += 1;
+            if answer.is_last() {
+                wire = Wire::to(stage.router.data).await.unwrap();
+            }
+        }
+        let cpu = (stage.router.cpu() - before).as_secs_f64() * 1e3 / f64::from(TIMES);
+        let a_mb = cpu * MB / body.len() as f64;
+        dearest = dearest.max(a_mb);
+        println!(
+            "E6: {kind}: {a_mb:.1} ms of CPU a MB, {cpu:.0} for all; answered after {:.0} ms at best, {statuses:?}",
+            fastest.as_secs_f64() * 1e3
+        );
+    }
+    // The bar is 20; twice of it for a machine that others use too.
+    assert!(dearest < 40.0, "{dearest} ms of CPU a MB");
 }
