@@ -1,7 +1,8 @@
 //! Receives the bodies of requests into memory that all of them share.
 //!
 //! Memory is taken as bytes come, never for what a head announces: whoever announces much and sends
-//! nothing keeps nobody out. A body that needs more while all of it is taken waits a moment for it and
+//! nothing keeps nobody out. Where a body then lies is settled once, from its announced length on: what is not written
+//! yet is only promised by the system, while growing would leave a copy behind at each step. A body that needs more while all of it is taken waits a moment for it and
 //! is then refused, so bodies never wait for each other for long. While one waits, those that come too
 //! slowly to be worth their memory are ended, the one first that has waited longest for its next byte.
 
@@ -106,6 +107,7 @@ impl Budget {
             bounds,
             share: Share::default(),
             kept: Vec::new(),
+            taken: 0,
             measured: Measured::begin(0),
         };
         let received = tokio::time::timeout(bounds.within, coming.receive(body)).await;
@@ -177,6 +179,8 @@ struct Coming<'a> {
     bounds: Bounds,
     share: Share,
     kept: Vec<u8>,
+    /// Bytes that memory was taken for.
+    taken: usize,
     measured: Measured,
 }
 
@@ -234,9 +238,11 @@ impl Coming<'_> {
     /// Keeps `bytes`, in memory that was taken for them before.
     async fn keep(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let needed = self.kept.len().saturating_add(bytes.len());
+        if self.taken < needed {
+            self.taken = self.take_for(needed).await?;
+        }
         if self.kept.capacity() < needed {
-            let capacity = self.take_for(needed).await?;
-            self.kept.reserve_exact(capacity.saturating_sub(self.kept.len()));
+            self.make_room();
         }
         self.kept.extend_from_slice(bytes);
         let now = Instant::now();
@@ -251,7 +257,7 @@ impl Coming<'_> {
     /// copied, else a step more, else just that. Returns for how many.
     async fn take_for(&mut self, needed: usize) -> Result<usize, Refusal> {
         let most = self.bounds.announced.unwrap_or(self.bounds.bytes_max).max(needed);
-        let doubled = self.kept.capacity().saturating_mul(2).max(FIRST_BYTES).max(needed);
+        let doubled = self.taken.saturating_mul(2).max(FIRST_BYTES).max(needed);
         for capacity in [doubled, needed.saturating_add(STEP_BYTES), needed] {
             let capacity = capacity.min(most);
             if self.budget.try_grow(&mut self.share, capacity) {
@@ -262,6 +268,18 @@ impl Coming<'_> {
         // It was not the client who took its time.
         self.measured = Measured::begin(self.kept.len());
         Ok(needed)
+    }
+
+    /// Room for what memory was taken for; for all that is announced once more than a first part has come, unless the
+    /// system promises no more.
+    fn make_room(&mut self) {
+        let announced =
+            self.bounds.announced.filter(|it| STEP_BYTES < self.taken && self.taken <= *it);
+        let room = |bytes: usize| bytes.saturating_sub(self.kept.len());
+        let (taken, all) = (room(self.taken), announced.map(room));
+        if all.is_none_or(|all| self.kept.try_reserve_exact(all).is_err()) {
+            self.kept.reserve_exact(taken);
+        }
     }
 
     /// Whether it stands still, or comes at less than the slowest speed.

@@ -23,6 +23,7 @@ use types::block::HashKey;
 pub(crate) use self::promises::{Asked, read as read_promise};
 pub use self::{
     draft::Draft,
+    exposed::{Exposed, exposed},
     peers::Peers,
     pools::{Pool, Pools},
     promises::{Bounds, Priorities, Promises},
@@ -38,6 +39,7 @@ pub use self::{
 pub use types::units;
 
 mod draft;
+pub(crate) mod exposed;
 mod peers;
 mod pools;
 mod promises;

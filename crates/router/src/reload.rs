@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::{
     app::{App, Settings},
     config::{
-        Config, ConfigError, Prefix, Problems,
+        Config, ConfigError, Prefix, Problems, exposed,
         tls::{self, Trusts},
     },
     registry::{self, Change},
@@ -93,6 +93,11 @@ impl Reloader {
         Self { source, in_force: Mutex::new(in_force) }
     }
 
+    /// Where the configuration is read from.
+    pub(crate) fn file(&self) -> &Path {
+        &self.source.file
+    }
+
     /// Reads the configuration and takes it into force.
     ///
     /// # Errors
@@ -135,6 +140,7 @@ impl Reloader {
         let Change { joined, left } =
             registry::sync(app, registry::Source::Configuration, &replicas(&config));
         registry::renew(app);
+        exposed::warn(&config, Some(self.file()));
         *in_force = config;
         Ok(Report { joined, left, restored, needs_restart })
     }

@@ -21,7 +21,7 @@ use types::{block::HashKey, replica::Health};
 
 use crate::{
     app::{App, Settings},
-    config::{Config, ConfigError, Drain, Problems, Recording},
+    config::{Config, ConfigError, Drain, Problems, Recording, exposed},
     discovery,
     doors::{Doors, Phases},
     peers, ports, registry,
@@ -145,6 +145,7 @@ impl Router {
         H: Future<Output = ()> + Send,
     {
         let Self { app, config, data, admin } = self;
+        exposed::warn(&config, app.reloader.get().map(|it| it.file()));
         let mut helpers = vec![
             tokio::spawn(ports::serve_admin(Arc::clone(&app), admin)),
             tokio::spawn(upkeep(Arc::clone(&app))),

@@ -5,25 +5,15 @@
 
 mod common;
 
-use std::{
-    fmt::{Debug, Write as _},
-    fs,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{fmt::Write as _, fs, path::Path};
 
 use bytes::Bytes;
-use common::{Answer, CHAT, Stage, chat, config, raw, received, stage, stage_with};
+use common::{Answer, CHAT, Stage, chat, config, log::Log, raw, received, stage, stage_with};
 use http::Request;
 use http_body_util::Full;
 use policy::config::StrategyName::RoundRobin;
 use router::config::{Recording, Replica, Secret, Tenant};
 use tokio::io::AsyncWriteExt as _;
-use tracing::{
-    Event, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
 
 /// Keys that stand nowhere else, so that whatever has one of them has it from a client.
 const ADMIN_KEY: &str = "canary-admin-7a1f";
@@ -128,41 +118,6 @@ async fn without_an_admin_key_other_sites_stay_out() {
         }
     }
     assert_eq!(stage.health(0).await, "ready");
-}
-
-/// Keeps all that is logged, at every level, as text.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
-
-impl Visit for Log {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let _ = write!(self.0.lock().unwrap(), "{}={value:?} ", field.name());
-    }
-}
-
-impl Subscriber for Log {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
-        attributes.record(&mut self.clone());
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
-        values.record(&mut self.clone());
-    }
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        event.record(&mut self.clone());
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
 }
 
 /// All that the router wrote into `folder`.

@@ -14,10 +14,13 @@ pub(crate) struct Check {
     print_config: bool,
 }
 
-#[expect(clippy::print_stdout, reason = "the result is for the terminal")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result is for the terminal")]
 pub(crate) fn run(check: &Check) -> anyhow::Result<()> {
     let config = router::config::load(&check.config)?;
     router::serve::try_out(&config)?;
+    for exposed in router::config::exposed(&config, Some(&check.config)) {
+        eprintln!("warning: {exposed}");
+    }
     if check.print_config {
         print!("{}", serde_yaml::to_string(&config)?);
     } else {

@@ -32,6 +32,8 @@ mod tests;
 const TURN: &[u8] = b"\x1e";
 /// Stands between the parts of a turn.
 const PART: &[u8] = b"\x1f";
+/// Opens a turn whose role is not known: [`TURN`] and [`PART`].
+const TURN_OF_NOBODY: &[u8] = b"\x1e\x1f";
 /// Tokens that an image, a sound or a video counts as, whatever the length of its encoding.
 ///
 /// LLaVA-1.5 spends 576 on an image, Qwen2-VL one on each 28 × 28 pixels: 1,337 for a megapixel.
@@ -225,6 +227,10 @@ impl<'e> Layout<'e> {
     }
 
     fn open(&mut self, role: &str) {
+        // In one piece where there is no role: a body has room for millions of turns of nothing, and each piece costs.
+        if role.is_empty() {
+            return (self.emit)(TURN_OF_NOBODY);
+        }
         (self.emit)(TURN);
         (self.emit)(role.as_bytes());
         (self.emit)(PART);

@@ -95,6 +95,24 @@ async fn a_body_holds_what_it_takes_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_body_of_known_length_stays_where_it_is() {
+    let budget = Budget::new(8 * MIB);
+    let bounds =
+        Bounds { bytes_max: 32 * MIB, announced: Some(3 * MIB), within: Duration::from_secs(60) };
+    let (share, measured) = (Share::default(), Measured::begin(0));
+    let mut coming =
+        Coming { budget: &budget, bounds, share, kept: Vec::new(), taken: 0, measured };
+    let mut places = Vec::new();
+    for piece in 1..=48 {
+        coming.keep(&[b'x'; STEP_BYTES]).await.unwrap();
+        places.push(coming.kept.as_ptr());
+        assert!(coming.share.permits() * UNIT_BYTES <= 2 * piece * STEP_BYTES);
+    }
+    places[1..].iter().for_each(|it| assert_eq!(*it, places[1]));
+    assert_eq!(coming.kept.capacity(), 3 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bodies_that_wait_for_each_other_end_in_a_refusal_and_not_in_a_deadlock() {
     let budget = Arc::new(Budget::new(4 * MIB));
     let open: Vec<_> = (0..4).map(|_| receive(&budget, Some(2 * MIB))).collect();

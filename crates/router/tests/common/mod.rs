@@ -5,6 +5,7 @@
 
 pub mod full;
 pub mod h2;
+pub mod log;
 pub mod raw;
 pub mod tls;
 
