@@ -211,7 +211,7 @@ impl App {
             telemetry: Arc::new(telemetry),
             goodput: Arc::new(Goodput::new()),
             quarantine: Quarantine::new(settings.reader.hash_key),
-            retries: Retries::default(),
+            retries: Retries::new(run),
             request_names: RequestNames::new(config.policy.explain.keep),
             settings: ArcSwap::from_pointee(settings),
             registry: Registry::default(),

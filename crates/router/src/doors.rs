@@ -114,6 +114,7 @@ impl Doors {
                 && socket.set_nonblocking(true).is_ok()
                 && let Ok(socket) = TcpStream::from_std(socket)
             {
+                ports::tune(&socket);
                 self.take(socket, from, permit, &open, &phases);
             }
         }

@@ -25,6 +25,11 @@ use crate::{
 /// How long a refused `accept` (no file descriptors left, say) is waited out.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Most bytes that the system takes for a client before it can send them; what is under way to the client comes on
+/// top, so that no connection becomes slower by this.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 64 << 10;
+
 /// Most connections to the admin port at once.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 
@@ -48,7 +53,7 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((socket, from)) => {
-                let _ = socket.set_nodelay(true);
+                tune(&socket);
                 return (socket, from);
             }
             Err(error) => {
@@ -57,6 +62,14 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
         }
     }
+}
+
+/// Has what is written leave at once, and what can't leave stay with who writes it: a client that reads slowly
+/// is then felt up to its replica, where otherwise the system would take megabytes for each.
+pub(crate) fn tune(socket: &TcpStream) {
+    let _ = socket.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
 /// Agrees on TLS with a client, who gets `within` for it; nothing when that fails, which is the

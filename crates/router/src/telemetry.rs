@@ -262,6 +262,7 @@ impl Telemetry {
         self.forget_gone(&app.fleet);
         metrics::with_local_recorder(&self.recorder, || {
             gauges::read_gauges(&app.fleet);
+            gauges::read_retries(&app.retries);
             goodput::read_gauges(app);
             peers::read_gauges(app);
         });

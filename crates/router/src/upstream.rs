@@ -115,7 +115,7 @@ pub(crate) async fn send(
                 return Ok(Answer { begun, replica });
             }
             Attempt::Declined(begun) => {
-                if !may_retry || !app.retries.spend() || passage.retry().is_err() {
+                if !may_retry || !retried(app, passage).await {
                     return Ok(Answer { begun, replica });
                 }
             }
@@ -128,8 +128,7 @@ pub(crate) async fn send(
                 }
                 if app.quarantine.strike(suspect, replica.id(), Strike::Erred)
                     || !may_retry
-                    || !app.retries.spend()
-                    || passage.retry().is_err()
+                    || !retried(app, passage).await
                 {
                     return Ok(Answer { begun, replica });
                 }
@@ -160,6 +159,16 @@ pub(crate) async fn send(
             }
         }
     }
+}
+
+/// Has another replica chosen after an answer that says no, where that has been earned. The answer is kept
+/// meanwhile: it is relayed if nobody else takes the request.
+async fn retried(app: &App, passage: &mut Passage) -> bool {
+    let Some(wait) = app.retries.spend() else { return false };
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    passage.retry().is_ok()
 }
 
 /// Why a request is not sent again. Where nobody is left to try, what went wrong says more than that.

@@ -1,17 +1,25 @@
 //! Requests that are let in, wait, or are told when to come again.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use common::{
     CHAT, Stage, chat,
     full::{self, PATIENT, take_the_seat, unhurried, waiting},
-    stage_with, until,
+    raw, stage_with, until,
 };
 use http::Method;
 use policy::admission::AdmissionConfig;
-use router::config::Config;
+use router::config::{Config, Replica};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 async fn one_seat() -> Stage {
     let config = Config { admission: AdmissionConfig::default(), ..unhurried() };
@@ -64,4 +72,91 @@ async fn admission_is_switched_live_and_mistakes_are_named() {
     }
     let view = stage.admin(Method::GET, "/admin/admission", "").await.json();
     assert_eq!(view["config"]["mode"], "off");
+}
+
+/// Numbers of questions.
+type Numbers = Arc<Mutex<BTreeSet<usize>>>;
+
+/// A replica that tells which questions reach it, and keeps who takes the seat until all may leave.
+async fn tells_who_came(seen: Numbers, left: tokio::sync::watch::Receiver<bool>) -> String {
+    raw::replica(move |mut socket, request| {
+        let (told, mut left) = (Arc::clone(&seen), left.clone());
+        async move {
+            let number = request.split("question ").nth(1).and_then(|it| it.split('"').next());
+            if let Some(number) = number {
+                told.lock().unwrap().insert(number.parse().unwrap());
+            }
+            if request.contains("takes the seat") {
+                tokio::select! {
+                    _ = left.wait_for(|it| *it) => {}
+                    _ = socket.read_u8() => {}
+                }
+            }
+            let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+            let _ = socket.write_all(ok).await;
+        }
+    })
+    .await
+}
+
+/// Who waits for longer than it wants to is told so and reaches no replica, whenever room opens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c8_what_has_expired_in_the_queue_is_never_dispatched() {
+    let seen: Numbers = Arc::default();
+    let (leave, left) = tokio::sync::watch::channel(false);
+    let url = tells_who_came(Arc::clone(&seen), left).await;
+    let mut config = Config { admission: AdmissionConfig::default(), ..unhurried() };
+    config.replicas.push(Replica::at(url));
+    let stage = Arc::new(full::one_seat(config, "interactive", &[]).await);
+    let seat = raw::post(stage.data, CHAT, &chat("takes the seat", 1, false).to_string()).await;
+    until("the seat is taken", async || stage.reserved().await > 0).await;
+    let (mut served, mut late, mut refused) = (BTreeSet::new(), Vec::new(), 0);
+    let rounds = 12;
+    for round in 0..rounds {
+        let mut asking = tokio::task::JoinSet::new();
+        for at in 0..3 {
+            let (stage, number, patience_ms) = (Arc::clone(&stage), 3 * round + at, 150 + 100 * at);
+            asking.spawn(async move {
+                let patience = patience_ms.to_string();
+                let headers = [PATIENT, ("x-sluice-timeout-ms", patience.as_str())];
+                let (body, asked) = (chat(&format!("question {number}"), 1, false), Instant::now());
+                let answer = stage.post(CHAT, &headers, body.to_string()).await;
+                (number, answer, asked.elapsed().as_secs_f64() * 1e3 - patience_ms as f64)
+            });
+        }
+        if round == rounds - 1 {
+            // While some of the last wait and some have waited for too long.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            leave.send(true).unwrap();
+        }
+        for (number, answer, after_ms) in asking.join_all().await {
+            match answer.header("x-sluice-dropped-reason") {
+                "rejected-ttl-expired" => late.push(after_ms),
+                // It was not let wait at all.
+                "rejected-saturated" => refused += 1,
+                _ => {
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    served.insert(number);
+                }
+            }
+        }
+    }
+    late.sort_by(f64::total_cmp);
+    println!(
+        "C8: {} of {} expired in the queue, {refused} were not let wait, {} served once there was room; told so {:.1} ms after \
+         the time they had set in the median, {:.1} ms at the latest",
+        late.len(),
+        3 * rounds,
+        served.len(),
+        late[late.len() / 2],
+        late[late.len() - 1]
+    );
+    assert_eq!(
+        *seen.lock().unwrap(),
+        served,
+        "whoever has expired or is refused reaches no replica"
+    );
+    assert!(rounds <= late.len(), "{} waited", late.len());
+    drop(seat);
+    stage.until_idle().await;
 }

@@ -18,12 +18,6 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-/// Connections made, used and closed.
-const CHURN: usize = 4_000;
-
-/// How many of them at once.
-const AT_ONCE: usize = 8;
-
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -43,8 +37,11 @@ fn waiting_at(port: u16) -> usize {
     table.lines().filter(waits).count()
 }
 
-async fn churn(stage: &Stage, count: usize) {
+/// Makes `count` connections, uses them and closes them; with `every`, no sooner than one each time it has passed.
+async fn churn(stage: &Stage, count: usize, every: Duration) {
+    let began = Instant::now();
     for at in 0..count {
+        tokio::time::sleep_until((began + every * u32::try_from(at).unwrap()).into()).await;
         let body = chat("hi", 1, false).to_string();
         let mut socket = match at % 4 {
             // One that is reset, and one that says nothing.
@@ -67,17 +64,18 @@ async fn churn(stage: &Stage, count: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn b7_connections_that_come_and_go_leave_nothing() {
+/// Makes `count` connections from `clients` clients, `per_s` of them in a second where that is said.
+async fn leaves_nothing(count: usize, clients: u32, per_s: Option<u32>) {
     let stage = Arc::new(stage(RoundRobin, 1).await);
-    churn(&stage, 200).await;
+    churn(&stage, 200, Duration::ZERO).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = (descriptors(), tasks());
     let began = Instant::now();
+    let every = per_s.map_or(Duration::ZERO, |it| Duration::from_secs(1) * clients / it);
     let mut churning = tokio::task::JoinSet::new();
-    for _ in 0..AT_ONCE {
+    for _ in 0..clients {
         let stage = Arc::clone(&stage);
-        churning.spawn(async move { churn(&stage, CHURN / AT_ONCE).await });
+        churning.spawn(async move { churn(&stage, count / clients as usize, every).await });
     }
     churning.join_all().await;
     let took = began.elapsed();
@@ -90,7 +88,7 @@ async fn b7_connections_that_come_and_go_leave_nothing() {
     let after = (descriptors(), tasks());
     let waiting = waiting_at(stage.data.port());
     println!(
-        "B7: {CHURN} connections in {:.1} s: descriptors {} → {}, tasks {} → {}, {waiting} connections wait at the router's \
+        "B7: {count} connections in {:.1} s: descriptors {} → {}, tasks {} → {}, {waiting} connections wait at the router's \
          port",
         took.as_secs_f64(),
         before.0,
@@ -99,4 +97,15 @@ async fn b7_connections_that_come_and_go_leave_nothing() {
         after.1
     );
     stage.until_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b7_connections_that_come_and_go_leave_nothing() {
+    leaves_nothing(4_000, 8, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a minute: benches/full_counts.sh"]
+async fn full_b7_120_000_connections_that_come_and_go_leave_nothing() {
+    leaves_nothing(120_000, 80, Some(2_000)).await;
 }

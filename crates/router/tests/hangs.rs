@@ -95,8 +95,8 @@ async fn errs_often(asked: Arc<AtomicU64>) -> String {
     .await
 }
 
-#[tokio::test]
-async fn c4_clients_that_retry_bring_replicas_a_fifth_more_than_they_send() {
+/// Clients ask so many questions, each up to four times, of replicas that err three times in ten.
+async fn retry_storm(questions: u64) {
     let asked: Arc<AtomicU64> = Arc::default();
     let mut config = config(RoundRobin);
     for at in 0..3 {
@@ -104,7 +104,7 @@ async fn c4_clients_that_retry_bring_replicas_a_fifth_more_than_they_send() {
         config.replicas.push(Replica { name: Some(format!("e{at}")), ..Replica::at(url) });
     }
     let stage = stage_with(config, 0).await;
-    let (questions, mut sent, mut served) = (600, 0, 0);
+    let (mut sent, mut served) = (0, 0);
     for at in 0..questions {
         let body = format!(r#"{{"model":"m","messages":["question {at}"]}}"#);
         for _ in 0..=3 {
@@ -116,11 +116,44 @@ async fn c4_clients_that_retry_bring_replicas_a_fifth_more_than_they_send() {
         }
     }
     let upstream = asked.load(Ordering::Relaxed);
+    let retries = stage.metric("sluice_retries_total").await;
+    let denied = stage.metric("sluice_retries_denied_total").await;
     println!(
-        "C4: {questions} questions, {sent} requests of clients, {upstream} of the router ({:.2} ×), {served} served",
+        "C4: {questions} questions, {sent} requests of clients, {upstream} of the router ({:.3} ×), {served} served; {denied} \
+         retries denied",
         upstream as f64 / sent as f64
     );
     assert!(upstream <= SAVED_UP + sent * 6 / 5, "{upstream} of {sent}");
     assert!(sent < upstream, "some were retried");
+    assert_eq!(upstream, sent + retries, "each is counted");
+    assert!(0 < denied, "and so are those that were not made");
+    assert!(stage.fraction("sluice_retries_left").await < 2.0, "they are used up");
     until("nothing is left", async || stage.reserved().await == 0).await;
+}
+
+#[tokio::test]
+async fn c4_clients_that_retry_bring_replicas_a_fifth_more_than_they_send() {
+    retry_storm(600).await;
+}
+
+#[tokio::test]
+#[ignore = "a full count: benches/full_counts.sh"]
+async fn full_c4_of_20_000_questions_replicas_are_asked_a_fifth_more() {
+    retry_storm(20_000).await;
+}
+
+#[tokio::test]
+async fn c4_what_a_client_did_wrong_is_asked_once() {
+    for code in [400, 401, 403, 404, 405, 408, 409, 413, 415, 422] {
+        let stage = stage(RoundRobin, 2).await;
+        for replica in &stage.replicas {
+            replica.set_fault(Fault::Status { code, retry_after: None }).await.unwrap();
+        }
+        for at in 0..4 {
+            let answer = stage.chat(&chat(&format!("question {at}"), 1, false)).await;
+            assert_eq!((answer.status.as_u16(), answer.header("x-sluice-attempts")), (code, "1"));
+        }
+        assert_eq!(stage.metric("sluice_retries_total").await, 0, "{code}");
+        assert!(stage.fraction("sluice_retries_left").await > 9.9, "{code}: nothing is paid for");
+    }
 }

@@ -1,5 +1,5 @@
 //! The life of a router as a process: signals, restarts, clocks, pipes and limits. Named in
-//! docs/reliability.md by the ids A13, A15, D1, D2, D4, D7, D9 and D10.
+//! docs/reliability.md by the ids D1, D2, D4, D7, D9 and D10.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
@@ -19,7 +19,6 @@ use std::{
 };
 
 use common::{Connection, Fleet, Router, Start, chat, get, question, until, written};
-use emulator::Fault;
 
 #[test]
 fn it_serves_soon_after_it_is_started() {
@@ -445,100 +444,4 @@ fn d10_a_process_that_was_stopped_goes_on_as_if_nothing_had_been() {
         router.logged("replica ejected")
     );
     assert_eq!((whole, served, router.logged("replica ejected")), (12, 20, 0));
-}
-
-#[test]
-fn a15_replicas_killed_one_after_another_cost_what_had_begun_and_nothing_else() {
-    let (fleet, folder) = (Fleet::of(4), tempfile::tempdir().unwrap());
-    let router =
-        Start::with(&written(folder.path(), &fleet.configuration("attempts_max: 3\n"))).now();
-    router.until_ready();
-    let stop = Arc::new(AtomicBool::new(false));
-    let counts: Arc<[AtomicUsize; 3]> = Arc::default();
-    let clients: Vec<_> = (0..8)
-        .map(|at| {
-            let (stop, counts, data) = (Arc::clone(&stop), Arc::clone(&counts), router.data);
-            thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let is_stream = at % 2 == 0;
-                    let answer = chat(data, &question("go", 30, is_stream));
-                    let broke = |it: &common::Answer| {
-                        it.status == 200 && it.body.contains("upstream_disconnect")
-                    };
-                    let kind = match &answer {
-                        Ok(it) if it.is_whole() => 0,
-                        // Its first byte had been passed on.
-                        Ok(it) if broke(it) => 1,
-                        Ok(_) | Err(_) => 2,
-                    };
-                    if kind == 2 {
-                        println!("A15 failed: {answer:?}");
-                    }
-                    counts[kind].fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
-    thread::sleep(Duration::from_millis(500));
-    for at in 0..4 {
-        fleet.set_fault(at, Fault::Down);
-        thread::sleep(Duration::from_millis(400));
-        fleet.set_fault(at, Fault::None);
-        router.until_ready();
-        thread::sleep(Duration::from_millis(200));
-    }
-    stop.store(true, Ordering::Relaxed);
-    clients.into_iter().for_each(|it| it.join().unwrap());
-    let [whole, begun, other] = [0, 1, 2].map(|it| counts[it].load(Ordering::Relaxed));
-    let sample = "sluice_requests_total{outcome=\"replica-failed\"}";
-    let counted = metric(&router, sample);
-    println!(
-        "A15: 4 kills under load: {whole} whole, {begun} broken off after their first byte, {other} others failed"
-    );
-    assert_eq!(other, 0);
-    assert_eq!(counted, begun, "each is counted, and nothing else");
-    until("nothing is reserved", || router.reserved() == 0);
-}
-
-fn metric(router: &Router, sample: &str) -> usize {
-    let text = get(router.admin, "/metrics").unwrap().body;
-    let line = text.lines().find_map(|it| it.strip_prefix(sample)?.strip_prefix(' '));
-    line.map_or(0, |it| it.parse().unwrap())
-}
-
-#[test]
-fn a13_a_replica_that_comes_and_goes_costs_nothing_and_little_is_said_of_it() {
-    let (fleet, folder) = (Fleet::of(3), tempfile::tempdir().unwrap());
-    let router = Start::with(&written(folder.path(), &fleet.configuration(""))).now();
-    router.until_ready();
-    let stop = Arc::new(AtomicBool::new(false));
-    let counts: Arc<[AtomicUsize; 2]> = Arc::default();
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let (stop, counts, data) = (Arc::clone(&stop), Arc::clone(&counts), router.data);
-            thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let whole = chat(data, &question("go", 3, true)).is_ok_and(|it| it.is_whole());
-                    counts[usize::from(whole)].fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
-    let flaps = 10;
-    for _ in 0..flaps {
-        fleet.set_fault(0, Fault::Down);
-        thread::sleep(Duration::from_millis(500));
-        fleet.set_fault(0, Fault::None);
-        thread::sleep(Duration::from_millis(500));
-    }
-    stop.store(true, Ordering::Relaxed);
-    clients.into_iter().for_each(|it| it.join().unwrap());
-    let [failed, whole] = [0, 1].map(|it| counts[it].load(Ordering::Relaxed));
-    let (ejected, ready) = (router.logged("replica ejected"), router.logged("replica ready"));
-    println!(
-        "A13: {flaps} flaps in {flaps} s: {whole} of {} whole; {ejected} ejections and {ready} returns logged",
-        whole + failed
-    );
-    assert!(95 * (whole + failed) <= 100 * whole, "{failed} failed");
-    assert!(ejected <= flaps && ready <= flaps + 3, "a line for each change, and no more");
 }

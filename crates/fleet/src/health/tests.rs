@@ -101,6 +101,34 @@ fn one_that_gives_no_sign_of_life_is_ejected_within_3_s() {
     }
 }
 
+/// A12: however long it was gone, and whenever the probe was due that finds it back.
+#[test]
+fn one_that_is_back_is_ready_within_a_probe_interval_and_1_s() {
+    let within = HealthConfig::default().interval + Duration::from_secs(1);
+    let mut longest = Duration::ZERO;
+    for (gone, phase) in
+        (0..20_000).step_by(110).flat_map(|it| [(it, 10), (it, 2_500), (it, 5_000)])
+    {
+        let mut tracker = ready();
+        tracker.request_failed(millis(10_000), Failure::Refused, false);
+        assert_eq!(tracker.health(), Health::Ejected);
+        // Who waits for the next probe of a replica that was ready goes on waiting for it.
+        let mut now = 10_000 + phase;
+        loop {
+            let is_back = 10_000 + gone <= now;
+            tracker.probed(millis(now), if is_back { Ok(()) } else { Err(Failure::Refused) });
+            if tracker.health() == Health::Ready {
+                break;
+            }
+            now += u64::try_from(tracker.probe_in().as_millis()).unwrap();
+            assert!(now < 100_000, "it is never ready");
+        }
+        longest = longest.max(Duration::from_millis(now - 10_000 - gone));
+    }
+    assert!(longest <= within, "{longest:?}");
+    assert!(Duration::from_secs(2) < longest, "two probes are asked for");
+}
+
 #[test]
 fn one_that_computes_without_a_byte_and_answers_probes_is_never_ejected() {
     assert_eq!(watched(&mut ready(), 10_000, 600_000, |_| Ok(())), None);

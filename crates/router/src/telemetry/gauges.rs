@@ -9,9 +9,10 @@ use super::{
     names::{
         IMPLAUSIBLE, IN_FLIGHT, INDEX_BLOCKS, INDEX_BYTES, KNEE_PER_S, LIMIT, MARGIN, OBSERVED,
         PLACED_PER_S, PREDICTED, QUEUED_PREFILL, READY, REPORTED_RUNNING, REPORTED_WAITING,
-        SESSIONS, SLOW_START, TASKS, UTILISATION, WAITING,
+        RETRIES_DENIED, RETRIES_LEFT, SESSIONS, SLOW_START, TASKS, UTILISATION, WAITING,
     },
 };
+use crate::retries::Retries;
 
 /// Sets the gauges of admission.
 fn read_admission(fleet: &Fleet) {
@@ -40,6 +41,12 @@ fn read_admission(fleet: &Fleet) {
                 .set(observed_s);
         }
     }
+}
+
+/// Sets what is known of the router's own retries.
+pub(super) fn read_retries(retries: &Retries) {
+    gauge!(RETRIES_LEFT).set(retries.saved());
+    counter!(RETRIES_DENIED).absolute(retries.denied());
 }
 
 /// Sets every gauge from what the dispatcher and the replicas say now.

@@ -30,6 +30,8 @@ pub(super) const REQUESTS: &str = "sluice_requests_total";
 pub(super) const REJECTED: &str = "sluice_requests_rejected_total";
 pub(super) const CLAMPED: &str = "sluice_priority_clamped_total";
 pub(super) const RETRIES: &str = "sluice_retries_total";
+pub(super) const RETRIES_LEFT: &str = "sluice_retries_left";
+pub(super) const RETRIES_DENIED: &str = "sluice_retries_denied_total";
 pub(super) const DECISIONS: &str = "sluice_decisions_total";
 pub(super) const DECISION_SECONDS: &str = "sluice_decision_seconds";
 pub(super) const TTFT: &str = "sluice_time_to_first_token_seconds";
@@ -88,7 +90,7 @@ pub(super) const TASKS: &str = "sluice_tasks";
 pub(super) const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 60] = [
+pub const METRICS: [Metric; 62] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(
@@ -97,6 +99,16 @@ pub const METRICS: [Metric; 60] = [
         "Requests that asked for a more urgent class than their tenant may have",
     ),
     metric(RETRIES, Kind::Counter, "Requests placed again after an attempt without an answer"),
+    metric(
+        RETRIES_LEFT,
+        Kind::Gauge,
+        "Requests that may be placed again after an answer that says no; each request adds a fifth, up to 10",
+    ),
+    metric(
+        RETRIES_DENIED,
+        Kind::Counter,
+        "Answers that say no and were passed on because no retry was left",
+    ),
     metric(DECISIONS, Kind::Counter, "Placements, by what decided"),
     metric(DECISION_SECONDS, Kind::Histogram, "Time to decide where a request goes"),
     metric(TTFT, Kind::Histogram, "Time from a request's head to its first token, by replica"),

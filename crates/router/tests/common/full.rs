@@ -23,11 +23,12 @@ pub fn unhurried() -> Config {
     config
 }
 
-/// One replica with one seat, of which a request of `urgency` was just served by those who show `key`: whoever is less
+/// One replica with one seat, that of `config` or an emulated one, of which a request of `urgency` was just served by those who show `key`: whoever is less
 /// urgent does not wait for the seat in the engine.
 pub async fn one_seat(mut config: Config, urgency: &str, key: &[(&str, &str)]) -> Stage {
     config.policy.estimate.coefficients.sequences_max = 1;
-    let stage = stage_with(config, 1).await;
+    let emulated = usize::from(config.replicas.is_empty());
+    let stage = stage_with(config, emulated).await;
     let headers = [&[("x-sluice-priority", urgency)], key].concat();
     let answer = stage.post(CHAT, &headers, chat("hi", 1, false).to_string()).await;
     assert_eq!(answer.status, 200, "{answer:?}");

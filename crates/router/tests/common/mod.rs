@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses the part it needs")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+pub mod echo;
 pub mod full;
 pub mod h2;
 pub mod log;
@@ -191,6 +192,20 @@ impl Stage {
         line.map_or(0, |it| it.parse().unwrap())
     }
 
+    /// The same of one that need not be whole.
+    pub async fn fraction(&self, sample: &str) -> f64 {
+        let text = self.admin(Method::GET, "/metrics", "").await.body;
+        let line = text.lines().find_map(|it| it.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    }
+
+    /// The sum of the samples of one of the router's metrics.
+    pub async fn metric_sum(&self, name: &str) -> u64 {
+        let text = self.admin(Method::GET, "/metrics", "").await.body;
+        let samples = text.lines().filter(|it| it.split('{').next() == Some(name));
+        samples.map(|it| it.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
     pub async fn health(&self, replica: usize) -> String {
         let status = self.admin(Method::GET, "/admin/replicas", "").await.json();
         status["replicas"][replica]["health"].as_str().unwrap().to_owned()
@@ -203,6 +218,11 @@ impl Stage {
             status["replicas"].as_array().unwrap().iter().map(|it| it[name].as_u64().unwrap()).sum()
         };
         sum("in_flight") + sum("queued_prefill_tokens")
+    }
+
+    /// Prompt tokens that are not computed, as far as the router knows.
+    pub async fn prefilling(&self) -> u64 {
+        self.metric_sum("sluice_queued_prefill_tokens").await
     }
 
     pub fn upstream_in_flight(&self) -> usize {

@@ -238,6 +238,11 @@ impl Connection {
         Ok(Self { socket: BufReader::new(socket) })
     }
 
+    /// What comes, byte by byte; nothing of it may have been read as an answer.
+    pub fn socket(&mut self) -> &mut impl io::Read {
+        &mut self.socket
+    }
+
     pub fn send(&mut self, head: &str, body: &str) -> io::Result<()> {
         let length = body.len();
         let request =

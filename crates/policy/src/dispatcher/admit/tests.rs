@@ -81,6 +81,30 @@ fn who_waited_too_long_is_turned_away_when_time_has_passed() {
     assert!(reject.retry_after().unwrap() > Duration::ZERO);
 }
 
+/// C10: of those who were turned away at once, no twentieth of the time in which they come again has more than three
+/// times its share.
+#[test]
+fn who_was_turned_away_together_does_not_come_again_together() {
+    let mut dispatcher =
+        dispatcher(AdmissionConfig { wait_share: 0.0, ..AdmissionConfig::default() });
+    told(&mut dispatcher, 0, Event::Arrived(long(0)));
+    let mut after_s = Vec::new();
+    for id in 1..=2_000 {
+        let decisions = told(&mut dispatcher, 1, Event::Arrived(long(id)));
+        let reject = decisions[0].verdict.unwrap_err();
+        after_s.push(reject.retry_after().unwrap().as_secs_f64());
+    }
+    let least = after_s.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = after_s.iter().copied().fold(0.0, f64::max);
+    assert!(1.5 * least < most, "{least} to {most}");
+    for part in 0..20 {
+        let begin = least + (most - least) * f64::from(part) / 20.0;
+        let end = begin + (most - least) / 20.0;
+        let some = after_s.iter().filter(|it| (begin..=end).contains(it)).count();
+        assert!(some <= 3 * after_s.len() / 20, "{some} come between {begin} and {end}");
+    }
+}
+
 #[test]
 fn who_leaves_while_waiting_is_forgotten() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
