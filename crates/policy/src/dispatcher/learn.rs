@@ -54,6 +54,11 @@ impl Dispatcher {
             }
         }
         self.release(now, &it);
+        if outcome == Outcome::Finished
+            && let Some(replica) = self.fleet.get_mut(it.replica)
+        {
+            replica.overrun.ended();
+        }
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
             (Outcome::Failed, Some(session)) => self.sessions.failed(session, it.replica),
