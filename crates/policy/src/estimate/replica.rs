@@ -382,6 +382,12 @@ impl ReplicaEstimate {
         (tokens > 0.0).then(|| time / tokens)
     }
 
+    /// Requests placed here whose first token has not come, or is not yet due where it can't be seen.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Seconds of prefill that wait here, scaled.
     #[must_use]
     pub fn queued_s(&self) -> f64 {

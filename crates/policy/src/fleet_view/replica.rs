@@ -36,6 +36,10 @@ const KV_WEIGHT: f64 = 0.2;
 const KV_AMPLE: f32 = 0.9;
 const DUTY_LITTLE: f64 = 0.5;
 
+/// How much later than predicted a first token comes for which nothing explains the wait but that all seats were
+/// taken: a factor, and seconds.
+const UNEXPLAINED: (f64, f64) = (2.0, 0.05);
+
 /// Longer than any prompt.
 pub(super) const ANY_LENGTH: Tokens = Tokens(u32::MAX);
 
@@ -268,6 +272,19 @@ impl Replica {
         self.learn_kv(&report);
     }
 
+    /// Learns from a first token that came after `took_s` how many requests run at once, where the engine does not say:
+    /// as many as had theirs when others waited for longer than what was computed before them explains.
+    pub(crate) fn learn_seats(&mut self, now: Timestamp, took_s: f64, forecast: &Forecast) {
+        if self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX) {
+            return;
+        }
+        let explained_s = forecast.ttft_s - forecast.room_s;
+        let lacked_a_seat = UNEXPLAINED.0 * explained_s + UNEXPLAINED.1 < took_s
+            && self.estimate.duty(now) < DUTY_LITTLE;
+        let waiting = u32::try_from(self.estimate.waiting()).unwrap_or(u32::MAX);
+        self.seats.observe(self.load.in_flight.saturating_sub(waiting), lacked_a_seat);
+    }
+
     /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
     fn learn_kv(&mut self, report: &LoadReport) {
         let requests = report.running.saturating_add(report.waiting);
@@ -406,5 +423,24 @@ mod tests {
         assert!(replica.lacks_memory(now));
         replica.report(now, LoadReport { waiting: 1, ..report(21) });
         assert!(!replica.lacks_memory(now), "who waits now may lack something else");
+    }
+
+    #[test]
+    fn first_tokens_that_nothing_explains_tell_how_many_run_at_once() {
+        let (mut fleet, id) = fleet_of_one();
+        (0..6).for_each(|_| fleet.reserve(id, Tokens(0)));
+        let replica = fleet.get_mut(id).unwrap();
+        let forecast = Forecast { ttft_s: 0.1, ..Forecast::default() };
+        let now = Timestamp::ZERO;
+        (0..20).for_each(|_| replica.learn_seats(now, 0.15, &forecast));
+        assert_eq!(replica.seats.count(), 256, "nobody waited");
+        // An engine that reports is believed instead.
+        let running = LoadReport { running: 6, ..LoadReport::default() };
+        replica.report(now, running);
+        (0..20).for_each(|_| replica.learn_seats(now, 3.0, &forecast));
+        assert_eq!(replica.seats.count(), 256);
+        let later = now + REPORT_AGE_MAX + Duration::from_millis(1);
+        (0..5).for_each(|_| replica.learn_seats(later, 3.0, &forecast));
+        assert_eq!(replica.seats.count(), 6);
     }
 }

@@ -101,6 +101,22 @@ fn the_number_of_seats_is_found_by_itself() {
 }
 
 #[test]
+fn the_number_of_seats_is_found_where_engines_tell_nothing() {
+    let silent = "signals: { scrape_interval: null }\n";
+    let off = run(FEW, silent, AdmissionMode::Off, 8.0).good();
+    for rate_per_s in [8.0, 24.0] {
+        let held = run(FEW, silent, AdmissionMode::Knee, rate_per_s);
+        assert!(1.05 * off <= held.good(), "{} at {rate_per_s}/s, {off} at 8", held.good());
+        assert!(0.97 * held.let_in() <= held.good(), "{} of {}", held.good(), held.let_in());
+    }
+    let chats = run(CHAT, silent, AdmissionMode::Knee, 22.0);
+    assert!(0.99 * chats.all() <= chats.good(), "{} of {}", chats.good(), chats.all());
+    let beyond = run(CHAT, silent, AdmissionMode::Knee, 28.0);
+    assert!(0.97 * beyond.let_in() <= beyond.good(), "{} of {}", beyond.good(), beyond.let_in());
+    assert!(0.97 * chats.good() <= beyond.good(), "{} {}", beyond.good(), chats.good());
+}
+
+#[test]
 fn agents_are_not_turned_away_below_the_knee() {
     let held = run(AGENTS, "", AdmissionMode::Knee, 4.0);
     assert!(held.rejected() < 0.01 * held.all(), "{} of {}", held.rejected(), held.all());
