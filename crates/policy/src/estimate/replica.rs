@@ -132,6 +132,8 @@ pub struct Forecast {
     pub tpot_s: f64,
     /// The same before it came.
     pub tpot_before_s: f64,
+    /// The time between tokens of late, longer by what the request is predicted to add.
+    pub pace_s: f64,
     /// Time of a step, with it, in which nothing but answers is computed.
     pub step_s: f64,
     /// Work that it adds: its prefill, and the part of each decode step that is there for it.
@@ -317,6 +319,7 @@ impl ReplicaEstimate {
             alone_s,
             tpot_s,
             tpot_before_s,
+            pace_s: measured_s * tpot_s / tpot_before_s,
             step_s: step_s + token_s,
             work_s,
             exposed: self.exposed(now, own_prefill_s, full_s / gap_s) * share,
