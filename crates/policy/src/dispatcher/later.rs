@@ -24,7 +24,7 @@ pub(super) const NOT_YET: Closed = Closed { gate: Gate::Ttft, excess: 1.0, over_
 const LOOKS: u32 = 16;
 
 /// How much more work than where it is least it may be.
-const MORE_WORK: f64 = 1.05;
+pub(super) const MORE_WORK: f64 = 1.05;
 
 /// Part of an engine's chunk up to which a prompt counts as short.
 const SHORT: f64 = 0.55;
