@@ -6,8 +6,8 @@ use policy::admission::AdmissionConfig;
 
 use crate::{
     Terms,
-    case::{Case, Ran},
-    goodput::{beyond, knee_of},
+    case::{Case, Ran, mean},
+    goodput::{at_knee, beyond, knee_of},
     line::{Bar, put, say},
 };
 
@@ -48,9 +48,38 @@ pub(crate) fn binding(terms: &Terms) {
         }
         let mut case = with_its_knee(case, "binding");
         beyond(&case, terms.seeds, "binding");
+        if text == MEMORY {
+            told_of_memory(&case, terms.seeds);
+        }
         case.follow = Some(1);
         let ran = case.run(AdmissionConfig::default(), 2.0, 1);
         names(&case, &ran, gate);
+    }
+}
+
+/// Engines that state a cache of twice its size, and say more or less of how it goes with it.
+fn told_of_memory(case: &Case, seeds: u64) {
+    let knee = at_knee(case, seeds).iter().map(|it| it.0).sum::<f64>() / seeds as f64;
+    for (told, kv_usage_told, preemptions_told) in [
+        ("usage and preemptions told", true, true),
+        ("usage told", true, false),
+        ("preemptions told", false, true),
+        ("neither told", false, false),
+    ] {
+        let mut case = case.clone();
+        let signals = &mut case.scenario.signals;
+        (signals.kv_usage_told, signals.preemptions_told) = (kv_usage_told, preemptions_told);
+        signals.cache_stated = 2.0;
+        for times in [1.4, 2.0] {
+            let runs = case.runs(AdmissionConfig::default(), times, seeds);
+            let line = |what: &str, figure, bar| {
+                let what = format!("cache stated twice, {told}: {what} at {times} x");
+                put("binding", &case.name, &what, figure, bar);
+            };
+            let good = mean(&runs, Ran::good_per_s);
+            line("goodput, % of the knee's", 100.0 * good / knee, Bar::None);
+            line("served as promised of those let in, %", mean(&runs, Ran::attained), Bar::None);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod eviction;
 pub(crate) mod fleet_speed;
 pub mod margin;
 pub mod output;
+pub mod overrun;
 pub mod replica;
 pub mod scale;
 pub mod seats;
@@ -28,6 +29,7 @@ pub use self::{
     coefficients::Coefficients,
     eviction::Evictions,
     output::OutputLengths,
+    overrun::Overrun,
     replica::{Forecast, ReplicaEstimate},
     seats::Seats,
 };

@@ -107,7 +107,7 @@ impl Server {
             Self::Fcfs(station) => LoadReport {
                 running: count(station.serving.len()),
                 waiting: count(station.waiting.len()),
-                kv_usage: 0.0,
+                ..LoadReport::default()
             },
         }
     }

@@ -10,7 +10,7 @@ use policy::config::DispatcherConfig;
 use report::Terms;
 use serde::{Deserialize, Serialize};
 
-use types::{request::Priority, slo::Slo};
+use types::{quantity::Tokens, request::Priority, slo::Slo};
 use workload::Arrival;
 
 use crate::fault::Fault;
@@ -130,6 +130,12 @@ pub struct Signals {
     pub scrape_delay: Duration,
     /// Share of readings that are lost, 0 to 1.
     pub scrape_loss: f64,
+    /// What engines state of the size of their caches, in times of what it is.
+    pub cache_stated: f64,
+    /// Whether readings say how full caches are.
+    pub kv_usage_told: bool,
+    /// Whether readings say how often requests had to give up their memory.
+    pub preemptions_told: bool,
     /// Time from a change of an engine's cache until the routers know; engines tell nothing when absent.
     /// Routers then name blocks of the engine's size.
     #[serde(with = "friendly_optional")]
@@ -206,6 +212,17 @@ impl ServiceTime {
 }
 
 impl Signals {
+    /// What an engine states that its cache has room for, which has room for `tokens`.
+    pub(crate) fn stated(&self, tokens: Tokens) -> Tokens {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a cast from a float saturates"
+        )]
+        let stated = (f64::from(tokens.0) * self.cache_stated) as u32;
+        Tokens(stated)
+    }
+
     /// Everything wrong with the values.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -216,6 +233,10 @@ impl Signals {
         if !(0.0..=1.0).contains(&self.scrape_loss) {
             let loss = self.scrape_loss;
             problems.push(format!("scrape_loss: needs a share from 0 to 1, has {loss}"));
+        }
+        if !(0.01..=100.0).contains(&self.cache_stated) {
+            let stated = self.cache_stated;
+            problems.push(format!("cache_stated: needs a factor from 0.01 to 100, has {stated}"));
         }
         if !(0.0..1.0).contains(&self.event_loss) {
             let loss = self.event_loss;
@@ -232,6 +253,9 @@ impl Default for Signals {
             scrape_interval: Some(Duration::from_secs(1)),
             scrape_delay: Duration::ZERO,
             scrape_loss: 0.0,
+            cache_stated: 1.0,
+            kv_usage_told: true,
+            preemptions_told: true,
             event_lag: None,
             event_loss: 0.0,
             placements_lag: None,

@@ -38,4 +38,8 @@ pub struct LoadReport {
     pub waiting: u32,
     /// Share of the KV cache in use, 0 to 1.
     pub kv_usage: f32,
+    /// Times that a running request had to give up its memory and was computed anew, since the engine
+    /// started; 0 where it does not say.
+    #[serde(default)]
+    pub preemptions: u32,
 }

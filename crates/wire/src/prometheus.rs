@@ -51,6 +51,7 @@ enum Metric {
     Running,
     Waiting,
     KvUsage,
+    Preemptions,
     BlockTokens,
     CacheBlocks,
     CacheTokens,
@@ -66,6 +67,7 @@ impl Metric {
             Self::Running | Self::Waiting => 1e6,
             // A share; some engines have told more than there is, and some per cent.
             Self::KvUsage => 1e6,
+            Self::Preemptions => 4e9,
             Self::BlockTokens => 1e6,
             Self::CacheBlocks | Self::CacheTokens => 4e9,
             // Seconds since 1970, for some thousand years.
@@ -112,6 +114,8 @@ impl<'t> Samples<'t> {
             | b"vllm:gpu_cache_usage_perc"
             | b"sglang:token_usage"
             | b"llamacpp:kv_cache_usage_ratio" => Metric::KvUsage,
+            // A request of SGLang counts once it has ended, with all the times that it gave way.
+            b"vllm:num_preemptions_total" | b"sglang:num_retractions_sum" => Metric::Preemptions,
             b"sglang:page_size" => Metric::BlockTokens,
             b"sglang:max_total_num_tokens" => Metric::CacheTokens,
             b"process_start_time_seconds" => Metric::Started,
@@ -205,6 +209,7 @@ impl<'t> Samples<'t> {
                 running: self.total(Metric::Running).map(whole).unwrap_or_default(),
                 waiting: self.total(Metric::Waiting).map(whole).unwrap_or_default(),
                 kv_usage: share(usage, ranks),
+                preemptions: self.total(Metric::Preemptions).map(whole).unwrap_or_default(),
             },
             block,
             cache_blocks: self

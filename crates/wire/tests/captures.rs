@@ -161,3 +161,16 @@ fn every_engine_tells_its_load() {
         assert_eq!(scrape.cache_blocks, cache_blocks.map(Blocks), "{name}");
     }
 }
+
+#[test]
+fn an_engine_tells_how_often_requests_lost_their_memory() {
+    let idle = "vllm:num_preemptions_total{engine=\"0\",model_name=\"tiny-llama\"} 0.0";
+    for name in ["vllm-0.32.0", "vllm-0.11.0"] {
+        let page = String::from_utf8(capture(&format!("{name}/metrics_busy.txt"))).unwrap();
+        let told = |page: &str| prometheus::read(page.as_bytes()).unwrap().load.preemptions;
+        assert_eq!(told(&page), 0, "{name}");
+        // Nobody was preempted when the pages were captured, so the count is put in.
+        assert!(page.contains(idle), "{name}");
+        assert_eq!(told(&page.replace(idle, &idle.replace("0.0", "13.0"))), 13, "{name}");
+    }
+}

@@ -18,6 +18,10 @@ use crate::{fleet_view::Replica, strategy::Candidate};
 /// longer than expected.
 const KV_USAGE_MAX: f64 = 0.95;
 
+/// Factor on the pace of answers as it was measured: of those that come together some are a little slower than the
+/// mean, and what is measured lags behind.
+const PACE_MARGIN: f64 = 1.03;
+
 /// What stands in the way of a request on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -165,7 +169,14 @@ impl Pass<'_> {
         } else {
             forecast.tpot_s
         };
-        let tpot_s = raised(tpot_margin.value()) * predicted_s;
+        let predicted_s = raised(tpot_margin.value()) * predicted_s;
+        // What prompts really took from answers, those included that were not found where they were believed
+        // to be, shows in their pace, and long before they end.
+        let tpot_s = if self.mode == AdmissionMode::Knee {
+            predicted_s.max(PACE_MARGIN * self.reserve * forecast.pace_s)
+        } else {
+            predicted_s
+        };
         let ttft = self.slo.ttft.and_then(|it| over(Gate::Ttft, ttft_s, it.as_secs_f64()));
         if self.mode == AdmissionMode::TtftOnly {
             return ttft;

@@ -14,7 +14,7 @@ use types::{
 
 use super::{
     Dispatcher, InFlight, Tried,
-    later::{Later, NOT_YET},
+    later::{Later, MORE_WORK, NOT_YET},
 };
 use crate::{
     admission::{
@@ -46,6 +46,7 @@ struct Holder {
     cost_s: f64,
     /// For how long, as far as is known.
     after_s: f64,
+    work_s: f64,
     gate: Gate,
 }
 
@@ -142,8 +143,8 @@ impl Dispatcher {
             let after_s = full.note(it, &closed, asked.output, turn_s);
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
-                let gate = closed.gate;
-                holder = Some(Holder { cost_s, after_s, gate });
+                let (gate, work_s) = (closed.gate, it.forecast.work_s);
+                holder = Some(Holder { cost_s, after_s, work_s, gate });
             }
             if drafts {
                 book.closed(it.id, closed.gate);
@@ -177,8 +178,15 @@ impl Dispatcher {
             && request.came_again == 0
             && !full.is_over_share
             && self.admission.queue.len() < config.queue_max as usize;
-        // A seat is sure to be left; who runs too slowly to take one more may do so for long.
-        if open.is_empty() || holder.gate != Gate::Seats || !is_kept {
+        // A seat is sure to be left. A pace may take longer to change, and is waited for only by who would have to be
+        // computed anew elsewhere, which slows others there; where memory is lacking it may be for long.
+        let is_held = |it: &Candidate| MORE_WORK * holder.work_s < it.forecast.work_s;
+        let passes = match holder.gate {
+            Gate::Seats => true,
+            Gate::Tpot => open.iter().all(is_held),
+            Gate::Ttft | Gate::E2e | Gate::KvCache | Gate::Count => false,
+        };
+        if open.is_empty() || !passes || !is_kept {
             return false;
         }
         let weights = self.strategy.cost_weights().unwrap_or_default();
@@ -357,8 +365,11 @@ impl Dispatcher {
         self.find_candidates(now, &asked, &there, &Tried::new(), &mut candidates);
         let work_s = candidates.iter().map(|it| it.forecast.work_s).fold(f64::INFINITY, f64::min);
         let kept = self.admission.kept.take();
+        // Who would rather wait for another replica has room all the same.
         let is_open = !candidates.is_empty()
-            && self.admit(now, request, Comes::At(now), &asked, &mut candidates).is_ok();
+            && self
+                .admit(now, request, Comes::At(now), &asked, &mut candidates)
+                .map_or_else(|full| full.has_choice, |()| true);
         self.admission.kept = kept;
         self.candidates = candidates;
         Outlook { is_open, work_s }

@@ -10,6 +10,7 @@ use types::{replica::ReplicaId, time::Timestamp};
 use super::{Dispatcher, Tried};
 use crate::{
     admission::{Gate, gate::Closed},
+    estimate::ReplicaEstimate,
     event::Decision,
     fleet_view::FleetView,
     strategy::Candidate,
@@ -25,10 +26,13 @@ const LOOKS_MAX: usize = 16;
 const LOOKS_REPLICAS: usize = 128;
 
 /// How much more work than where it is least it may be.
-const MORE_WORK: f64 = 1.05;
+pub(super) const MORE_WORK: f64 = 1.05;
 
 /// Part of an engine's chunk up to which a prompt counts as short.
-const SHORT: f64 = 0.5;
+const SHORT: f64 = 0.55;
+
+/// Part of a chunk up to which a prompt that is there is hardly felt by who comes then.
+const SLIGHT: f64 = 0.05;
 
 /// One of so many of the other replicas has no prompt waiting when a long one for later starts, at least; and one of so
 /// many of all has one for later then, at most.
@@ -50,8 +54,11 @@ impl Later {
         let has_none =
             |it: &&Candidate| fleet.get(it.id).is_some_and(|it| it.estimate.queued_s() <= 0.0);
         let quiet = candidates.iter().filter(has_none).count();
-        let has_later =
-            |it: &&Candidate| fleet.get(it.id).is_some_and(|it| it.estimate.computes_for_later());
+        let has_later = |it: &&Candidate| {
+            let estimate = fleet.get(it.id).map(|it| &it.estimate);
+            let is_felt = |it: &ReplicaEstimate| SLIGHT * it.chunk_s() < it.queued_s();
+            estimate.is_some_and(|it| it.computes_for_later() && is_felt(it))
+        };
         let busy = candidates.iter().filter(has_later).count();
         let leaves_quiet = candidates.len().saturating_sub(1) <= QUIET_OF * quiet.saturating_sub(1)
             && busy < (candidates.len() / BUSY_OF).max(1);

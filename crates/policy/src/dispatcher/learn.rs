@@ -27,6 +27,7 @@ impl Dispatcher {
         self.fleet.learn(replica, |it| {
             it.estimate.begins(now);
             if is_sized {
+                it.learn_seats(now, took_s, &forecast);
                 it.estimate.learn_ttft(now, placed, &forecast);
                 Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
             }
@@ -54,6 +55,11 @@ impl Dispatcher {
             }
         }
         self.release(now, &it);
+        if outcome == Outcome::Finished
+            && let Some(replica) = self.fleet.get_mut(it.replica)
+        {
+            replica.overrun.ended();
+        }
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
             (Outcome::Failed, Some(session)) => self.sessions.failed(session, it.replica),

@@ -188,7 +188,7 @@ mod tests {
         }
         let mut requests = |now, touch: Option<u32>| {
             if let Some(running) = touch {
-                let report = LoadReport { running, waiting: 0, kv_usage: 0.1 };
+                let report = LoadReport { running, kv_usage: 0.1, ..LoadReport::default() };
                 replicas.get_mut(1).unwrap().report(now, report);
             }
             replicas.refresh(now);

@@ -12,7 +12,7 @@ use types::{
 use crate::{
     adapters::Adapters,
     admission::{Limit, PeerLimit, Promises},
-    estimate::{Asked, Evictions, Forecast, ReplicaEstimate, Seats, replica::Sharing},
+    estimate::{Asked, Evictions, Forecast, Overrun, ReplicaEstimate, Seats, replica::Sharing},
     prefix_index::Slot,
     slow_start::{HEAD_START, SlowStart, Warming},
     strategy::Candidate,
@@ -35,6 +35,10 @@ const KV_WEIGHT: f64 = 0.2;
 /// engine lack a seat.
 const KV_AMPLE: f32 = 0.9;
 const DUTY_LITTLE: f64 = 0.5;
+
+/// How much later than predicted a first token comes for which nothing explains the wait but that all seats were
+/// taken: a factor, and seconds.
+const UNEXPLAINED: (f64, f64) = (2.0, 0.05);
 
 /// Longer than any prompt.
 pub(super) const ANY_LENGTH: Tokens = Tokens(u32::MAX);
@@ -106,6 +110,10 @@ pub struct Replica {
     pub seats: Seats,
     /// Tokens that its KV cache holds, as far as its reports tell.
     kv_tokens: Option<f64>,
+    /// How far more was placed than its memory holds.
+    pub overrun: Overrun,
+    /// Whether its last report said that requests wait because memory was taken from them.
+    gave_way: bool,
     /// Requests that others placed here who do not tell, when that was seen.
     pub(super) foreign: Option<(Timestamp, u32)>,
     /// What its engine last said of its load, and when.
@@ -136,6 +144,8 @@ impl Replica {
             peer_limit: PeerLimit::default(),
             seats,
             kv_tokens: None,
+            overrun: Overrun::default(),
+            gave_way: false,
             foreign: None,
             report: None,
             is_cold: true,
@@ -175,7 +185,9 @@ impl Replica {
     /// Whether requests wait for memory there, as far as is known.
     #[must_use]
     pub fn lacks_memory(&self, now: Timestamp) -> bool {
-        self.report.is_some_and(|it| lacks_memory(now, it))
+        let Some((seen, report)) = self.report else { return false };
+        let is_full = self.gave_way || KV_USAGE_MAX <= report.kv_usage;
+        0 < report.waiting && is_full && now.since(seen) <= REPORT_AGE_MAX
     }
 
     /// Predicts what a request would meet here beside those that `sharing` counts at `now`, with `cached`
@@ -206,7 +218,7 @@ impl Replica {
         let seats = self.seats.count();
         let for_seats = requests.saturating_add(1).saturating_sub(seats);
         let for_memory = match self.report {
-            Some(it) if lacks_memory(now, it) => it.1.waiting.saturating_add(1),
+            Some((_, report)) if self.lacks_memory(now) => report.waiting.saturating_add(1),
             Some(_) | None => 0,
         };
         let before = for_seats.max(for_memory);
@@ -233,14 +245,15 @@ impl Replica {
         !self.estimate.margins().0.is_at_its_end()
     }
 
-    /// Share of its KV cache in use if the candidate's request were added; nothing where the replica
-    /// does not say how full it is.
+    /// Share of its KV cache in use if the candidate's request were added, raised by how far more was placed before
+    /// than fitted; nothing where the replica says neither how large nor how full it is.
     #[must_use]
     pub fn kv_usage_with(&self, now: Timestamp, candidate: &Candidate) -> f64 {
         let Some(tokens) = self.kv_tokens else { return 0.0 };
         let is_fresh = self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX);
         let new = candidate.forecast.context - f64::from(candidate.cached.0);
-        if is_fresh { (self.estimate.context() + new.max(0.0)) / tokens } else { 0.0 }
+        let usage = (self.estimate.context() + new.max(0.0)) / tokens;
+        if is_fresh { self.overrun.factor() * usage } else { 0.0 }
     }
 
     /// Learns what its engine says of its load: whatever exceeds what was placed here, and what others told
@@ -250,16 +263,36 @@ impl Replica {
         let foreign = requests.saturating_sub(self.known());
         self.foreign = Some((now, foreign));
         self.report = Some((now, report));
+        self.gave_way = 0 < self.overrun.count(report.preemptions);
         let lacks_a_seat = 0 < report.waiting
+            && !self.gave_way
             && report.kv_usage < KV_AMPLE
             && self.estimate.duty(now) < DUTY_LITTLE;
         self.seats.observe(report.running, lacks_a_seat);
-        self.learn_kv(report.kv_usage);
+        self.learn_kv(&report);
+    }
+
+    /// Learns from a first token that came after `took_s` how many requests run at once, where the engine does not say:
+    /// as many as had theirs when others waited for longer than what was computed before them explains.
+    pub(crate) fn learn_seats(&mut self, now: Timestamp, took_s: f64, forecast: &Forecast) {
+        if self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX) {
+            return;
+        }
+        let explained_s = forecast.ttft_s - forecast.room_s;
+        let lacked_a_seat = UNEXPLAINED.0 * explained_s + UNEXPLAINED.1 < took_s
+            && self.estimate.duty(now) < DUTY_LITTLE;
+        let waiting = u32::try_from(self.estimate.waiting()).unwrap_or(u32::MAX);
+        self.seats.observe(self.load.in_flight.saturating_sub(waiting), lacked_a_seat);
     }
 
     /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
-    fn learn_kv(&mut self, usage: f32) {
-        let (usage, context) = (f64::from(usage), self.estimate.context());
+    fn learn_kv(&mut self, report: &LoadReport) {
+        let requests = report.running.saturating_add(report.waiting);
+        // Those who wait hold no memory.
+        let running = f64::from(report.running) / f64::from(requests.max(1));
+        let context = running * self.estimate.context();
+        // Who takes memory from a request has none left, whatever it has a moment later.
+        let usage = if self.gave_way { 1.0 } else { f64::from(report.kv_usage) };
         let is_shared = self.foreign.is_some_and(|it| it.1 > 0);
         // Where it is thought to be fuller than it says, that tells as well.
         let thought = self.kv_tokens.map_or(0.0, |it| context / it);
@@ -325,16 +358,10 @@ impl Replica {
     }
 }
 
-/// Whether requests wait for memory, by a report that is not too old.
-fn lacks_memory(now: Timestamp, (seen, report): (Timestamp, LoadReport)) -> bool {
-    let waits_for_memory = report.waiting > 0 && KV_USAGE_MAX <= report.kv_usage;
-    waits_for_memory && now.since(seen) <= REPORT_AGE_MAX
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet_view::FleetView;
+    use crate::{fleet_view::FleetView, strategy::testing::candidate};
 
     #[test]
     fn a_seat_or_memory_that_is_lacking_is_waited_for() {
@@ -356,7 +383,8 @@ mod tests {
         (0..25).for_each(|_| fleet.reserve(id, Tokens(0)));
         assert!(1.5 * with_a_seat < ttft_s(&fleet, Timestamp::ZERO));
         (0..25).for_each(|_| fleet.release_request(id));
-        let full = LoadReport { running: 200, waiting: 55, kv_usage: 0.99 };
+        let full =
+            LoadReport { running: 200, waiting: 55, kv_usage: 0.99, ..LoadReport::default() };
         fleet.report(Timestamp::ZERO, id, full);
         let without_memory = ttft_s(&fleet, Timestamp::ZERO);
         assert!(1.5 * with_a_seat < without_memory, "{with_a_seat} {without_memory}");
@@ -365,5 +393,54 @@ mod tests {
         let late = |most| replica.forecast(Timestamp::ZERO, &asked(most), Tokens(0), sharing);
         assert!(late(Some(with_a_seat / 2.0)).is_late);
         assert!(!late(Some(with_a_seat * 2.5)).is_late && !late(None).is_late);
+    }
+
+    fn fleet_of_one() -> (FleetView, ReplicaId) {
+        let (mut fleet, id) = (FleetView::default(), ReplicaId(3));
+        fleet.join(id, Slot::default());
+        (fleet, id)
+    }
+
+    #[test]
+    fn a_count_of_preemptions_that_rises_closes_the_gate_of_memory() {
+        let (mut fleet, id) = fleet_of_one();
+        let replica = fleet.get_mut(id).unwrap();
+        replica.cache_sized(Tokens(10_000));
+        let mut candidate = candidate(3, 4, 0);
+        candidate.forecast.context = 8_000.0;
+        let report = |preemptions| LoadReport { running: 4, preemptions, ..LoadReport::default() };
+        let now = Timestamp::ZERO;
+        replica.report(now, report(7));
+        let before = replica.kv_usage_with(now, &candidate);
+        assert!((before - 0.8).abs() < 1e-9, "{before}");
+        replica.report(now, report(7));
+        assert!((replica.kv_usage_with(now, &candidate) - before).abs() < 1e-9);
+        replica.report(now, report(20));
+        let after = replica.kv_usage_with(now, &candidate);
+        assert!(0.95 < after, "{after}");
+        assert!(!replica.lacks_memory(now), "nobody waits");
+        replica.report(now, LoadReport { waiting: 1, ..report(21) });
+        assert!(replica.lacks_memory(now));
+        replica.report(now, LoadReport { waiting: 1, ..report(21) });
+        assert!(!replica.lacks_memory(now), "who waits now may lack something else");
+    }
+
+    #[test]
+    fn first_tokens_that_nothing_explains_tell_how_many_run_at_once() {
+        let (mut fleet, id) = fleet_of_one();
+        (0..6).for_each(|_| fleet.reserve(id, Tokens(0)));
+        let replica = fleet.get_mut(id).unwrap();
+        let forecast = Forecast { ttft_s: 0.1, ..Forecast::default() };
+        let now = Timestamp::ZERO;
+        (0..20).for_each(|_| replica.learn_seats(now, 0.15, &forecast));
+        assert_eq!(replica.seats.count(), 256, "nobody waited");
+        // An engine that reports is believed instead.
+        let running = LoadReport { running: 6, ..LoadReport::default() };
+        replica.report(now, running);
+        (0..20).for_each(|_| replica.learn_seats(now, 3.0, &forecast));
+        assert_eq!(replica.seats.count(), 256);
+        let later = now + REPORT_AGE_MAX + Duration::from_millis(1);
+        (0..5).for_each(|_| replica.learn_seats(later, 3.0, &forecast));
+        assert_eq!(replica.seats.count(), 6);
     }
 }

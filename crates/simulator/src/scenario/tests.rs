@@ -99,7 +99,7 @@ attempts_max: 0
 policy: { prefix: { match_min: 2, block: 0 }, saturation: { threshold: 0.1 } }
 workload: { support-chat: { tenants: 0 } }
 load: { rates_per_s: [-1], duration: 10s, warm_up: 10s }
-signals: { scrape_loss: 2 }
+signals: { scrape_loss: 2, cache_stated: 0 }
 faults: [{ kind: slow, at: 1s, replica: 9, for: 1s, factor: 0 }]
 ",
     )
@@ -119,6 +119,7 @@ faults: [{ kind: slow, at: 1s, replica: 9, for: 1s, factor: 0 }]
         "load.rate",
         "load.warm_up",
         "signals.scrape_loss",
+        "signals.cache_stated",
         "faults[0].factor",
     ] {
         assert!(problems.contains(culprit), "{culprit} is missing from:\n{problems}");

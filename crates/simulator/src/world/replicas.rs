@@ -151,6 +151,7 @@ impl World<'_> {
             // Engines state the size of their caches with their metrics.
             if let Kind::Engine(profile) = &self.setup.kind {
                 let tokens = profile.kv_blocks().tokens(profile.block_size);
+                let tokens = self.setup.signals.stated(tokens);
                 self.tell(router, Learned::CacheSized { replica: ReplicaId(number), tokens });
             }
             self.see(router, number, health);

@@ -148,7 +148,13 @@ impl World<'_> {
             if is_lost || self.blind > 0 || !it.is_up || !it.is_reachable_from(router) {
                 continue;
             }
-            let report = it.server.load(it.elapsed(self.now));
+            let mut report = it.server.load(it.elapsed(self.now));
+            if !signals.kv_usage_told {
+                report.kv_usage = 0.0;
+            }
+            if !signals.preemptions_told {
+                report.preemptions = 0;
+            }
             let at = self.now + signals.scrape_delay;
             self.enter_news(at, Event::Reported { router, replica, report });
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use policy::admission::AdmissionMode;
 use report::Ending;
 
-use crate::ran::{Ran, SINGLE_PROMPTS, TEXTBOOK, run};
+use crate::ran::{Ran, SINGLE_PROMPTS, TEXTBOOK, arrivals, read, run, run_with};
 
 #[test]
 fn goodput_beyond_the_knee_is_that_of_the_knee() {
@@ -37,6 +37,36 @@ fn what_is_let_in_is_served_as_promised() {
     assert!(ran.let_in() * 0.97 <= ran.good(), "{} of {}", ran.good(), ran.let_in());
     let gave_up = ran.count(|it| it.ending == Ending::Failed);
     assert!(gave_up < 1.0, "{gave_up} of those that began were given up");
+}
+
+/// Conversations on two replicas, whose knee is near 27 a second.
+const CHATS: &str = "
+name: chats
+fleet: { replicas: 2, profile: llama-3-8b-h100, overrides: { max_num_batched_tokens: 2048 } }
+policy: { strategy: least-latency }
+workload:
+  support-chat:
+    tenants: 4
+    prefix_tokens: 1000
+    turns: 8
+    question_tokens: { min: 60, max: 300 }
+    answer_tokens: { min: 100, max: 400 }
+    think_time: { min: 3s, max: 8s }
+load: { rates_per_s: [27], duration: 45s, warm_up: 15s }
+slo: { ttft: 2s, tpot: 50ms }
+";
+
+#[test]
+fn conversations_whose_caches_overflow_are_served_as_promised_or_turned_away() {
+    let scenario = read(CHATS, "");
+    let knee = run(CHATS, "", AdmissionMode::Off, 27.0).good();
+    // Hits are lost that were forecast, which only the pace of answers tells before they end.
+    for (rate_per_s, seed) in [(40.0, 1), (40.0, 2), (54.0, 1), (54.0, 2)] {
+        let arrivals = arrivals(&scenario, rate_per_s, seed);
+        let ran = run_with(&scenario, AdmissionMode::Knee, arrivals);
+        assert!(0.97 * ran.let_in() <= ran.good(), "{} of {}", ran.good(), ran.let_in());
+        assert!(0.97 * knee <= ran.good(), "{} of {knee} at the knee", ran.good());
+    }
 }
 
 #[test]

@@ -66,6 +66,17 @@ load: { rates_per_s: [12], duration: 80s, warm_up: 20s }
 slo: { default: { ttft: 2s, tpot: 100ms }, classes: { interactive: { ttft: 2s, tpot: 100ms } } }
 ";
 
+/// The same contexts in caches of which twice as much is stated as there is, and which do not say how full they are.
+const OVERSTATED: &str = "
+name: overstated
+fleet: { replicas: 2, profile: llama-3-8b-h100, overrides: { max_num_batched_tokens: 2048, kv_tokens: 60000 } }
+policy: { strategy: least-latency }
+workload:
+  independent: { prompt_tokens: { min: 2000, max: 6000 }, answer_tokens: { min: 200, max: 400 } }
+load: { rates_per_s: [6], duration: 120s, warm_up: 40s }
+slo: { ttft: 2s, tpot: 100ms }
+";
+
 #[test]
 fn conversations_stay_where_they_are_though_seats_are_few() {
     let below = run(CHAT, "", AdmissionMode::Knee, 22.0);
@@ -90,6 +101,22 @@ fn the_number_of_seats_is_found_by_itself() {
 }
 
 #[test]
+fn the_number_of_seats_is_found_where_engines_tell_nothing() {
+    let silent = "signals: { scrape_interval: null }\n";
+    let off = run(FEW, silent, AdmissionMode::Off, 8.0).good();
+    for rate_per_s in [8.0, 24.0] {
+        let held = run(FEW, silent, AdmissionMode::Knee, rate_per_s);
+        assert!(1.05 * off <= held.good(), "{} at {rate_per_s}/s, {off} at 8", held.good());
+        assert!(0.97 * held.let_in() <= held.good(), "{} of {}", held.good(), held.let_in());
+    }
+    let chats = run(CHAT, silent, AdmissionMode::Knee, 22.0);
+    assert!(0.99 * chats.all() <= chats.good(), "{} of {}", chats.good(), chats.all());
+    let beyond = run(CHAT, silent, AdmissionMode::Knee, 28.0);
+    assert!(0.97 * beyond.let_in() <= beyond.good(), "{} of {}", beyond.good(), beyond.let_in());
+    assert!(0.97 * chats.good() <= beyond.good(), "{} {}", beyond.good(), chats.good());
+}
+
+#[test]
 fn agents_are_not_turned_away_below_the_knee() {
     let held = run(AGENTS, "", AdmissionMode::Knee, 4.0);
     assert!(held.rejected() < 0.01 * held.all(), "{} of {}", held.rejected(), held.all());
@@ -106,4 +133,26 @@ fn the_less_urgent_are_turned_away_first_where_memory_binds() {
     assert!(0.95 <= of(Some("interactive")), "{}", of(Some("interactive")));
     assert!(of(None) < 0.5, "{}", of(None));
     assert_eq!(held.binding(), Some(Gate::KvCache));
+}
+
+#[test]
+fn requests_that_lose_their_memory_tell_how_much_there_is() {
+    let with = |kv_usage: bool, preemptions: bool| {
+        let signals = format!(
+            "signals: {{ cache_stated: 2, kv_usage_told: {kv_usage}, preemptions_told: {preemptions} }}\n"
+        );
+        run(OVERSTATED, &signals, AdmissionMode::Knee, 12.0)
+    };
+    let knee = run(OVERSTATED, "", AdmissionMode::Off, 6.0).good();
+    let (by_usage, by_preemptions) = (with(true, false), with(false, true));
+    for held in [&by_usage, &by_preemptions, &with(true, true)] {
+        assert!(0.97 * knee <= held.good(), "{} of {knee} at the knee", held.good());
+        assert!(0.97 * held.let_in() <= held.good(), "{} of {}", held.good(), held.let_in());
+        assert_eq!(held.binding(), Some(Gate::KvCache));
+    }
+    // Nothing tells of memory then, and yet the fleet does not tip over.
+    let (blind, off) = (with(false, false), run(OVERSTATED, "", AdmissionMode::Off, 12.0));
+    assert!(blind.good() < by_preemptions.good(), "{} {}", blind.good(), by_preemptions.good());
+    assert!(0.6 * knee <= blind.good(), "{} of {knee} at the knee", blind.good());
+    assert!(off.good() < 0.3 * knee, "{} of {knee} without admission", off.good());
 }

@@ -18,13 +18,16 @@ vllm:num_requests_waiting{engine=\"0\",model_name=\"m\"} 8.0
 vllm:num_requests_waiting_by_reason{engine=\"0\",reason=\"capacity\"} 100.0
 vllm:kv_cache_usage_perc{engine=\"0\"} 0.5
 vllm:kv_cache_usage_perc{engine=\"1\"} 0.25
+vllm:num_preemptions_total{engine=\"0\",model_name=\"m\"} 9.0
+vllm:num_preemptions_created{engine=\"0\",model_name=\"m\"} 1.7e9
+vllm:num_preemptions_total{engine=\"1\",model_name=\"m\"} 3.0
 vllm:cache_config_info{block_size=\"32\",engine=\"0\",num_gpu_blocks=\"512\"} 1.0
 vllm:cache_config_info{block_size=\"32\",engine=\"1\",num_gpu_blocks=\"512\"} 1.0
 ";
     assert_eq!(
         read(page.as_bytes()),
         Some(Scrape {
-            load: LoadReport { running: 20, waiting: 8, kv_usage: 0.375 },
+            load: LoadReport { running: 20, waiting: 8, kv_usage: 0.375, preemptions: 12 },
             block: Some(Tokens(32)),
             cache_blocks: Some(Blocks(1024)),
             ..Scrape::default()
@@ -40,7 +43,7 @@ fn samples_that_cannot_be_true_are_left_out_and_counted() {
              vllm:kv_cache_usage_perc 0.5\n"
         );
         let scrape = read(page.as_bytes()).unwrap();
-        let load = LoadReport { running: 3, waiting: 0, kv_usage: 0.5 };
+        let load = LoadReport { running: 3, kv_usage: 0.5, ..LoadReport::default() };
         assert_eq!((scrape.load, scrape.implausible), (load, 1), "{nonsense}");
     }
     let page = "vllm:num_requests_waiting 1000000\nvllm:cache_config_info{block_size=\"-16\",num_gpu_blocks=\"1e99\"} 1\n";

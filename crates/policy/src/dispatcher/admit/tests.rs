@@ -67,6 +67,31 @@ fn who_finds_no_room_waits_until_there_is_some() {
 }
 
 #[test]
+fn answers_that_run_slower_than_predicted_close_the_gate() {
+    // A short prompt and a pace of 50 ms, of which predictions say that a lot more would be kept.
+    let short = |id| {
+        let slo = Slo { tpot: Some(Duration::from_millis(50)), ..Slo::default() };
+        Request { slo, ..Request::new(RequestId(id), ModelId(1), Tokens(100), Vec::new().into()) }
+    };
+    let lets_in = |gap_ms: u64| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        told(&mut dispatcher, 0, Event::Arrived(short(1)));
+        told(&mut dispatcher, 20, Event::FirstToken(RequestId(1)));
+        for step in 1..100 {
+            let waited = Duration::from_millis(10 * gap_ms);
+            let replica = ReplicaId(0);
+            told(
+                &mut dispatcher,
+                20 + step * 100,
+                Event::TokensCame { replica, tokens: 10, waited },
+            );
+        }
+        told(&mut dispatcher, 10_000, Event::Arrived(short(2))).iter().any(|it| it.verdict.is_ok())
+    };
+    assert!(lets_in(40) && !lets_in(60));
+}
+
+#[test]
 fn who_waited_too_long_is_turned_away_when_time_has_passed() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
     told(&mut dispatcher, 0, Event::Arrived(long(1)));
