@@ -39,31 +39,6 @@ impl Decayed {
     }
 }
 
-/// A mean whose parts fade with their age.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DecayedMean {
-    sum: Decayed,
-    parts: Decayed,
-}
-
-impl DecayedMean {
-    pub(crate) const fn new(time_constant: Duration) -> Self {
-        Self { sum: Decayed::new(time_constant), parts: Decayed::new(time_constant) }
-    }
-
-    /// Adds `parts` that are `sum` together.
-    pub(crate) fn add(&mut self, now: Timestamp, sum: f64, parts: f64) {
-        self.sum.add(now, sum);
-        self.parts.add(now, parts);
-    }
-
-    /// The mean; none of nothing.
-    pub(crate) fn value(&self) -> Option<f64> {
-        // Both fade alike, so that their quotient needs no fading.
-        (self.parts.sum > 0.0).then(|| self.sum.sum / self.parts.sum)
-    }
-}
-
 /// `exp(−x)` for `x ≥ 0` but for a few per cent, by arithmetic alone: the same on every platform,
 /// so that a recording is decided alike wherever it is replayed.
 fn fading(x: f64) -> f64 {

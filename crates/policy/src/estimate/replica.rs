@@ -13,7 +13,7 @@ use self::lessons::{Lesson, Lessons};
 use super::{
     Asked, EstimateConfig,
     coefficients::Coefficients,
-    decay::{Decayed, DecayedMean},
+    decay::Decayed,
     fleet_speed::{FleetSpeed, Mean, Observed},
     margin::Margin,
 };
@@ -24,9 +24,6 @@ const DUTY_TIME: Duration = Duration::from_secs(4);
 
 /// Over how long the time between tokens is averaged: with less, the price of work follows the noise.
 const GAP_TIME: Duration = Duration::from_secs(5);
-
-/// Over how long the pace of answers is averaged, which promises are on the mean of.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Age at which observed gaps between tokens no longer say anything.
 const GAP_AGE_MAX: Duration = Duration::from_secs(10);
@@ -75,9 +72,9 @@ pub struct ReplicaEstimate {
     context: f64,
     /// Seconds of prefill placed, by the form.
     placed: Decayed,
-    /// The time that streams waited for a token that came, seconds; of late, and over the time that an answer takes.
-    gap: DecayedMean,
-    pace: DecayedMean,
+    /// Tokens that came, and the time that streams waited for them.
+    tokens: Decayed,
+    token_time: Decayed,
     gaps_seen: Option<Timestamp>,
     /// When it was last known to have prefill to do.
     prefilling: Timestamp,
@@ -179,8 +176,8 @@ impl ReplicaEstimate {
             head_since: Timestamp::ZERO,
             context: 0.0,
             placed: Decayed::new(DUTY_TIME),
-            gap: DecayedMean::new(GAP_TIME),
-            pace: DecayedMean::new(ANSWER_TIME),
+            tokens: Decayed::new(GAP_TIME),
+            token_time: Decayed::new(GAP_TIME),
             gaps_seen: None,
             prefilling: Timestamp::ZERO,
             prefill: Scale::default(),
@@ -311,8 +308,7 @@ impl ReplicaEstimate {
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
         // What is measured lags behind what was placed; what follows from that is only as good as the
         // form. Each keeps the other's errors small.
-        let measured = |of: &DecayedMean| self.measured(now, of).unwrap_or(tpot_before_s);
-        let measured_s = measured(&self.gap);
+        let measured_s = self.gap_s(now).unwrap_or(tpot_before_s);
         let gap_s = measured_s + asked.foresight * (tpot_before_s - measured_s);
         let utilisation = gap_s / full_s;
         Forecast {
@@ -323,7 +319,7 @@ impl ReplicaEstimate {
             alone_s,
             tpot_s,
             tpot_before_s,
-            pace_s: measured(&self.pace) * tpot_s / tpot_before_s,
+            pace_s: measured_s * tpot_s / tpot_before_s,
             step_s: step_s + token_s,
             work_s,
             exposed: self.exposed(now, own_prefill_s, full_s / gap_s) * share,
@@ -381,9 +377,12 @@ impl ReplicaEstimate {
         self.waiting_s * scale - computed_s.clamp(0.0, head_s)
     }
 
-    /// A mean time between tokens, unless it is too old.
-    fn measured(&self, now: Timestamp, of: &DecayedMean) -> Option<f64> {
-        self.gaps_seen.filter(|it| now.since(*it) <= GAP_AGE_MAX).and_then(|_| of.value())
+    /// Mean time between tokens of late, seconds.
+    fn gap_s(&self, now: Timestamp) -> Option<f64> {
+        let seen = self.gaps_seen.filter(|it| now.since(*it) <= GAP_AGE_MAX)?;
+        // Both fade alike, so that their quotient needs no fading.
+        let (time, tokens) = (self.token_time.sum(seen), self.tokens.sum(seen));
+        (tokens > 0.0).then(|| time / tokens)
     }
 
     /// Requests placed here whose first token has not come, or is not yet due where it can't be seen.
@@ -491,8 +490,8 @@ impl ReplicaEstimate {
         }
         let (tokens, time_s) = (f64::from(tokens), time.as_secs_f64());
         let since = self.gaps_seen.replace(now);
-        self.gap.add(now, time_s, tokens);
-        self.pace.add(now, time_s, tokens);
+        self.tokens.add(now, tokens);
+        self.token_time.add(now, time_s);
         // Where no prompt was computed meanwhile, a gap is a step of decoding.
         let undisturbed =
             self.waiting.is_empty() && since.is_some_and(|since| self.prefilling < since);

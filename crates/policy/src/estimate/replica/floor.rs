@@ -81,7 +81,7 @@ impl ReplicaEstimate {
         let context = self.context * sharing.share();
         let step_s = decode * self.form.decode_step_s(f64::from(sharing.all), context);
         let head_s = self.waiting.front().map_or(0.0, |it| it.prefill_s * prefill);
-        let (gap_s, placed) = (self.measured(now, &self.gap), self.placed.at());
+        let (gap_s, placed) = (self.gap_s(now), self.placed.at());
         let duty = self.placed.rate(placed) * prefill * sharing.share();
         let soon = (duty * least_left(SOON.as_secs_f64())).min(DUTY_MAX);
         let at_least = |follows_s: f64| gap_s.map_or(follows_s, |it| it.min(follows_s));
