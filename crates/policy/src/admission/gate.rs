@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use types::{slo::Slo, time::Timestamp};
+use types::{replica::ReplicaId, slo::Slo, time::Timestamp};
 
 use super::{UNPROMISED_WAIT, config::AdmissionMode};
 use crate::{fleet_view::Replica, strategy::Candidate};
@@ -89,6 +89,9 @@ pub(crate) struct Pass<'a> {
     pub(crate) wait_share: f64,
     /// Whether it must not be felt by those who are more urgent: it goes only where no prompt waits.
     pub(crate) is_for_later: bool,
+    /// The replica that is kept for it. Nobody else is placed there meanwhile, so that what was measured says
+    /// less than what is predicted.
+    pub(crate) kept: Option<ReplicaId>,
 }
 
 impl Pass<'_> {
@@ -172,7 +175,7 @@ impl Pass<'_> {
         let predicted_s = raised(tpot_margin.value()) * predicted_s;
         // What prompts really took from answers, those included that were not found where they were believed
         // to be, shows in their pace, and long before they end.
-        let tpot_s = if self.mode == AdmissionMode::Knee {
+        let tpot_s = if self.mode == AdmissionMode::Knee && self.kept != Some(candidate.id) {
             predicted_s.max(PACE_MARGIN * self.reserve * forecast.pace_s)
         } else {
             predicted_s

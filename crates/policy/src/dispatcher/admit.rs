@@ -99,6 +99,9 @@ impl Dispatcher {
         };
         let standing = self.admission.standing(now, request, arrived);
         let Standing { reserve, is_over_share, is_for_later, is_urgent } = standing;
+        // Kept for it, or for somebody whom it may not pass there.
+        let kept = self.admission.kept.filter(|_| matches!(comes, Comes::At(_)));
+        let kept_for = |itself| kept.filter(|it| (it.request == request.id) == itself);
         let pass = Pass {
             now,
             mode: self.admission.config.mode,
@@ -110,6 +113,7 @@ impl Dispatcher {
             is_sized: request.prompt.0 > 0,
             wait_share: self.admission.config.wait_share,
             is_for_later,
+            kept: kept_for(true).map(|it| it.replica),
         };
         let mut full = Full {
             gate: Gate::Count,
@@ -123,11 +127,7 @@ impl Dispatcher {
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
         let is_first = matches!(comes, Comes::At(_));
-        // Kept for somebody whom it may not pass there.
-        let kept = self
-            .admission
-            .kept
-            .filter(|it| is_first && it.request != request.id && request.priority <= it.priority);
+        let barred = kept_for(false).filter(|it| request.priority <= it.priority);
         let drafts = self.book.drafts(request.id);
         let book = &mut self.book;
         let later = is_for_later.then(|| Later::beside(fleet, candidates));
@@ -137,7 +137,7 @@ impl Dispatcher {
         candidates.retain(|it| {
             let Some(replica) = fleet.get(it.id) else { return false };
             let is_felt = later.is_some_and(|of| of.is_felt_on(it, replica.estimate.chunk_s()));
-            let is_kept = kept.is_some_and(|kept| kept.replica == it.id);
+            let is_kept = barred.is_some_and(|kept| kept.replica == it.id);
             let not_yet = (is_felt || is_kept).then_some(NOT_YET);
             let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
@@ -345,13 +345,16 @@ impl Dispatcher {
     /// Looks first at one that is starved. Where it finds no room, the replica that would have some soonest is kept for
     /// it, and its place is returned.
     fn look_at_starved(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) -> Option<Place> {
-        // The one that was kept so far stays, for whomever it was: two that are half empty are of no use.
         let kept = self.admission.kept.take().map(|it| it.replica);
         let (place, priority) = self.admission.starved(now)?;
         let request = self.admission.queue.get(&place)?.request.id;
-        let nearest = self.look_again(now, place, decisions)?;
-        let replica = kept.filter(|it| self.fleet.get(*it).is_some()).or(nearest);
+        // The one that was kept so far stays, for whomever it was: two that are half empty are of no use.
+        let kept = kept.filter(|it| self.fleet.get(*it).is_some());
+        self.admission.kept = kept.map(|replica| Kept { request, priority, replica });
+        let nearest = self.look_again(now, place, decisions);
+        let replica = nearest.and_then(|nearest| kept.or(nearest));
         self.admission.kept = replica.map(|replica| Kept { request, priority, replica });
+        nearest?;
         Some(place)
     }
 
