@@ -152,9 +152,19 @@ fn vectors() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// How long a router may say nothing and keep the connection.
+const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Sends `bytes` and what is smuggled after them, and returns what comes back until the router
 /// closes or has answered two requests.
 async fn provoke(stage: &Stage, bytes: &str) -> String {
+    let (answers, is_over) = provoked(stage, bytes).await;
+    assert!(is_over, "still waiting: {answers}");
+    answers
+}
+
+/// The same, and whether it came to that.
+async fn provoked(stage: &Stage, bytes: &str) -> (String, bool) {
     let mut socket = TcpStream::connect(stage.data).await.unwrap();
     // The router may have closed before it has all of it.
     let _ = socket.write_all(bytes.as_bytes()).await;
@@ -169,8 +179,8 @@ async fn provoke(stage: &Stage, bytes: &str) -> String {
         }
     };
     // One that waits for more of a body gets none.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), reading).await;
-    String::from_utf8_lossy(&seen).into_owned()
+    let is_over = tokio::time::timeout(SILENCE_MAX, reading).await.is_ok();
+    (String::from_utf8_lossy(&seen).into_owned(), is_over)
 }
 
 /// Sends one vector past a router of its own and checks what reached its replica.
@@ -179,7 +189,8 @@ async fn nothing_is_smuggled(name: &str, bytes: &str) {
     let mut config = config(RoundRobin);
     config.replicas.push(Replica::at(witness.url.clone()));
     let stage = stage_with(config, 0).await;
-    let answers = provoke(&stage, bytes).await;
+    let (answers, is_over) = provoked(&stage, bytes).await;
+    assert!(is_over, "{name} is neither refused nor served: {answers}");
     let heads = witness.heads.lock().unwrap().clone();
     let served = answers.matches("HTTP/1.1 200").count();
     assert_eq!(heads.len(), served, "{name}: as many reach a replica as are answered: {answers}");
@@ -350,25 +361,34 @@ async fn e5_bodies_that_stand_still_make_room_for_those_that_come() {
 async fn e6_json_bombs_are_answered_and_not_felt() {
     let stage = stage(RoundRobin, 1).await;
     let million = 1_000_000;
-    for (name, body) in [
+    // A chat that is served, and then some.
+    let with = |more: &str| {
+        let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
+        format!(r#"{{"model":"{MODEL}",{messages},"ignore_eos":true,{more}}}"#)
+    };
+    let messages = |text: &str| format!(r#"{{"model":"{MODEL}","messages":{text}}}"#);
+    let few = r#""max_tokens":1"#;
+    let twice = "appears more than once";
+    for (name, status, said, body) in [
+        ("nothing", 200, "", with(few)),
+        ("deep", 400, "", messages(&("[".repeat(million) + &"]".repeat(million)))),
+        ("keys", 200, "", with(&(r#""k":1,"#.repeat(million) + few))),
+        ("turns", 400, "", messages(&format!("[{}{{}}]", "{},".repeat(million)))),
+        ("long text", 200, "", with(&format!(r#""prompt":"{}",{few}"#, "a".repeat(16 << 20)))),
+        ("numbers", 400, "", with(r#""max_tokens":1e99999"#)),
+        ("surrogate", 400, "`model`", r#"{"model":"\ud800","messages":[]}"#.to_owned()),
+        ("mark", 400, "not JSON", format!("\u{feff}{}", with(few))),
+        ("zero", 400, "not JSON", format!("{{\"model\":\"{MODEL}\0\",\"messages\":[]}}")),
+        // Whichever of two is taken, it is one that is served.
+        ("models", 400, twice, with(&format!(r#"{few},"model":"{MODEL}""#))),
+        ("escaped model", 400, twice, with(&format!(r#"{few},"mod\u0065l":"{MODEL}""#))),
+        ("streams", 400, twice, with(&format!(r#"{few},"stream":true,"stream":false"#))),
         (
-            "deep",
-            format!(
-                r#"{{"model":"{MODEL}","messages":{}{}}}"#,
-                "[".repeat(million),
-                "]".repeat(million)
-            ),
+            "escaped stream",
+            400,
+            twice,
+            with(&format!(r#"{few},"stream":true,"stre\u0061m":false"#)),
         ),
-        ("keys", format!(r#"{{"model":"x",{}"a":1}}"#, r#""k":1,"#.repeat(million))),
-        ("turns", format!(r#"{{"model":"x","messages":[{}{{}}]}}"#, "{},".repeat(million))),
-        ("long text", format!(r#"{{"model":"x","prompt":"{}"}}"#, "a".repeat(16 << 20))),
-        ("numbers", r#"{"model":"x","max_tokens":1e99999,"messages":[]}"#.to_owned()),
-        ("surrogate", r#"{"model":"\ud800","messages":[]}"#.to_owned()),
-        ("mark", format!("\u{feff}{BODY}")),
-        ("zero", "{\"model\":\"x\0\",\"messages\":[]}".to_owned()),
-        ("models", r#"{"model":"x","model":"y","messages":[]}"#.to_owned()),
-        ("escaped model", r#"{"model":"x","mod\u0065l":"y","messages":[]}"#.to_owned()),
-        ("streams", r#"{"model":"x","stream":true,"stream":false,"messages":[]}"#.to_owned()),
     ] {
         let (bytes, began) = (body.len(), std::time::Instant::now());
         let answer = stage.post(CHAT, &[], body).await;
@@ -377,7 +397,8 @@ async fn e6_json_bombs_are_answered_and_not_felt() {
             answer.status,
             began.elapsed().as_millis()
         );
-        assert!(matches!(answer.status.as_u16(), 400 | 404), "{name}: {answer:?}");
+        assert_eq!(answer.status, status, "{name}: {answer:?}");
+        assert!(answer.body.contains(said), "{name}: {answer:?}");
     }
     assert_eq!(stage.chat(&chat("hi", 1, false)).await.status, 200);
 }
@@ -514,18 +535,26 @@ async fn g6_what_clients_send_makes_no_series() {
     let _ = stage.chat(&chat("hi", 1, false)).await;
     let before = series().await;
     for at in 0..500 {
-        let body = format!(r#"{{"model":"model-{at}","user":"user-{at}","messages":[]}}"#);
-        let _ = stage
-            .post(
-                CHAT,
-                &[("x-sluice-priority", "made-up"), ("x-session-id", &format!("{at}"))],
-                body,
-            )
-            .await;
+        // By turns one that is served, a model that nobody has, and a priority that is none.
+        let mut body = chat("hi", 1, false);
+        body["user"] = format!("user-{at}").into();
+        let (mut priority, status) = ("batch".to_owned(), [200, 404, 400][at % 3]);
+        match status {
+            404 => body["model"] = format!("model-{at}").into(),
+            400 => priority = format!("priority-{at}"),
+            _ => {}
+        }
+        let session = format!("session-{at}");
+        let headers = [("x-sluice-priority", priority.as_str()), ("x-session-id", &session)];
+        let answer = stage.post(CHAT, &headers, body.to_string()).await;
+        assert_eq!(answer.status, status, "{answer:?}");
         let _ = stage.get(&format!("/path/{at}")).await;
     }
     let after = series().await;
-    println!("G6: {} new series after 500 models, users, sessions and paths", after - before);
+    println!(
+        "G6: {} new series after 500 users, sessions and paths, a third with models or priorities of their own",
+        after - before
+    );
     assert!(after <= before + 50, "{before} series became {after}");
     let size = stage.admin(http::Method::GET, "/metrics", "").await.body.len();
     assert!(size < 1 << 20, "{size} bytes");
@@ -559,5 +588,22 @@ async fn f4_a_flood_of_sessions_is_bounded() {
     }
     let kept = stage.metric("sluice_sessions").await;
     println!("F4: {kept} of 300 sessions kept");
-    assert!(kept <= 100);
+    assert_eq!(kept, 100);
+}
+
+#[tokio::test]
+async fn f4_a_long_name_is_no_session() {
+    let stage = stage(policy::config::StrategyName::Sticky, 1).await;
+    // Nothing else of it names a conversation: that would begin with what a user says.
+    let body = format!(
+        r#"{{"model":"{MODEL}","messages":[{{"role":"system","content":"hi"}}],"max_tokens":1}}"#
+    );
+    for (length, sessions) in [(300, 0), (257, 0), (256, 1)] {
+        let name = "s".repeat(length);
+        let answer = stage.post(CHAT, &[("x-session-id", &name)], body.clone()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        stage.until_idle().await;
+        let kept = async || stage.metric("sluice_sessions").await;
+        until("it is kept, or is not", async || kept().await == sessions).await;
+    }
 }

@@ -181,7 +181,10 @@ async fn silence_runs_into_a_timeout() {
     stage.replicas[0].set_fault(Fault::StallAfter(3)).await.unwrap();
     let began = Instant::now();
     let answer = stage.chat(&chat("hi", 20, true)).await;
-    println!("A4: ended after {} ms, 200 of them silence", began.elapsed().as_millis());
+    let took = began.elapsed();
+    println!("A4: ended after {} ms, 200 of them silence", took.as_millis());
+    // Not before its time, nor at that of another timeout.
+    assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&took), "{took:?}");
     assert!(answer.body.contains("upstream_timeout"), "{}", answer.body);
     assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
     assert!(!answer.body.contains(r#""finish_reason":"stop""#), "no invented end");
@@ -377,6 +380,12 @@ async fn with_everyone_down_clients_are_told_to_come_again_at_once() {
     assert_eq!(stage.metric(rejected).await, 21);
     stage.replicas[0].set_fault(Fault::None).await.unwrap();
     until("one is back", async || stage.chat(&chat("hi", 1, false)).await.status == 200).await;
+    assert_eq!(stage.health(1).await, "ejected");
+    let listed = stage.get("/v1/models").await;
+    assert_eq!(
+        (listed.status.as_u16(), listed.json()["data"][0]["id"].as_str()),
+        (200, Some(MODEL))
+    );
 }
 
 #[tokio::test]

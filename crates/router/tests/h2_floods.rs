@@ -39,6 +39,9 @@ const BESIDE: usize = 20;
 /// How long a flood may go on before the router has ended it, or stopped taking it.
 const FLOOD_MAX: Duration = Duration::from_secs(10);
 
+/// When a flood is to be over; the bar is a second, the rest is for a machine that does much else.
+const OVER_MAX: Duration = Duration::from_secs(5);
+
 /// What memory may grow by.
 const GROWTH_MAX: usize = 20 << 20;
 
@@ -206,12 +209,16 @@ async fn e8_floods_of_frames_are_ended_or_held_back() {
     let stage = stage_with(config, 1).await;
     others(&stage).await;
     let head = head();
+    let over = |ended: &Ended| {
+        assert!(ended.back.is_closed && ended.after < OVER_MAX, "{ended:?}");
+    };
 
     let resets = streams().flat_map(|id| {
         [frame(HEADERS, END_HEADERS, id, &head), frame(RST_STREAM, 0, id, &8_u32.to_be_bytes())]
     });
     let ended = beside(&stage, "rapid reset", flood(open(&stage, &[]).await, resets, true)).await;
-    assert!(ended.back.is_closed && ended.back.got(GOAWAY) == 1, "{:?}", ended.after);
+    over(&ended);
+    assert_eq!(ended.back.got(GOAWAY), 1);
 
     // Each stream is made to be reset by the router itself.
     let provoked = streams().flat_map(|id| {
@@ -219,7 +226,8 @@ async fn e8_floods_of_frames_are_ended_or_held_back() {
     });
     let ended =
         beside(&stage, "made to reset", flood(open(&stage, &[]).await, provoked, true)).await;
-    assert!(ended.back.is_closed && ended.back.got(GOAWAY) == 1, "{:?}", ended.after);
+    over(&ended);
+    assert_eq!(ended.back.got(GOAWAY), 1);
 
     let begun = std::iter::once(frame(HEADERS, 0, 1, &head));
     let continued = begun.chain((0..FRAMES).map(|_| {
@@ -228,25 +236,30 @@ async fn e8_floods_of_frames_are_ended_or_held_back() {
     }));
     let ended =
         beside(&stage, "continuation", flood(open(&stage, &[]).await, continued, true)).await;
-    assert!(ended.back.is_closed, "{:?}", ended.after);
+    over(&ended);
 
     // A field of 4,000 bytes is put into the table, and then named again and again by one byte.
     let mut bomb = head.clone();
     bomb.extend([0x40, 0x01, b'x', 0x7f, 0xa1, 0x1e]);
     bomb.extend([b'a'; 4_000]);
     bomb.extend([0xbe; 12_000]);
-    let bombs = (0..100).map(|at| frame(HEADERS, END_HEADERS | END_STREAM, 2 * at + 1, &bomb));
+    let offered = 2_000;
+    let bombs = (0..offered).map(|at| frame(HEADERS, END_HEADERS | END_STREAM, 2 * at + 1, &bomb));
     let ended = beside(&stage, "header bomb", flood(open(&stage, &[]).await, bombs, true)).await;
-    assert!(ended.sent < 4 << 20);
+    over(&ended);
+    // The first of them is one too many; the system's buffers take a few more.
+    let of = usize::try_from(offered).unwrap() * bomb.len();
+    assert!(ended.sent < of / 2, "{} of {of} bytes taken", ended.sent);
 
     let opened = streams().map(|id| frame(HEADERS, END_HEADERS, id, &head));
     let ended = beside(&stage, "many streams", flood(open(&stage, &[]).await, opened, true)).await;
-    assert!(ended.back.is_closed || 0 < ended.back.got(RST_STREAM), "those beyond 100 are refused");
+    over(&ended);
+    assert!(0 < ended.back.got(RST_STREAM), "those beyond 100 are refused");
 
     let begun = std::iter::once(frame(HEADERS, END_HEADERS, 1, &head));
     let empty = begun.chain((0..50 * FRAMES).map(|_| frame(DATA, 0, 1, &[])));
     let ended = beside(&stage, "empty data", flood(open(&stage, &[]).await, empty, true)).await;
-    assert!(ended.back.is_closed, "{:?}", ended.after);
+    over(&ended);
 
     stage.until_idle().await;
 }

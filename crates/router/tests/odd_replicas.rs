@@ -1,6 +1,7 @@
 //! Replicas that say what they should not, and what clients are told of where the time went.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test measures is shown with --nocapture")]
 
 mod common;
 
@@ -9,8 +10,10 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
-use common::{CHAT, chat, config, stage, stage_before, until};
+use common::{CHAT, chat, config, raw, stage, stage_before, until};
+use http_body_util::BodyExt as _;
 use policy::{admission::AdmissionConfig, config::StrategyName::RoundRobin};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 async fn replica(routes: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -97,4 +100,140 @@ async fn every_answer_says_where_its_time_went() {
     let parts = parts(refused.header("server-timing"));
     let names: Vec<_> = parts.iter().map(|it| it.0.as_str()).collect();
     assert_eq!(names, ["read", "queue", "total"], "no replica had it");
+}
+
+/// Bytes of an event without an end.
+const LONG: usize = 48 << 20;
+
+/// The same with what it begins by.
+const EVENT: usize = LONG + 6;
+
+/// What is written of it at a time.
+const PIECE: usize = 64 << 10;
+
+const EVENTS: usize = 100_000;
+
+/// Events that end by returns alone, in several bytes a letter, and very many of them.
+fn streamed(asked: &str) -> Vec<u8> {
+    match asked {
+        "returns" => "data: {\"delta\":\"a\"}\r\r".repeat(50) + "data: [DONE]\r\r",
+        "split" => {
+            "data: {\"delta\":\"a\u{e9}\u{20ac}\u{1f600}\"}\n\n".repeat(50) + "data: [DONE]\n\n"
+        }
+        _ => "data: {\"delta\":\"a\"}\n\n".repeat(EVENTS) + "data: [DONE]\n\n",
+    }
+    .into_bytes()
+}
+
+async fn say(socket: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    socket.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).await?;
+    socket.write_all(bytes).await?;
+    socket.write_all(b"\r\n").await
+}
+
+/// Answers `asked` as no engine should.
+async fn be_hostile(socket: &mut TcpStream, asked: &str) -> std::io::Result<()> {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n";
+    socket.write_all(head.as_bytes()).await?;
+    match asked {
+        "long head" => {
+            socket.write_all(format!("x: {}\r\n", "a".repeat(1 << 20)).as_bytes()).await?
+        }
+        "many lines" => socket.write_all("x: a\r\n".repeat(10_000).as_bytes()).await?,
+        _ => {}
+    }
+    socket.write_all(b"\r\n").await?;
+    match asked {
+        "endless" => {
+            say(socket, b"data: ").await?;
+            for _ in 0..LONG / PIECE {
+                say(socket, &[b'a'; PIECE]).await?;
+            }
+        }
+        // A byte at a time.
+        "split" => {
+            for byte in streamed(asked).chunks(1) {
+                say(socket, byte).await?;
+            }
+        }
+        _ => say(socket, &streamed(asked)).await?,
+    }
+    socket.write_all(b"0\r\n\r\n").await
+}
+
+/// Resident memory of this process, in bytes.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() * 1_024
+}
+
+/// E10, in docs/reliability.md.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e10_a_hostile_stream_is_relayed_or_refused_and_others_are_served() {
+    let url = raw::replica(|mut socket, request| async move {
+        let kinds = ["endless", "returns", "split", "burst", "long head", "many lines"];
+        let _ = match kinds.into_iter().find(|it| request.contains(it)) {
+            // Whoever is hung up on stops.
+            Some(kind) => be_hostile(&mut socket, kind).await,
+            None => socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await,
+        };
+    })
+    .await;
+    let stage = stage_before(url, config(RoundRobin)).await;
+    let beside = async || {
+        for _ in 0..20 {
+            let answer = stage.chat(&chat("hi", 1, false)).await;
+            assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "{}"));
+        }
+    };
+    let ask = async |kind: &str| {
+        let body = chat(kind, 1, true).to_string();
+        stage.open(http::Method::POST, CHAT, &[], body).await
+    };
+
+    let endless = async {
+        let mut answer = ask("endless").await;
+        assert_eq!(answer.status(), 200);
+        let (before, mut most, mut seen) = (resident_bytes(), 0, 0);
+        // What follows the event that never ended.
+        let mut end = Vec::new();
+        while let Some(frame) = answer.frame().await {
+            let bytes = frame.unwrap().into_data().unwrap();
+            for byte in bytes {
+                match seen {
+                    ..6 => assert_eq!(byte, b"data: "[seen]),
+                    ..EVENT => assert_eq!(byte, b'a'),
+                    _ => end.push(byte),
+                }
+                seen += 1;
+            }
+            most = most.max(resident_bytes());
+        }
+        println!(
+            "E10: an event of {} MB without an end: {seen} bytes relayed, memory +{} KB",
+            LONG >> 20,
+            most.saturating_sub(before) >> 10
+        );
+        assert!(EVENT <= seen, "{seen} bytes came");
+        assert!(String::from_utf8(end).unwrap().contains("broke off"), "it had no end");
+        assert!(most.saturating_sub(before) < LONG / 4 * 3, "{before} became {most}");
+    };
+    tokio::join!(endless, beside());
+
+    for kind in ["returns", "split", "burst"] {
+        let relayed = async {
+            let answer = ask(kind).await;
+            assert_eq!(answer.status(), 200);
+            answer.into_body().collect().await.unwrap().to_bytes()
+        };
+        let (relayed, ()) = tokio::join!(relayed, beside());
+        assert!(relayed == streamed(kind), "{kind}: {} bytes", relayed.len());
+    }
+    for kind in ["long head", "many lines"] {
+        let (answer, ()) = tokio::join!(ask(kind), beside());
+        assert_eq!(answer.status(), 502, "{kind}");
+    }
+    stage.until_idle().await;
 }

@@ -170,5 +170,9 @@ async fn models_are_listed_once_and_survive_a_dead_replica() {
     assert_eq!(stage.get("/v1/models/other").await.status, 404);
     stage.replicas[0].set_fault(Fault::Down).await.unwrap();
     until("it is ejected", async || stage.health(0).await == "ejected").await;
-    assert_eq!(stage.get("/v1/models").await.json()["data"][0]["id"], MODEL);
+    let listed = stage.get("/v1/models").await;
+    assert_eq!(
+        (listed.status.as_u16(), listed.json()["data"][0]["id"].as_str()),
+        (200, Some(MODEL))
+    );
 }

@@ -277,7 +277,8 @@ async fn full_e4_a_thousand_long_heads_at_once() {
     {
         let before = stage.memory("VmRSS");
         let head: Arc<str> =
-            format!("POST / HTTP/1.1\r\nhost: r\r\nx: {}", "a".repeat(bytes)).into();
+            format!("POST /v1/chat/completions HTTP/1.1\r\nhost: r\r\nx: {}", "a".repeat(bytes))
+                .into();
         let mut clients = JoinSet::new();
         for _ in 0..1_000 {
             let head = Arc::clone(&head);
@@ -299,10 +300,11 @@ async fn full_e4_a_thousand_long_heads_at_once() {
         let held = stage.memory("VmRSS");
         let refused = clients.iter().filter(|it| &it.1 == b"HTTP/1.1 431").count();
         // Of those that were reset the answer may be lost.
-        let served = clients.iter().filter(|it| it.1.starts_with(b"HTTP/1.1 2")).count();
+        let answered = clients.iter().filter(|it| it.1.starts_with(b"HTTP/1.1")).count();
         drop(clients);
         let answer = Wire::to(data).await.unwrap().chat("", &asking("hi", 1, false)).await.unwrap();
-        assert!(answer.is_whole() && served == 0, "{}", answer.head);
+        assert!(answer.is_whole(), "{}", answer.head);
+        assert_eq!((answered, 0 < refused), (refused, is_refused), "{name}: nothing but 431");
         let grown = (held as f64 - before as f64) / MB;
         told.push(grown);
         println!(
@@ -373,32 +375,40 @@ async fn full_g6_ten_thousand_names_of_each_kind() {
             (headers, body)
         }
     };
-    each(data, 0..100, named("none")).await;
+    assert_eq!(each(data, 0..100, named("none")).await, BTreeMap::from([(200, 100)]));
     let before = series(&scraped());
-    each(data, 0..10_000, named("model")).await;
-    each(data, 0..10_000, named("tenant")).await;
+    for name in ["model", "tenant"] {
+        let statuses = each(data, 0..10_000, named(name)).await;
+        assert_eq!(statuses, BTreeMap::from([(200, 10_000)]), "{name}");
+    }
     let mut wire = Wire::to(data).await.unwrap();
     for path in 0..10_000 {
         wire.send(&format!("/path/{path}"), "", "").await.unwrap();
-        if wire.message().await.unwrap().is_last() {
+        let answer = wire.message().await.unwrap();
+        assert_eq!(answer.status(), 404);
+        if answer.is_last() {
             wire = Wire::to(data).await.unwrap();
         }
     }
     let text = scraped();
-    let times = (0..20).map(|_| {
-        let began = Instant::now();
-        scraped();
-        began.elapsed()
-    });
-    let fastest = times.min().unwrap();
+    let mut times: Vec<Duration> = (0..21)
+        .map(|_| {
+            let began = Instant::now();
+            scraped();
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    let median = times[10];
     let new = series(&text) - before;
     println!(
-        "G6: 10,000 models, tenants, sessions and paths: {new} new series on {before}; a scrape of {:.1} KB takes {:.1} ms",
+        "G6: 10,000 models, tenants, sessions and paths: {new} new series on {before}; a scrape of {:.1} KB takes {:.1} ms \
+         in the median",
         text.len() as f64 / 1e3,
-        fastest.as_secs_f64() * 1e3
+        median.as_secs_f64() * 1e3
     );
     assert!(new <= 50 && text.len() < 1_000_000, "{new} new, {} bytes", text.len());
-    assert!(fastest < Duration::from_millis(50), "{fastest:?}");
+    assert!(median < Duration::from_millis(50), "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -440,6 +450,7 @@ async fn full_g5_how_long_a_wrong_key_takes_says_nothing_of_the_right_one() {
          {first_mean:.2} and {last_mean:.2})"
     );
     assert!((first - last).abs() < 1.0, "{first} and {last}");
+    assert!((first_mean - last_mean).abs() < 1.0, "{first_mean} and {last_mean}");
 }
 
 /// Bodies of 8 MB that are as hard to read as their kind can be.
@@ -487,6 +498,7 @@ async fn full_e6_a_body_of_8_mb_costs_what_its_length_does() {
             "E6: {kind}: {a_mb:.1} ms of CPU a MB, {cpu:.0} for all; answered after {:.0} ms at best, {statuses:?}",
             fastest.as_secs_f64() * 1e3
         );
+        println!("XXX {kind} {statuses:?}");
     }
     // The bar is 20; twice of it for a machine that others use too.
     assert!(dearest < 40.0, "{dearest} ms of CPU a MB");

@@ -272,6 +272,8 @@ fn d4_after_a_kill_it_comes_back_and_sends_conversations_where_they_were() {
         back.as_millis()
     );
     assert!(95 <= same, "{same}");
+    // The bars are 100 ms and 1 s; the rest is for a machine that does much else.
+    assert!(freed < Duration::from_secs(2) && back < Duration::from_secs(5), "{freed:?}, {back:?}");
 }
 
 /// What a wall clock shows that is not what it should.
