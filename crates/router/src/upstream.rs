@@ -234,7 +234,7 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
     let begun = |response| Begun { response, first: None, is_weighed: false };
     match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            replica.declined(headers::retry_after(response.headers()));
+            replica.declined(headers::retry_after(response.headers(), App::since_1970()));
             Attempt::Declined(begun(response))
         }
         // Nobody asked for another protocol.
