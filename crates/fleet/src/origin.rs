@@ -1,5 +1,7 @@
 //! Where a replica is.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use http::{
     Uri,
     uri::{Authority, PathAndQuery},
@@ -21,7 +23,7 @@ impl std::str::FromStr for Origin {
     type Err = BadOrigin;
 
     fn from_str(url: &str) -> Result<Self, BadOrigin> {
-        let bad = |problem| BadOrigin { url: url.to_owned(), problem };
+        let bad = |problem| BadOrigin { url: without_user(url), problem };
         let uri: Uri = url.parse().map_err(|_| bad("write http://HOST:PORT"))?;
         match uri.scheme_str() {
             Some("http" | "https") => {}
@@ -36,8 +38,28 @@ impl std::str::FromStr for Origin {
         if !uri.authority().is_some_and(has_good_port) {
             return Err(bad("its port must be a number from 1 to 65535"));
         }
-        Ok(Self(uri))
+        Ok(Self(as_usual(&uri).unwrap_or(uri)))
     }
+}
+
+/// The same with its IPv6 address as it is usually written, or as the IPv4 address that it stands for: one
+/// engine has one name. None where it is written so, or has a name.
+fn as_usual(uri: &Uri) -> Option<Uri> {
+    let host = uri.host()?.strip_prefix('[')?.strip_suffix(']')?;
+    let host = match host.parse::<Ipv6Addr>().ok()?.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let port = uri.port().map_or_else(String::new, |it| format!(":{it}"));
+    format!("{}://{host}{port}", uri.scheme_str()?).parse().ok()
+}
+
+/// `url` as it may be shown: without a user and a password.
+#[must_use]
+pub fn without_user(url: &str) -> String {
+    let Some((before, rest)) = url.rsplit_once('@') else { return url.to_owned() };
+    let scheme = before.split_once("://").map_or(String::new(), |it| format!("{}://", it.0));
+    format!("{scheme}…@{rest}")
 }
 
 /// Whether the port is one that can be reached, or left out. The parser passes over one that it can't
@@ -109,6 +131,33 @@ mod tests {
     }
 
     #[test]
+    fn one_address_is_written_in_one_way() {
+        for (url, usual) in [
+            ("http://[::ffff:127.0.0.1]:1", "http://127.0.0.1:1"),
+            ("https://[::FFFF:7f00:1]", "https://127.0.0.1"),
+            ("http://[0:0:0:0:0:0:0:1]:1", "http://[::1]:1"),
+            ("http://[FD00::1]:1", "http://[fd00::1]:1"),
+        ] {
+            let (one, other): (Origin, Origin) = (url.parse().unwrap(), usual.parse().unwrap());
+            assert_eq!(one, other);
+            assert_eq!(one.to_string(), usual);
+        }
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for (url, shown) in [
+            ("http://u:hunter2@a:1", "http://…@a:1"),
+            ("http://u:hun/ter2@x@a:1", "http://…@a:1"),
+            ("u:hunter2@a:1", "…@a:1"),
+            ("ftp://hunter2@a:1", "ftp://…@a:1"),
+        ] {
+            let error = url.parse::<Origin>().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{shown}`")) && !error.contains("unter2"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_no_replica_url_is_told_the_cure() {
         for (url, cure) in [
             ("10.0.0.1:8000", "write http://HOST:PORT"),
@@ -126,7 +175,8 @@ mod tests {
             ("http://[::1]:", "1 to 65535"),
         ] {
             let error = url.parse::<Origin>().unwrap_err().to_string();
-            assert!(error.contains(cure) && error.contains(url), "{error}");
+            let shown = url.replace("u:p@", "…@");
+            assert!(error.contains(cure) && error.contains(&shown), "{error}");
         }
     }
 }

@@ -229,6 +229,11 @@ impl App {
         }
     }
 
+    /// The time that has passed since 1970 began, as dates in headers count it.
+    pub(crate) fn since_1970() -> Duration {
+        std::time::UNIX_EPOCH.elapsed().unwrap_or_default()
+    }
+
     /// A name for a request that came without one.
     pub(crate) fn request_id(&self) -> HeaderValue {
         let RequestIds { run, next } = &self.request_ids;

@@ -48,6 +48,10 @@ const BYTES_PER_S_MIN: f64 = 65_536.0;
 const MEASURED_MIN: Duration = Duration::from_secs(1);
 const MEASURED_MAX: Duration = Duration::from_secs(2);
 
+/// Why a body with lines after its last chunk is refused. Nobody sends them to an engine, and what ends them
+/// is a matter of opinion: who takes a bare line feed for the end finds another request in what follows.
+const TRAILERS: &str = "a chunked body must end with `0`, an empty line, and no trailers";
+
 /// Memory for all bodies.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -71,6 +75,8 @@ pub(crate) struct Bounds {
     pub(crate) announced: Option<usize>,
     /// Longest time in which it must come.
     pub(crate) within: Duration,
+    /// Whether lines after its end are a reason to refuse it, as over HTTP/1.
+    pub(crate) refuses_trailers: bool,
 }
 
 impl Budget {
@@ -219,7 +225,12 @@ impl Coming<'_> {
             };
             let Some(frame) = frame else { return Ok(self.whole()) };
             let frame = frame.map_err(|it| broken(&it))?;
-            let Ok(bytes) = frame.into_data() else { continue };
+            let Ok(bytes) = frame.into_data() else {
+                if self.bounds.refuses_trailers {
+                    return Err(Refusal::Framing(TRAILERS));
+                }
+                continue;
+            };
             let bytes_max = self.bounds.bytes_max;
             if bytes_max.saturating_sub(self.kept.len()) < bytes.len() {
                 return Err(Refusal::TooLarge { bytes_max });

@@ -10,6 +10,7 @@ use std::{
 
 use fleet::{
     client::ClientConfig, fleet::FleetConfig, health::HealthConfig, kv::follow::BlockNaming,
+    origin::without_user,
 };
 use policy::{
     admission::AdmissionConfig,
@@ -49,6 +50,9 @@ pub(crate) mod secret;
 mod sections;
 mod surroundings;
 pub(crate) mod tls;
+
+/// Characters of a name that is none that are told.
+const NAME_CHARS_TOLD: usize = 80;
 
 /// The router's configuration. Every field but `replicas` has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -367,16 +371,24 @@ impl Config {
 /// What is wrong with a name, if anything.
 pub(crate) fn name_problem(name: &str) -> Option<String> {
     let fits = (1..=64).contains(&name.len()) && name.bytes().all(|it| it.is_ascii_graphic());
-    let told = || {
-        let name = name.escape_debug();
-        format!("`{name}` must be 1 to 64 printable characters without spaces")
-    };
+    let told = || format!("`{}` must be 1 to 64 printable characters without spaces", shown(name));
     (!fits).then(told)
+}
+
+/// So much of a name that is none as can be shown.
+fn shown(name: &str) -> String {
+    let name = without_user(name);
+    let mut shown: String =
+        name.chars().take(NAME_CHARS_TOLD).flat_map(char::escape_debug).collect();
+    if NAME_CHARS_TOLD < name.chars().count() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// What is wrong with a replica's name, if anything. It is part of paths of the admin port.
 pub(crate) fn replica_name_problem(name: &str) -> Option<String> {
-    let told = || format!("`{}` must be without `/`, `?`, `#` and `%`", name.escape_debug());
+    let told = || format!("`{}` must be without `/`, `?`, `#` and `%`", shown(name));
     name_problem(name).or_else(|| name.contains(['/', '?', '#', '%']).then(told))
 }
 

@@ -3,7 +3,9 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery,
+};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use types::{
@@ -91,6 +93,7 @@ pub(crate) async fn read(
         bytes_max: settings.limits.body_bytes_max.0,
         announced: headers.get(header::CONTENT_LENGTH).and_then(length),
         within: settings.timeouts.client_body,
+        refuses_trailers: head.version < Version::HTTP_2,
     };
     let (body, share) = app.bodies.receive(bounds, body).await?;
     let endpoint = passage.endpoint();

@@ -60,7 +60,7 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
     headers::strip_hop_by_hop(&mut head.headers);
     headers::strip_own(&mut head.headers);
     if !head.status.is_success() {
-        headers::bound_retry_after(&mut head.headers, COOLING_MAX);
+        headers::bound_retry_after(&mut head.headers, COOLING_MAX, App::since_1970());
     }
     passage.answered(head.status);
     passage.write_headers(&mut head.headers);

@@ -55,7 +55,7 @@ impl Retries {
     pub(crate) fn spend(&self) -> Option<Duration> {
         let pay = |saved: i64| (COST <= saved).then(|| saved.saturating_sub(COST));
         let Ok(before) = self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay) else {
-            self.denied.fetch_add(1, Ordering::Relaxed);
+            self.deny();
             return None;
         };
         let used = SAVED_MAX.saturating_sub(before) as f64 / (SAVED_MAX - COST) as f64;
@@ -63,12 +63,17 @@ impl Retries {
         Some(SPREAD_LONGEST.mul_f64(part))
     }
 
+    /// Counts a retry that was wanted and is not made.
+    pub(crate) fn deny(&self) {
+        self.denied.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Retries that could be made now.
     pub(crate) fn saved(&self) -> f64 {
         self.saved.load(Ordering::Relaxed) as f64 / COST as f64
     }
 
-    /// Retries that were wanted and had not been earned.
+    /// Retries that were wanted and had not been earned, or for which no replica had room.
     pub(crate) fn denied(&self) -> u64 {
         self.denied.load(Ordering::Relaxed)
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use wire::{
     headers,
@@ -20,12 +20,17 @@ use crate::{
 /// Serves one request of the data port.
 pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Reply> {
     let endpoint = Endpoint::from_path(request.uri().path());
+    let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let problem = problem(&request);
     if let Some(endpoint) = endpoint
         && request.method() == Method::POST
         && problem.is_none()
     {
-        return completion::complete(app, endpoint, request).await;
+        let mut response = completion::complete(app, endpoint, request).await;
+        if is_chunked && !response.status().is_success() {
+            close(&mut response);
+        }
+        return response;
     }
     // Rare, and boxed so that what is not does not carry its size.
     Box::pin(async {
@@ -34,9 +39,20 @@ pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response
             Some(refusal) => Err(refusal),
             None => answer(&app, endpoint, request).await,
         };
-        visit.answer(answer, endpoint.map_or(Dialect::OpenAi, Endpoint::dialect))
+        let dialect = endpoint.map_or(Dialect::OpenAi, Endpoint::dialect);
+        let mut response = visit.answer(answer, dialect);
+        if is_chunked {
+            close(&mut response);
+        }
+        response
     })
     .await
+}
+
+/// Has nothing else served on this connection: nobody has looked at where the chunked body of its request
+/// ends.
+fn close(response: &mut Response<Reply>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// What is wrong with a request whatever it asks for.

@@ -162,13 +162,30 @@ pub(crate) async fn send(
 }
 
 /// Has another replica chosen after an answer that says no, where that has been earned. The answer is kept
-/// meanwhile: it is relayed if nobody else takes the request.
+/// meanwhile: it is relayed if nobody else takes the request. That somebody could have, had there been room, is
+/// counted.
 async fn retried(app: &App, passage: &mut Passage) -> bool {
     let Some(wait) = app.retries.spend() else { return false };
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }
-    passage.retry().is_ok()
+    match passage.retry() {
+        Ok(()) => true,
+        Err(Reject::AllTried | Reject::NoReplicas) => false,
+        Err(
+            Reject::UnknownModel
+            | Reject::TooLong { .. }
+            | Reject::RetriesUsedUp { .. }
+            | Reject::Saturated { .. }
+            | Reject::Infeasible { .. }
+            | Reject::OverShare { .. }
+            | Reject::Expired { .. }
+            | Reject::Evicted { .. },
+        ) => {
+            app.retries.deny();
+            false
+        }
+    }
 }
 
 /// Why a request is not sent again. Where nobody is left to try, what went wrong says more than that.
@@ -234,7 +251,7 @@ async fn begin(endpoint: Endpoint, replica: &Arc<Replica>, response: Response<Bo
     let begun = |response| Begun { response, first: None, is_weighed: false };
     match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            replica.declined(headers::retry_after(response.headers()));
+            replica.declined(headers::retry_after(response.headers(), App::since_1970()));
             Attempt::Declined(begun(response))
         }
         // Nobody asked for another protocol.

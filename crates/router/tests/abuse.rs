@@ -147,6 +147,11 @@ fn vectors() -> Vec<(&'static str, String)> {
         ("connect", request("CONNECT r:80 HTTP/1.1", "host: r", "")),
         ("space in a name", sized("x y: a")),
         ("no name", sized(": a")),
+        ("bare feed as the end", in_chunks(te, &format!("{length:x}\r\n{BODY}\r\n0\r\n\n"))),
+        (
+            "trailer with a bare feed",
+            in_chunks(te, &format!("{length:x}\r\n{BODY}\r\n0\r\nX: 5\n\r\n")),
+        ),
         ("HTTP/0.9", format!("POST {CHAT}\r\n\r\n")),
         ("lines without return", format!("{post}\nhost: r\ncontent-length: {length}\n\n{BODY}")),
     ]
@@ -237,6 +242,25 @@ async fn e1_no_request_is_smuggled_past_the_router() {
     assert!(27 <= trying.len());
     while let Some(tried) = trying.join_next().await {
         tried.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn e1_nothing_is_served_behind_a_chunked_body_that_nobody_reads() {
+    let stage = stage(RoundRobin, 1).await;
+    let hidden = "GET /v1/models HTTP/1.1\r\nhost: r\r\n\r\n";
+    let victim = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: r\r\ncontent-length: {}\r\n\r\n{hidden}",
+        hidden.len()
+    );
+    for line in ["GET /v1/models", "POST /v1/nothing"] {
+        for end in ["0\r\n\n", "0\r\nX: 5\n\r\n"] {
+            let head = format!("{line} HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n");
+            let bytes = format!("{head}{end}{victim}");
+            let answers = raw::rest(raw::send(stage.data, &bytes).await).await;
+            assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{line} {end:?}: {answers}");
+            assert!(answers.contains("connection: close"), "{line} {end:?}: {answers}");
+        }
     }
 }
 

@@ -92,6 +92,31 @@ async fn g2_addresses_in_disguise_and_the_routers_own_ports_are_not_registered()
 }
 
 #[tokio::test]
+async fn g2_one_replica_is_not_registered_twice_however_it_is_written() {
+    let mut config = config(RoundRobin);
+    config.admin.registrable = vec!["127.0.0.0/8".to_owned()];
+    let stage = stage_with(config, 1).await;
+    assert_eq!(register(&stage, "one", "http://127.0.0.1:9").await.status, 201);
+    for url in
+        ["http://[::ffff:127.0.0.1]:9", "http://[0:0:0:0:0:ffff:7f00:1]:9", "http://127.0.0.1:9/"]
+    {
+        let answer = register(&stage, "two", url).await;
+        assert_eq!(answer.status, 409, "{url}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn g2_passwords_and_endless_names_are_not_said_again() {
+    let stage = stage(RoundRobin, 1).await;
+    let answer = register(&stage, "new", "http://u:hunter2@127.0.0.1:9").await;
+    assert!(answer.status == 400 && !answer.body.contains("hunter2"), "{}", answer.body);
+    for name in ["a".repeat(5_000), "\u{1}/".repeat(2_500)] {
+        let answer = register(&stage, &name, "http://127.0.0.1:9").await;
+        assert!(answer.status == 400 && answer.body.len() < 1_000, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn g2_a_name_is_looked_up_once_and_its_address_is_kept() {
     let mut config = config(RoundRobin);
     config.admin.registrable = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()];

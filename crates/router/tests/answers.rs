@@ -151,6 +151,18 @@ async fn a_retry_that_nobody_takes_is_not_counted() {
 }
 
 #[tokio::test]
+async fn a_date_to_come_again_at_is_obeyed_and_bounded() {
+    let date = "Fri, 31 Dec 9999 23:59:59 GMT";
+    let answer =
+        format!("HTTP/1.1 429 Busy\r\nretry-after: {date}\r\ncontent-length: 2\r\n\r\n{{}}");
+    let stage = before(answer).await;
+    let answer = stage.chat(&chat("hi", 1, false)).await;
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, "600"));
+    let answer = stage.chat(&chat("hi", 1, false)).await;
+    assert!(answer.status == 503 && answer.body.contains("to be left alone"), "{}", answer.body);
+}
+
+#[tokio::test]
 async fn a_conversation_leaves_a_replica_that_kept_it_waiting_for_nothing() {
     let stage = stage_with(config(Sticky), 2).await;
     // Only the request that is to be kept waiting has a bound, which no slow machine can reach with another.

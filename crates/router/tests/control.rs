@@ -68,6 +68,9 @@ async fn a_key_names_a_tenant_whose_share_is_kept() {
     assert_eq!(over.header("x-sluice-dropped-reason"), "rejected-quota");
     assert!(over.header("retry-after").parse::<u64>().unwrap() <= 21);
     assert!(over.header("retry-after-ms").parse::<u64>().unwrap() <= 20_000);
+    assert_eq!(over.header("x-ratelimit-limit-requests"), "3");
+    assert_eq!(over.header("x-ratelimit-remaining-requests"), "0");
+    assert!(over.header("x-ratelimit-reset-requests").ends_with("ms"));
     assert_eq!(ask("bob").await.status, 200, "one tenant's share is not another's");
     stage.until_idle().await;
 }

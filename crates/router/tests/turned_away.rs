@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use common::{
     Answer, CHAT, Stage, chat, config,
     full::{PATIENT, asked_of_replicas, one_seat, take_the_seat, unhurried, waiting},
-    stage, stage_with, until,
+    raw, stage, stage_with, until,
 };
 use emulator::Fault;
 use http::Method;
@@ -264,6 +264,28 @@ async fn what_a_dying_replica_leaves_is_sent_again_as_far_as_the_budget_goes() {
     }
     assert_eq!(served, SENT_AGAIN);
     refusal.assert_counted(&stage, on_first - SENT_AGAIN, 0).await;
+}
+
+#[tokio::test]
+async fn an_error_that_nobody_has_room_to_mend_is_passed_on_and_counted() {
+    let stage = stage_with(unhurried(), 2).await;
+    let set = r#"{"mode": "static", "in_flight_max": 1}"#;
+    assert_eq!(stage.admin(Method::PUT, "/admin/admission", set).await.status, 200);
+    let error = Fault::Status { code: 500, retry_after: None };
+    stage.replicas[0].set_fault(error).await.unwrap();
+    stage.replicas[1].set_fault(Fault::StallAfter(0)).await.unwrap();
+    // Wherever it is placed first, it ends on the one that stands still.
+    let body = chat("first", 1, false).to_string();
+    let _hangs = raw::post(stage.data, CHAT, &body).await;
+    until("the other one is full", async || {
+        let status = stage.admin(Method::GET, "/admin/replicas", "").await.json();
+        status["replicas"][1]["in_flight"] == 1
+    })
+    .await;
+    let answer = stage.chat(&chat("second", 1, false)).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-sluice-replica")), (500, "r0"));
+    assert_eq!(answer.header("x-sluice-dropped-reason"), "");
+    assert_eq!(stage.metric("sluice_retries_denied_total").await, 1);
 }
 
 #[tokio::test]

@@ -3,11 +3,12 @@
 //! [`session`] finds which conversation a request belongs to. Header names that Sluice answers
 //! with are constants here, so that the router, the tests and the documentation share one list.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::{
     HeaderMap, HeaderValue, Version,
     header::{self, HeaderName},
+    uri::Authority,
 };
 
 pub mod session;
@@ -166,7 +167,16 @@ pub fn framing_problem(version: Version, headers: &HeaderMap) -> Option<&'static
     if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
         return Some("host must be there once");
     }
+    if headers.get(header::HOST).is_some_and(|it| !is_host(it)) {
+        return Some("host must be HOST or HOST:PORT");
+    }
     None
+}
+
+/// Whether `value` names a host, or none as HTTP allows (RFC 9112, 3.2).
+fn is_host(value: &HeaderValue) -> bool {
+    let host = value.as_bytes();
+    host.is_empty() || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
 }
 
 fn is_length(value: &HeaderValue) -> bool {
@@ -183,11 +193,36 @@ pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     fits.then_some(value)
 }
 
-/// How long the sender of an answer wants to be left alone, when it says so in seconds.
+/// How long the sender of an answer wants to be left alone at `now`, when it says so: in milliseconds, in
+/// seconds or by a date. `now` is the time since the beginning of 1970.
 #[must_use]
-pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let names = [header::RETRY_AFTER];
-    whole_number(headers, &names).map(Duration::from_secs)
+pub fn retry_after(headers: &HeaderMap, now: Duration) -> Option<Duration> {
+    let told = |name| headers.get(name).and_then(|it| wait(it, now));
+    let wait = |it: Wait, one: fn(u64) -> Duration| match it {
+        Wait::Number(number) => one(number),
+        Wait::Until(left) => left,
+    };
+    told(&RETRY_AFTER_MS)
+        .map(|it| wait(it, Duration::from_millis))
+        .or_else(|| told(&header::RETRY_AFTER).map(|it| wait(it, Duration::from_secs)))
+}
+
+/// What a header says of when to come again.
+enum Wait {
+    /// So many seconds or milliseconds.
+    Number(u64),
+    /// At a date, until which so much is left.
+    Until(Duration),
+}
+
+fn wait(value: &HeaderValue, now: Duration) -> Option<Wait> {
+    let text = value.to_str().ok()?.trim();
+    if !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit()) {
+        // One that does not fit into 64 bits is a number too.
+        return Some(Wait::Number(text.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(Wait::Until(date.duration_since(UNIX_EPOCH + now).unwrap_or_default()))
 }
 
 /// Whether a request says by any header how it wants to be served: its promise, its priority, its patience.
@@ -200,17 +235,21 @@ pub fn wants_anything(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Has what says in a number when to come again say no more than `most`.
-pub fn bound_retry_after(headers: &mut HeaderMap, most: Duration) {
+/// Has what says when to come again say no more than `most` from `now` on, which
+/// is the time since the beginning of 1970; what nobody understands comes off.
+pub fn bound_retry_after(headers: &mut HeaderMap, most: Duration, now: Duration) {
     let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
-    for (name, most) in [(header::RETRY_AFTER, most.as_secs()), (RETRY_AFTER_MS, most_ms)] {
+    for (name, longest) in [(header::RETRY_AFTER, most.as_secs()), (RETRY_AFTER_MS, most_ms)] {
         let Some(value) = headers.get(&name) else { continue };
-        let digits = value.as_bytes().trim_ascii();
-        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        // One that does not fit into 64 bits is a number too.
-        let number = std::str::from_utf8(digits).ok().and_then(|it| it.parse::<u64>().ok());
-        if is_number && number.is_none_or(|it| most < it) {
-            headers.insert(name, HeaderValue::from(most));
+        match wait(value, now) {
+            Some(Wait::Number(number)) if number <= longest => {}
+            Some(Wait::Until(left)) if left <= most => {}
+            Some(Wait::Number(_) | Wait::Until(_)) => {
+                headers.insert(name, HeaderValue::from(longest));
+            }
+            None => {
+                headers.remove(name);
+            }
         }
     }
 }
@@ -241,15 +280,40 @@ mod tests {
             ("601", "600"),
             ("600", "600"),
             ("7", "7"),
-            ("Fri, 31 Dec 2027 23:59:59 GMT", "Fri, 31 Dec 2027 23:59:59 GMT"),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "600"),
+            ("Thu, 01 Jan 1970 00:10:01 GMT", "600"),
+            ("Thu, 01 Jan 1970 00:10:00 GMT", "Thu, 01 Jan 1970 00:10:00 GMT"),
         ] {
             let mut headers = headers(&[("retry-after", told), ("retry-after-ms", "700000")]);
-            bound_retry_after(&mut headers, most);
+            bound_retry_after(&mut headers, most, Duration::ZERO);
             assert_eq!(
                 (&headers["retry-after"], &headers["retry-after-ms"]),
                 (&HeaderValue::from_static(kept), &HeaderValue::from_static("600000"),)
             );
         }
+    }
+
+    #[test]
+    fn what_nobody_understands_of_when_to_come_again_is_not_passed_on() {
+        for told in ["soon", "-1", "1e9", "Fri, 31 Dec 99999 23:59:59 GMT"] {
+            let mut headers = headers(&[("retry-after", told)]);
+            bound_retry_after(&mut headers, Duration::from_secs(600), Duration::ZERO);
+            assert!(headers.is_empty(), "{told}");
+        }
+    }
+
+    #[test]
+    fn when_to_come_again_is_a_number_or_a_date() {
+        let told = |pairs: &[_]| retry_after(&headers(pairs), Duration::from_secs(90));
+        assert_eq!(told(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        assert_eq!(
+            told(&[("retry-after", "7"), ("retry-after-ms", "6500")]),
+            Some(Duration::from_millis(6_500))
+        );
+        let date = |text| told(&[("retry-after", text)]);
+        assert_eq!(date("Thu, 01 Jan 1970 00:02:00 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(date("Thu, 01 Jan 1970 00:01:00 GMT"), Some(Duration::ZERO), "it is over");
+        assert_eq!(date("soon"), None);
     }
 
     #[test]
@@ -319,6 +383,12 @@ mod tests {
         }
         assert_eq!(problem(Version::HTTP_10, &[length]), None);
         assert_eq!(problem(Version::HTTP_2, &[length]), None);
+        for good in ["", "a:80", "a_b.c", "[::1]:80", "127.0.0.1"] {
+            assert_eq!(problem(Version::HTTP_11, &[("host", good)]), None, "{good}");
+        }
+        for bad in ["a b", "a/c", "u@a", "a?b", "a#b", "a b/c@d", "[::1"] {
+            assert!(problem(Version::HTTP_11, &[("host", bad)]).is_some(), "{bad}");
+        }
         for bad in [
             &[][..],
             &[host, host],

@@ -87,8 +87,13 @@ pub fn take_head(bytes: &mut BytesMut) -> Result<Option<Head>, BadAnswer> {
         let (name, value) = place.read(&head)?;
         headers.append(name, value);
     }
+    // Whoever stands between may have believed the other one, and what follows is then not the next answer
+    // (RFC 9112, 6.3).
+    let is_framed_twice = headers.contains_key(header::CONTENT_LENGTH)
+        && headers.contains_key(header::TRANSFER_ENCODING);
     let framing = framing_of(status, version, &mut headers)?;
-    let keeps_connection = framing != Framing::UntilClose && keeps(version, &headers);
+    let keeps_connection =
+        framing != Framing::UntilClose && !is_framed_twice && keeps(version, &headers);
     Ok(Some(Head { status, version, headers, framing, keeps_connection }))
 }
 
@@ -262,6 +267,8 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", true),
             ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: x, Close\r\n\r\n", false),
             ("HTTP/1.1 200 OK\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 7\r\ntransfer-encoding: chunked\r\n\r\n", false),
             ("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", false),
             ("HTTP/1.0 200 OK\r\ncontent-length: 0\r\nconnection: keep-alive\r\n\r\n", true),
         ] {

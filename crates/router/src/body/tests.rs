@@ -32,7 +32,12 @@ const MIB: usize = 1 << 20;
 
 fn receive(budget: &Arc<Budget>, announced: Option<usize>) -> (mpsc::Sender<Vec<u8>>, Received) {
     let (sender, pieces) = mpsc::channel(1);
-    let bounds = Bounds { bytes_max: 32 * MIB, announced, within: Duration::from_secs(60) };
+    let bounds = Bounds {
+        bytes_max: 32 * MIB,
+        announced,
+        within: Duration::from_secs(60),
+        refuses_trailers: false,
+    };
     let budget = Arc::clone(budget);
     let task = tokio::spawn(async move { budget.receive(bounds, Piecewise(pieces)).await });
     (sender, task)
@@ -97,8 +102,12 @@ async fn a_body_holds_what_it_takes_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_long_body_of_known_length_stays_where_it_is() {
     let budget = Budget::new(8 * MIB);
-    let bounds =
-        Bounds { bytes_max: 32 * MIB, announced: Some(3 * MIB), within: Duration::from_secs(60) };
+    let bounds = Bounds {
+        bytes_max: 32 * MIB,
+        announced: Some(3 * MIB),
+        within: Duration::from_secs(60),
+        refuses_trailers: false,
+    };
     let (share, measured) = (Share::default(), Measured::begin(0));
     let mut coming =
         Coming { budget: &budget, bounds, share, kept: Vec::new(), taken: 0, measured };

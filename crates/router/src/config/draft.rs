@@ -80,7 +80,8 @@ impl Draft {
             let (place, value) = read.take_from(&mut rest)?;
             let told = wording::of(&error.into_inner(), &read, &value, place.find(&defaults));
             let at = draft.as_written(place.clone());
-            draft.mistakes.push(Mistake { line: line::of(text, &at), place: at, told });
+            let line = line::of(text, &at);
+            draft.mistakes.push(Mistake { line, place: at.without_secret(), told });
             if let Some((list, at)) = place.in_list() {
                 draft.taken.push((list, at));
             }

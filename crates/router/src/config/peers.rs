@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use fleet::{origin::Origin, tls::TrustFiles};
+use fleet::{
+    origin::{Origin, without_user},
+    tls::TrustFiles,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, Secret, surroundings::names_a_port, tls::Trusts};
@@ -84,7 +87,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
             Ok(origin) => problems.push(format!("peers.urls[{at}]: {origin} is there twice")),
             Err(_) => problems.push(format!(
                 "peers.urls[{at}]: `{}` is no admin port; write http://HOST:PORT",
-                url.escape_debug()
+                without_user(url).escape_debug()
             )),
         }
     }

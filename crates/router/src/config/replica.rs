@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fleet::{
     kv::follow::{KvEndpoint, KvSource},
-    origin::Origin,
+    origin::{Origin, without_user},
     replica::ReplicaSpec,
     tls::TrustFiles,
 };
@@ -157,6 +157,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
             problems.push(format!("replicas[{at}].name: {problem}"));
         }
         if !names.insert(name) {
+            let name = without_user(name);
             problems.push(format!("replicas[{at}].name: `{name}` is there twice"));
         }
         let pool = config.pools.problem(replica.pool());

@@ -56,6 +56,8 @@ impl Secret {
             }
             (None, Some(name), None) => match std::env::var(name) {
                 Ok(key) if !key.is_empty() => Ok(key),
+                // It may be the key itself.
+                _ if !is_variable(name) => Err("env: must be the name of a variable".to_owned()),
                 _ => Err(format!("env: the variable {name} is not set")),
             },
             (None, None, Some(file)) => match std::fs::read_to_string(file) {
@@ -66,6 +68,11 @@ impl Secret {
             _ => Err("give exactly one of sha256, env and file".to_owned()),
         }
     }
+}
+
+/// Whether `name` can be that of a variable.
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_')
 }
 
 /// What a key is known by.

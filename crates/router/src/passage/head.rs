@@ -29,8 +29,9 @@ impl Passage {
         if let Ok(timing) = HeaderValue::from_str(&text) {
             head.insert(headers::SERVER_TIMING, timing);
         }
-        if let Some(grant) = &self.grant {
-            grant.tenant().write_headers(head);
+        // A request that is refused for a used-up share needs them most.
+        if let Some(tenant) = &self.tenant {
+            tenant.write_headers(head);
         }
         let Some(placement) = self.ticket.as_ref().map(Ticket::placement) else {
             head.insert(headers::ATTEMPTS, HeaderValue::from_static("0"));

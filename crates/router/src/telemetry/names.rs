@@ -107,7 +107,7 @@ pub const METRICS: [Metric; 62] = [
     metric(
         RETRIES_DENIED,
         Kind::Counter,
-        "Answers that say no and were passed on because no retry was left",
+        "Answers that say no and were passed on because no retry was left, or no other replica had room",
     ),
     metric(DECISIONS, Kind::Counter, "Placements, by what decided"),
     metric(DECISION_SECONDS, Kind::Histogram, "Time to decide where a request goes"),

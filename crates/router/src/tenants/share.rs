@@ -122,10 +122,6 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    pub(crate) fn tenant(&self) -> &Tenant {
-        &self.tenant
-    }
-
     /// Learns that so much of the answer has come by now. What is more than was reserved is taken while it
     /// comes, which may put the tenant in debt: the next one is then not let in.
     pub(crate) fn streamed(&mut self, tokens: Tokens) {

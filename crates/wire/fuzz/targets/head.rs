@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(id) = headers::request_id(&map) {
         assert!(id.len() <= 128 && id.to_str().is_ok());
     }
-    let _ = (headers::retry_after(&map), headers::whole_number(&map, &headers::SLO_TTFT_MS));
+    let _ = (headers::retry_after(&map, std::time::Duration::from_secs(1_700_000_000)), headers::whole_number(&map, &headers::SLO_TTFT_MS));
     let view = parse(Endpoint::ChatCompletions, br#"{"model":"m","messages":[]}"#).unwrap();
     let _ = Sources::default().find(&map, &view, HashKey(1), None, None);
     headers::strip_hop_by_hop(&mut map);

@@ -114,6 +114,30 @@ impl Place {
         Some((Self(way), value))
     }
 
+    /// Whether a secret, or what says where one is, belongs here or around here.
+    pub(super) fn is_secret(&self) -> bool {
+        let key = |at: usize| match self.0.get(at) {
+            Some(Step::Key(key)) => key.as_str(),
+            Some(Step::At(_)) | None => "",
+        };
+        match key(0) {
+            "hash_seed" => true,
+            "admin" | "peers" => key(1) == "key",
+            "tenants" => key(2) == "keys",
+            _ => false,
+        }
+    }
+
+    /// The place as it may be said: no key that was made of a secret.
+    pub(super) fn without_secret(mut self) -> Self {
+        const SAID: [&str; 6] = ["hash_seed", "key", "keys", "sha256", "env", "file"];
+        let is_secret = self.is_secret();
+        self.0.pop_if(
+            |last| matches!(last, Step::Key(key) if is_secret && !SAID.contains(&key.as_str())),
+        );
+        self
+    }
+
     /// The list that it is an element of, and its place there.
     pub(super) fn in_list(&self) -> Option<(Self, usize)> {
         match self.0.split_last()? {

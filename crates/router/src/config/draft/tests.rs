@@ -103,6 +103,31 @@ tenants: [{ name: a, keys: sk-hidden }, { name: b, keys: [sk-hidden] }]
 }
 
 #[test]
+fn nothing_is_said_of_what_is_written_where_a_secret_belongs() {
+    let text = "hash_seed: hunter2
+admin: { key: { hunter2: , env: [hunter2] } }
+peers: { key: { file: { hunter2: 5 } }, urls: ['http://u:hunter2@a:1', 'u:hunter2@b'] }
+tenants: [{ name: a, keys: [{ hunter2 }, { sha256: hunter2 }, { env: sk-hunter2 }] }]
+replicas: [{ url: 'http://u:hunter2@a:1' }, { url: 'http://u:hunter2@a:1' }]
+";
+    let told = told(text).join("\n");
+    for place in [
+        "hash_seed (line 1)",
+        "admin.key (line 2)",
+        "peers.key.file (line 3)",
+        "peers.urls[0]",
+        "tenants[0].keys[0] (line 4)",
+        "tenants[0].keys[1]",
+        "tenants[0].keys[2]",
+        "replicas[0].url",
+        "replicas[1].url",
+    ] {
+        assert!(told.contains(place), "{place} is missing: {told}");
+    }
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+#[test]
 fn names_may_be_numbers_while_other_things_are_mended() {
     let text = "replicas: [{ url: 'http://a:1', name: 5 }]\npolcy: {}\n";
     tells(text, &[("polcy (line 2): ", &["`policy`"])]);

@@ -1,7 +1,7 @@
 //! What is said of a place that cannot be read: the culprit and the cure.
 //!
 //! The value is not said where keys or a list should be: it may be a secret that was written in place of
-//! where it is.
+//! where it is. Nor is anything that was written where a secret belongs.
 
 use serde_yaml::Value;
 
@@ -19,8 +19,9 @@ pub(super) fn of(
     default: Option<&Value>,
 ) -> String {
     let told = without_place(error, place);
+    let is_secret = place.is_secret();
     if let Some(rest) = told.strip_prefix("unknown field `") {
-        return unknown_key(rest);
+        return unknown_key(rest, is_secret);
     }
     if let Some(rest) = told.strip_prefix("unknown variant `") {
         let (culprit, names) = named(rest);
@@ -32,11 +33,12 @@ pub(super) fn of(
     }
     let example =
         default.and_then(scalar).map_or_else(String::new, |it| format!("; write for example {it}"));
-    let culprit = scalar(value).map(|it| it.escape_debug().to_string());
+    let culprit = scalar(value).filter(|_| !is_secret).map(|it| it.escape_debug().to_string());
     let Some((_, expected)) =
         told.strip_prefix("invalid ").and_then(|it| it.rsplit_once(", expected "))
     else {
         return match culprit {
+            None if is_secret => format!("what is there can't be read{example}"),
             Some(culprit) if !told.contains(&culprit) => format!("`{culprit}`: {told}{example}"),
             Some(_) | None => format!("{told}{example}"),
         };
@@ -70,8 +72,11 @@ fn without_place(error: &serde_yaml::Error, place: &Place) -> String {
     bare.to_owned()
 }
 
-fn unknown_key(rest: &str) -> String {
+fn unknown_key(rest: &str, is_secret: bool) -> String {
     let (culprit, names) = named(rest);
+    if is_secret {
+        return format!("holds what is no key here; those are {}", names.join(", "));
+    }
     match slip(culprit, &names) {
         slip if !slip.is_empty() => format!("`{culprit}` is no key here{slip}"),
         _ if names.is_empty() => format!("`{culprit}` is no key here; leave it out"),
