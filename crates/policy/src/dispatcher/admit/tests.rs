@@ -201,6 +201,24 @@ fn nobody_is_slowed_below_its_promise_for_one_who_has_none() {
 }
 
 #[test]
+fn a_pace_that_nobody_can_keep_holds_nobody_back() {
+    let lets_in_beside = |tpot_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        let slo = Slo { tpot: Some(Duration::from_millis(tpot_ms)), ..Slo::default() };
+        let first = Request { slo, prompt: Tokens(100), ..long(1) };
+        assert!(told(&mut dispatcher, 0, Event::Arrived(first))[0].verdict.is_ok());
+        let second = Request { prompt: Tokens(12_000), ..long(2) };
+        let lets_in = !told(&mut dispatcher, 0, Event::Arrived(second)).is_empty();
+        told(&mut dispatcher, 1, ended(2));
+        told(&mut dispatcher, 1, ended(1));
+        assert_eq!(dispatcher.fleet.get(ReplicaId(0)).unwrap().promises.tightest(), None);
+        lets_in
+    };
+    assert!(lets_in_beside(1), "it will run slower than that whoever else is there");
+    assert!(!lets_in_beside(9));
+}
+
+#[test]
 fn work_for_later_goes_only_where_no_prompt_of_the_urgent_waits() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
     let slo = Slo { completion: Some(Duration::from_secs(3_600)), ..Slo::default() };
