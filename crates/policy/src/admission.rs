@@ -206,7 +206,8 @@ impl Admission {
     }
 
     /// One of those who wait that hardly gets in, and the most urgent class that is to let it go before: work for later
-    /// whose window is about to end, or the first of a size that gets in much more rarely than others.
+    /// whose window is about to end, or the first of a size that gets in much more rarely than others. Never one whose
+    /// tenant has had more than its share: the others would make room for what they are to go before.
     pub(crate) fn starved(&self, now: Timestamp) -> Option<(Place, Priority)> {
         if let Some(late) = self.starved_later(now) {
             return Some((late, Priority::System));
@@ -216,7 +217,7 @@ impl Admission {
     }
 
     fn starved_later(&self, now: Timestamp) -> Option<Place> {
-        let place = self.queue.next_later(None)?;
+        let place = self.queue.next_later(None).filter(|it| !it.1)?;
         let waiting = self.queue.get(&place)?;
         let window = waiting.request.slo.completion?;
         let [all, later] = self.given.each_ref().map(|it| it.sum(now));

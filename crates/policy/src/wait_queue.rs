@@ -114,12 +114,14 @@ impl WaitQueue {
         place.filter(|it| it.0.0 == Priority::Batch)
     }
 
-    /// The first place of a request of `size` for whose answer somebody waits.
+    /// The first place of a request of `size` for whose answer somebody waits, and whose tenant had no more than its
+    /// share.
     #[must_use]
     pub fn first_of(&self, size: usize) -> Option<Place> {
-        let least = (Reverse(Priority::System), false, Timestamp::ZERO, RequestId(0));
-        let first = self.sizes.range((size, least)..).next();
-        first.filter(|it| it.0 == size).map(|it| it.1)
+        Priority::ALL.into_iter().rev().find_map(|priority| {
+            let of = |is_over| (size, (Reverse(priority), is_over, Timestamp::ZERO, RequestId(0)));
+            self.sizes.range(of(false)..of(true)).next().map(|it| it.1)
+        })
     }
 
     /// Who has `place`.
@@ -223,6 +225,11 @@ mod tests {
         );
         assert_eq!(queue.before(Priority::Default, true, latest), 2);
         assert_eq!(queue.first_of(size_of(0.1)), queue.next(None), "all are of one size");
+        queue.remove(RequestId(2));
+        let first = queue.first_of(size_of(0.1)).map(|it| it.3);
+        assert_eq!(first, Some(RequestId(3)), "not who is over its share, however urgent");
+        queue.remove(RequestId(3));
+        assert_eq!(queue.first_of(size_of(0.1)), None);
     }
 
     #[test]
