@@ -60,6 +60,10 @@ const RETRIES_AT_ONCE: f64 = 200.0;
 /// How long a request without a promise of a first token may wait.
 pub(crate) const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a request may wait that somebody waits for, whatever time it was promised: beyond that it holds a
+/// connection and a place for an answer that hardly anybody is there to read.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// Time between two looks at those who wait, when nothing else gives cause.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -284,9 +288,10 @@ impl Admission {
             (None, Some(ttft), Some(e2e)) => wait(ttft, alone_s).min(wait(e2e, alone_s + answer_s)),
             (None, None, None) => UNPROMISED_WAIT.as_secs_f64() * self.config.wait_share,
         };
+        let wait_max_s = slo.completion.map_or(WAIT_MAX.as_secs_f64(), |_| f64::INFINITY);
         // Sent any later, it would be given up before its answer begins.
         let patience_s = request.patience_ms.map_or(f64::INFINITY, |it| f64::from(it.get()) * 1e-3);
-        let wait_s = wait_s.min(patience_s - alone_s).max(0.0);
+        let wait_s = wait_s.min(patience_s - alone_s).clamp(0.0, wait_max_s);
         arrived + Duration::try_from_secs_f64(wait_s).unwrap_or_default()
     }
 

@@ -184,6 +184,12 @@ impl FleetView {
         self.form().prefill_s(Tokens::ZERO, prompt) * self.speed.prefill.value().unwrap_or(1.0)
     }
 
+    /// Seconds per token of an answer that is alone on `replica`.
+    pub(crate) fn step_alone_s(&self, replica: &Replica) -> f64 {
+        let decode = replica.estimate.observed().decode.or_else(|| self.speed.decode.value());
+        self.form().step_ms * 1e-3 * decode.unwrap_or(1.0)
+    }
+
     /// Has what decisions read of the replicas hold at `now`.
     pub(crate) fn refresh(&mut self, now: Timestamp) {
         self.replicas.refresh(now);

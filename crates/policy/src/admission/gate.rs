@@ -188,6 +188,12 @@ impl Pass<'_> {
         [ttft, tpot, e2e].into_iter().flatten().max_by(|a, b| a.excess.total_cmp(&b.excess))
     }
 
+    /// Whether the pace of an answer on `replica` stands in nobody's way.
+    pub(crate) fn ignores_pace(&self, replica: &Replica) -> bool {
+        let looks = self.mode.predicts() && self.mode != AdmissionMode::TtftOnly;
+        !looks || !self.is_sized || !replica.is_predictable()
+    }
+
     fn count(&self, candidate: &Candidate, most: f64) -> Option<Closed> {
         over(Gate::Count, f64::from(candidate.requests) + 1.0, (most / self.reserve).max(1.0))
     }

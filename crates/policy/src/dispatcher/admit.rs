@@ -2,13 +2,14 @@
 
 #[cfg(test)]
 mod tests;
+mod turn_away;
 
 use std::time::Duration;
 
-use rand::RngExt as _;
 use types::{
     replica::ReplicaId,
     request::{Request, RequestId},
+    slo::Slo,
     time::Timestamp,
 };
 
@@ -58,6 +59,8 @@ pub(super) struct Full {
     pub(super) after_s: f64,
     /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
     alone_s: f64,
+    /// Time per token where that is least with nobody else there; nothing where its pace stands in nobody's way.
+    alone_tpot_s: f64,
     /// Time for the rest of its answer.
     answer_s: f64,
     work_s: f64,
@@ -115,6 +118,7 @@ impl Dispatcher {
             gate: Gate::Count,
             after_s: f64::INFINITY,
             alone_s: f64::INFINITY,
+            alone_tpot_s: f64::INFINITY,
             answer_s: f64::INFINITY,
             work_s: f64::INFINITY,
             nearest: None,
@@ -141,6 +145,8 @@ impl Dispatcher {
             let not_yet = (is_felt || is_kept).then_some(NOT_YET);
             let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
+            let tpot_s = if pass.ignores_pace(replica) { 0.0 } else { fleet.step_alone_s(replica) };
+            full.alone_tpot_s = full.alone_tpot_s.min(tpot_s);
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
                 let (gate, work_s) = (closed.gate, it.forecast.work_s);
@@ -151,7 +157,7 @@ impl Dispatcher {
             }
             false
         });
-        let may_wait = is_first && !is_for_later;
+        let may_wait = is_first && !is_for_later && full.hopeless(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived), &holder, &full, candidates)
         {
@@ -203,105 +209,6 @@ impl Dispatcher {
         self.fleet.replicas().len() as f64 / rate
     }
 
-    /// Has a request that finds no gate open wait, or turns it away.
-    pub(super) fn hold_or_refuse(
-        &mut self,
-        now: Timestamp,
-        request: Request,
-        full: &Full,
-        decisions: &mut Vec<Decision>,
-    ) {
-        let latest = self.admission.latest(&request, now, full.alone_s, full.answer_s);
-        let rank = (request.priority, full.is_over_share);
-        let ahead_s = self.admission.expected_wait_s(now, rank, latest);
-        let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
-        let queue_max = self.admission.config.queue_max as usize;
-        let may_wait = full.has_choice
-            || self.admission.config.mode.predicts()
-                && queue_max > 0
-                && ends_well
-                && (request.came_again == 0 || self.admission.may_retry());
-        if !may_wait {
-            let reject = self.refusal(now, &request, full, latest);
-            return self.decide(now, &request, Err(reject), decisions);
-        }
-        let (id, work_s) = (request.id, full.work_s);
-        let Full { gate, after_s, has_choice, is_over_share, .. } = *full;
-        let arrived = now;
-        let waiting =
-            Waiting { request, arrived, latest, work_s, gate, after_s, has_choice, is_over_share };
-        if let Some(out) = self.admission.queue.push(waiting, queue_max) {
-            let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
-            let reject = if out.is_over_share {
-                Reject::OverShare { gate: out.gate, retry_after }
-            } else if out.request.id == id {
-                Reject::Saturated { gate, retry_after }
-            } else {
-                Reject::Evicted { retry_after }
-            };
-            self.decide(now, &out.request, Err(reject), decisions);
-        }
-    }
-
-    /// Turns a request away that was placed before, and for which nobody else has room.
-    pub(super) fn refuse_again(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        full: &Full,
-        decisions: &mut Vec<Decision>,
-    ) {
-        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
-        let reject = Reject::Saturated { gate: full.gate, retry_after };
-        self.decide(now, request, Err(reject), decisions);
-    }
-
-    fn refusal(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        full: &Full,
-        latest: Timestamp,
-    ) -> Reject {
-        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
-        let gate = full.gate;
-        let ttft = request.slo.ttft.filter(|_| request.slo.completion.is_none());
-        let is_hopeless = ttft.is_some_and(|it| it.as_secs_f64() < full.alone_s);
-        if is_hopeless && latest <= now {
-            // Coming more slowly would not help it.
-            Reject::Infeasible { gate, retry_after }
-        } else if full.is_over_share {
-            Reject::OverShare { gate, retry_after }
-        } else {
-            Reject::Saturated { gate, retry_after }
-        }
-    }
-
-    /// Notes that a request of `work_s` is turned away, and says when it is worth coming again: after the middle of what
-    /// it took of late until there was room for its like, or, where nobody did, once what is there has been worked off; spread, so that those
-    /// who were turned away together do not come again together.
-    fn turn_away(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        guess_s: f64,
-        work_s: f64,
-    ) -> Duration {
-        self.admission.sizes.decided(now, work_s, false);
-        let room = self.admission.room_of(request);
-        let after_s = room.after_s(work_s, guess_s);
-        room.turned_away(now, request, work_s, after_s);
-        Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
-    }
-
-    /// Looks whether there is room for one of those who were turned away: one at a time, as everybody waits for it.
-    pub(super) fn look_for_room(&mut self, now: Timestamp) {
-        let Some(it) = self.admission.watched(now, self.fleet.replicas().len()) else { return };
-        let has_some = self.outlook(now, &it.request).is_open;
-        let room = self.admission.room_of(&it.request);
-        if has_some { room.had_some(now, &it) } else { room.had_none(now, it) }
-    }
-
     /// Lets those who wait go where they can, and turns away those who waited too long.
     pub(super) fn let_in(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) {
         if self.admission.queue.is_empty() {
@@ -343,15 +250,16 @@ impl Dispatcher {
     }
 
     /// Looks first at one that is starved. Where it finds no room, the replica that would have some soonest is kept for
-    /// it, and its place is returned.
+    /// it, unless none would have any however little else there is, and its place is returned.
     fn look_at_starved(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) -> Option<Place> {
         // The one that was kept so far stays, for whomever it was: two that are half empty are of no use.
         let kept = self.admission.kept.take().map(|it| it.replica);
         let (place, priority) = self.admission.starved(now)?;
         let request = self.admission.queue.get(&place)?.request.id;
-        let nearest = self.look_again(now, place, decisions)?;
-        let replica = kept.filter(|it| self.fleet.get(*it).is_some()).or(nearest);
-        self.admission.kept = replica.map(|replica| Kept { request, priority, replica });
+        if let Some(nearest) = self.look_again(now, place, decisions)? {
+            let replica = kept.filter(|it| self.fleet.get(*it).is_some()).unwrap_or(nearest);
+            self.admission.kept = Some(Kept { request, priority, replica });
+        }
         Some(place)
     }
 
@@ -490,6 +398,18 @@ fn keep_quickest(candidates: &mut Vec<Candidate>) {
 }
 
 impl Full {
+    /// Which part of what it was promised no replica would keep, had it nothing else to do.
+    pub(super) fn hopeless(&self, slo: &Slo) -> Option<Gate> {
+        let is_less = |most: Option<Duration>, least_s: f64| {
+            most.is_some_and(|most| most.as_secs_f64() < least_s)
+        };
+        if is_less(slo.ttft.filter(|_| slo.completion.is_none()), self.alone_s) {
+            Some(Gate::Ttft)
+        } else {
+            is_less(slo.tpot, self.alone_tpot_s).then_some(Gate::Tpot)
+        }
+    }
+
     /// Notes what stands in the way on `candidate`, and says for how long, seconds.
     fn note(&mut self, candidate: &Candidate, closed: &Closed, output: f64, turn_s: f64) -> f64 {
         let forecast = &candidate.forecast;

@@ -158,13 +158,14 @@ fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_shar
             gate: Gate::Ttft,
             after_s: 1.0,
             alone_s,
+            alone_tpot_s: 0.0,
             answer_s: 1.0,
             work_s: 0.1,
             nearest: None,
             is_over_share: true,
             has_choice: false,
         };
-        dispatcher.refusal(at(0), &long(1), &full, at(0))
+        dispatcher.refusal(at(0), &long(1), &full)
     };
     assert!(matches!(told(&mut dispatcher, 0.5), Reject::OverShare { .. }));
     assert!(
@@ -216,6 +217,61 @@ fn a_pace_that_nobody_can_keep_holds_nobody_back() {
     };
     assert!(lets_in_beside(1), "it will run slower than that whoever else is there");
     assert!(!lets_in_beside(9));
+}
+
+/// A prompt that was promised a pace, and time enough for its first token.
+fn paced(id: u64, tpot_ms: u64) -> Request {
+    let tpot = Some(Duration::from_millis(tpot_ms));
+    let slo = Slo { ttft: Some(Duration::from_secs(3_600)), tpot, ..Slo::default() };
+    Request { slo, prompt: Tokens(12_000), ..long(id) }
+}
+
+#[test]
+fn a_pace_that_no_replica_can_keep_is_not_waited_for() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    assert!(told(&mut dispatcher, 0, Event::Arrived(long(1)))[0].verdict.is_ok());
+    let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 1)))[0].verdict.unwrap_err();
+    assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
+    assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 9))).is_empty(), "this one can be");
+}
+
+#[test]
+fn nobody_waits_for_hours_for_an_answer_that_somebody_waits_for() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(1, 9) }));
+    told(&mut dispatcher, 0, Event::Arrived(paced(2, 9)));
+    assert_eq!(waiting(&dispatcher), 1);
+    assert!(told(&mut dispatcher, 29_000, Event::TimePassed).is_empty());
+    let decisions = told(&mut dispatcher, 31_000, Event::TimePassed);
+    assert!(matches!(decisions[0].verdict, Err(Reject::Expired { .. })), "{decisions:?}");
+}
+
+#[test]
+fn no_replica_is_kept_for_who_could_go_nowhere_in_an_idle_fleet_either() {
+    let is_kept_for = |tpot_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(1, 9) }));
+        for _ in 0..100 {
+            dispatcher.admission.sizes.decided(at(0), 0.1, true);
+            dispatcher.admission.sizes.decided(at(0), 1.0, false);
+        }
+        // It came when such a pace was kept there.
+        let waiting = Waiting {
+            request: paced(2, tpot_ms),
+            arrived: at(0),
+            latest: at(1_000),
+            work_s: 1.0,
+            gate: Gate::Tpot,
+            after_s: 1.0,
+            has_choice: false,
+            is_over_share: false,
+        };
+        dispatcher.admission.queue.push(waiting, 8);
+        told(&mut dispatcher, 1, Event::TimePassed);
+        assert!(dispatcher.admission.queue.contains(RequestId(2)));
+        dispatcher.admission.kept.is_some()
+    };
+    assert!(is_kept_for(9) && !is_kept_for(1));
 }
 
 #[test]
