@@ -113,6 +113,8 @@ pub(crate) struct Admission {
     pub(crate) looked: Timestamp,
     /// Who was looked at last of those who can be done later.
     pub(crate) looked_until: Option<Place>,
+    /// The line that was looked at last.
+    pub(crate) line: u64,
     /// The replica that is kept for one who waits.
     pub(crate) kept: Option<Kept>,
     /// GPU time that was given, to all and to work for later.
@@ -143,6 +145,7 @@ impl Admission {
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             looked_until: None,
+            line: 0,
             kept: None,
             given: [Decayed::new(GIVEN_TIME); 2],
         }

@@ -7,7 +7,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    ops::Bound::{Excluded, Unbounded},
+    ops::Bound::{Excluded, Included, Unbounded},
 };
 
 use rustc_hash::FxHashMap;
@@ -37,6 +37,8 @@ pub struct Waiting {
     pub has_choice: bool,
     /// Whether its tenant had more than its share when it was last looked at.
     pub is_over_share: bool,
+    /// The line it stands in: that of all who wait for the same replicas.
+    pub line: u64,
 }
 
 impl Waiting {
@@ -50,6 +52,9 @@ impl Waiting {
 /// arrival.
 pub type Place = (Reverse<Priority>, bool, Timestamp, RequestId);
 
+/// The place before all others.
+const FIRST: Place = (Reverse(Priority::System), false, Timestamp::ZERO, RequestId(0));
+
 /// A bounded queue of requests.
 #[derive(Debug, Default)]
 pub struct WaitQueue {
@@ -59,6 +64,8 @@ pub struct WaitQueue {
     latest: BTreeSet<(Timestamp, RequestId)>,
     /// Those of each size for whom somebody waits.
     sizes: BTreeSet<(usize, Place)>,
+    /// Those of each line.
+    lines: BTreeSet<(u64, Place)>,
 }
 
 impl WaitQueue {
@@ -90,6 +97,7 @@ impl WaitQueue {
         if waiting.request.slo.completion.is_none() {
             self.sizes.insert((size_of(waiting.work_s), place));
         }
+        self.lines.insert((waiting.line, place));
         self.waiting.insert(place, waiting);
         if self.waiting.len() <= most {
             return None;
@@ -103,6 +111,21 @@ impl WaitQueue {
     pub fn next(&self, place: Option<Place>) -> Option<Place> {
         let after = place.map_or(Unbounded, Excluded);
         self.waiting.range((after, Unbounded)).next().map(|it| *it.0)
+    }
+
+    /// The place after `place` of those in `line`, or their first.
+    #[must_use]
+    pub fn next_in(&self, line: u64, place: Option<Place>) -> Option<Place> {
+        let after = place.map_or(Included((line, FIRST)), |it| Excluded((line, it)));
+        let next = self.lines.range((after, Unbounded)).next();
+        next.filter(|it| it.0 == line).map(|it| it.1)
+    }
+
+    /// The line after `line`, or the first after the last.
+    #[must_use]
+    pub fn line_after(&self, line: u64) -> Option<u64> {
+        let next = line.checked_add(1).and_then(|it| self.lines.range((it, FIRST)..).next());
+        next.or_else(|| self.lines.first()).map(|it| it.0)
     }
 
     /// The place after `place` of those who can be done later, or their first one after their last.
@@ -136,6 +159,7 @@ impl WaitQueue {
         self.places.remove(&waiting.request.id);
         self.latest.remove(&(waiting.latest, waiting.request.id));
         self.sizes.remove(&(size_of(waiting.work_s), place));
+        self.lines.remove(&(waiting.line, place));
         Some(waiting)
     }
 
@@ -195,6 +219,7 @@ mod tests {
             after_s,
             has_choice: false,
             is_over_share: false,
+            line: id % 2,
         }
     }
 
@@ -245,6 +270,27 @@ mod tests {
         }
         assert_eq!(order(&queue), [4, 2, 1, 3]);
         assert_eq!(queue.by_priority(), [1, 2, 1, 0]);
+    }
+
+    #[test]
+    fn each_line_has_an_order_of_its_own_and_they_take_turns() {
+        let mut queue = WaitQueue::default();
+        assert_eq!((queue.line_after(0), queue.next_in(0, None)), (None, None));
+        for (id, latest) in [(1, 100), (3, 50), (2, 200), (4, 70)] {
+            queue.push(waiting(id, Priority::Default, latest), 10);
+        }
+        let in_line = |line| {
+            let next = |place: &Place| queue.next_in(line, Some(*place));
+            std::iter::successors(queue.next_in(line, None), next)
+                .map(|it| it.3.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((in_line(0), in_line(1)), (vec![4, 2], vec![3, 1]));
+        let after = [u64::MAX, 0, 1].map(|it| queue.line_after(it));
+        assert_eq!(after, [Some(0), Some(1), Some(0)]);
+        queue.remove(RequestId(2));
+        queue.remove(RequestId(4));
+        assert_eq!(queue.line_after(1), Some(1), "nobody stands in the other");
     }
 
     #[test]
@@ -306,6 +352,7 @@ mod tests {
                 out.extend(queue.take(place).map(|it| it.request.id));
             }
             prop_assert!(queue.places.is_empty() && queue.latest.is_empty());
+            prop_assert!(queue.sizes.is_empty() && queue.lines.is_empty());
             out.sort();
             out.dedup();
             prop_assert_eq!(out.len(), total);

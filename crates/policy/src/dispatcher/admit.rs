@@ -6,6 +6,7 @@ mod turn_away;
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use types::{
     replica::ReplicaId,
     request::{Request, RequestId},
@@ -28,8 +29,10 @@ use crate::{
     wait_queue::{Place, Waiting},
 };
 
-/// Requests that are looked at in vain, of those who wait, before the look ends.
+/// Requests that are looked at in vain, of those who wait in one line, before the look at that line ends; and the lines
+/// that are looked at, at once: where there are more, they take turns.
 const LOOKS_IN_VAIN_MAX: u32 = 3;
+const LINES_MAX: usize = 4;
 
 /// Utilisation from which the rate of late says where the knee is.
 const KNEE_FROM: f64 = 0.5;
@@ -69,6 +72,15 @@ pub(super) struct Full {
     pub(super) is_over_share: bool,
     /// Whether it might go elsewhere, and rather waits for the replica that has its prompt.
     pub(super) has_choice: bool,
+}
+
+/// How far those who wait for the same replicas have been looked at.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    id: u64,
+    /// Whoever is next, if anybody is to be.
+    next: Option<Place>,
+    in_vain: u32,
 }
 
 /// How a request comes to be looked at.
@@ -232,20 +244,41 @@ impl Dispatcher {
             self.decide(now, &it.request, Err(reject), decisions);
         }
         let held = self.look_at_starved(now, decisions);
-        let (mut in_vain, mut place) = (0, None);
-        while let Some(next) = self.admission.queue.next(place)
-            && in_vain < LOOKS_IN_VAIN_MAX
-        {
-            place = Some(next);
-            if held != Some(next) && self.look_again(now, next, decisions).is_some() {
-                in_vain += 1;
-            }
-        }
+        self.look_at_lines(now, held, decisions);
         self.let_in_later(now, decisions);
         if let Some(kept) = self.admission.kept
             && !self.admission.queue.contains(kept.request)
         {
             self.admission.kept = None;
+        }
+    }
+
+    /// Looks at those who wait in their order, but for the one at `held`. Who finds nothing tells that those after it in
+    /// its line are as good as sure to find nothing, and nothing of the other lines.
+    fn look_at_lines(
+        &mut self,
+        now: Timestamp,
+        held: Option<Place>,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let mut lines = SmallVec::<[Line; LINES_MAX]>::new();
+        while lines.len() < LINES_MAX
+            && let Some(id) = self.admission.queue.line_after(self.admission.line)
+            && lines.iter().all(|it| it.id != id)
+        {
+            self.admission.line = id;
+            lines.push(Line { id, next: self.admission.queue.next_in(id, None), in_vain: 0 });
+        }
+        let first = |lines: &[Line]| {
+            lines.iter().filter_map(|it| Some((it.next?, it.id))).min()
+        };
+        while let Some((place, id)) = first(&lines) {
+            let is_in_vain = held != Some(place) && self.look_again(now, place, decisions).is_some();
+            let next = self.admission.queue.next_in(id, Some(place));
+            if let Some(line) = lines.iter_mut().find(|it| it.id == id) {
+                line.in_vain += u32::from(is_in_vain);
+                line.next = next.filter(|_| line.in_vain < LOOKS_IN_VAIN_MAX);
+            }
         }
     }
 

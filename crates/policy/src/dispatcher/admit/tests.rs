@@ -1,5 +1,7 @@
 //! Who is let in, who waits and who is turned away, on cases made by hand.
 
+mod lines;
+
 use proptest::{collection::vec, prelude::*, sample::select};
 use types::{
     outcome::Outcome,
@@ -265,6 +267,7 @@ fn no_replica_is_kept_for_who_could_go_nowhere_in_an_idle_fleet_either() {
             after_s: 1.0,
             has_choice: false,
             is_over_share: false,
+            line: 0,
         };
         dispatcher.admission.queue.push(waiting, 8);
         told(&mut dispatcher, 1, Event::TimePassed);

@@ -37,9 +37,18 @@ impl Dispatcher {
         }
         let (id, work_s) = (request.id, full.work_s);
         let Full { gate, after_s, has_choice, is_over_share, .. } = *full;
-        let arrived = now;
-        let waiting =
-            Waiting { request, arrived, latest, work_s, gate, after_s, has_choice, is_over_share };
+        let line = self.fleet.line_of(request.model, request.prompt);
+        let waiting = Waiting {
+            request,
+            arrived: now,
+            latest,
+            work_s,
+            gate,
+            after_s,
+            has_choice,
+            is_over_share,
+            line,
+        };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
             let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
             let reject = if out.is_over_share {
