@@ -298,6 +298,14 @@ impl Admission {
         arrived + Duration::try_from_secs_f64(wait_s).unwrap_or_default()
     }
 
+    /// When a request that might go, with a first token after `ready_s`, must have gone for its client to see that.
+    pub(crate) fn latest_choice(request: &Request, arrived: Timestamp, ready_s: f64) -> Timestamp {
+        let Some(patience_ms) = request.patience_ms else { return Timestamp::from_elapsed(Duration::MAX) };
+        let patience = Duration::from_millis(patience_ms.get().into());
+        let needed = Duration::try_from_secs_f64(ready_s).unwrap_or(Duration::MAX);
+        arrived + patience.saturating_sub(needed.saturating_add(LOOK_EVERY))
+    }
+
     /// How long a request that must go by `latest` would wait, as far as the rate of late tells.
     pub(crate) fn expected_wait_s(
         &self,

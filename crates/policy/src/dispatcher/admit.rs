@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     admission::{
-        AdmissionMode, Gate, Kept, Standing,
+        Admission, AdmissionMode, Gate, Kept, Standing,
         gate::{Closed, Pass},
     },
     estimate::Asked,
@@ -72,6 +72,8 @@ pub(super) struct Full {
     pub(super) is_over_share: bool,
     /// Whether it might go elsewhere, and rather waits for the replica that has its prompt.
     pub(super) has_choice: bool,
+    /// Time to its first token where it might go, if anywhere.
+    ready_s: f64,
 }
 
 /// How far those who wait for the same replicas have been looked at.
@@ -136,6 +138,7 @@ impl Dispatcher {
             nearest: None,
             is_over_share,
             has_choice: false,
+            ready_s: f64::INFINITY,
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
         let is_first = matches!(comes, Comes::At(_));
@@ -169,6 +172,8 @@ impl Dispatcher {
             }
             false
         });
+        let open = candidates.iter().map(|it| it.forecast.ttft_s);
+        full.ready_s = open.fold(f64::INFINITY, f64::min);
         let may_wait = is_first && !is_for_later && full.hopeless(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived), &holder, &full, candidates)
@@ -211,7 +216,8 @@ impl Dispatcher {
         let best_s = open.iter().map(|it| Cost::of(it, &weights).total_s());
         let best_s = best_s.fold(f64::INFINITY, f64::min);
         let latest = self.admission.latest(request, arrived, full.alone_s, full.answer_s);
-        let left_s = latest.since(now).as_secs_f64();
+        let choice = Admission::latest_choice(request, arrived, full.ready_s);
+        let left_s = latest.min(choice).since(now).as_secs_f64();
         holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
     }
 
@@ -230,6 +236,7 @@ impl Dispatcher {
         while let Some(it) = self.admission.queue.expired(now) {
             if it.has_choice
                 && let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
+                && is_patient(now, &it, found.chosen.forecast.alone_s)
             {
                 self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);
                 continue;
@@ -422,6 +429,12 @@ pub struct AdmissionView {
     /// Requests a second that the fleet could take if they were like those of late, by the time per token; absent
     /// below half of that, where too little is asked to tell.
     pub knee_per_s: Option<f64>,
+}
+
+/// Whether the client of one who waits would still be there for an answer that begins after `alone_s`.
+fn is_patient(now: Timestamp, it: &Waiting, alone_s: f64) -> bool {
+    let waited_s = now.since(it.arrived).as_secs_f64();
+    it.request.patience_ms.is_none_or(|most| waited_s + alone_s <= f64::from(most.get()) * 1e-3)
 }
 
 /// Leaves those on which the first token comes about as soon as anywhere.

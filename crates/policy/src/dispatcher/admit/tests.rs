@@ -166,6 +166,7 @@ fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_shar
             nearest: None,
             is_over_share: true,
             has_choice: false,
+            ready_s: f64::INFINITY,
         };
         dispatcher.refusal(at(0), &long(1), &full)
     };
@@ -180,7 +181,7 @@ fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_shar
 fn room_is_looked_for_once_at_a_time_and_the_more_rarely_the_more_replicas_there_are() {
     /// Looks in a millisecond at six who are due.
     fn looks(replicas: usize) -> usize {
-        let mut admission = crate::admission::Admission::new(AdmissionConfig::default());
+        let mut admission = Admission::new(AdmissionConfig::default());
         for (id, work_s) in (0..).zip([0.005, 0.02, 0.1, 0.5, 2.0, 20.0]) {
             admission.room_of(&long(id)).turned_away(at(0), &long(id), work_s, 1.0);
         }
@@ -228,6 +229,39 @@ fn paced(id: u64, tpot_ms: u64) -> Request {
     Request { slo, prompt: Tokens(12_000), ..long(id) }
 }
 
+/// One who waits, whatever for, until a tenth of a second has passed.
+fn waits(request: Request) -> Waiting {
+    Waiting {
+        request,
+        arrived: at(0),
+        latest: at(100),
+        work_s: 1.0,
+        gate: Gate::Tpot,
+        after_s: 1.0,
+        has_choice: false,
+        is_over_share: false,
+        line: 0,
+    }
+}
+
+#[test]
+fn who_has_a_choice_is_not_sent_once_its_client_has_gone() {
+    let is_sent = |patience_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        let patience_ms = std::num::NonZeroU32::new(patience_ms);
+        let request = Request { prompt: Tokens(100), patience_ms, ..long(1) };
+        let waiting = Waiting { has_choice: true, ..waits(request) };
+        dispatcher.admission.queue.push(waiting, 8);
+        told(&mut dispatcher, 400, Event::TimePassed)[0].verdict.is_ok()
+    };
+    assert!(!is_sent(300) && is_sent(600));
+    // It is looked at, and chooses, before that is too late.
+    let patience_ms = std::num::NonZeroU32::new(300);
+    let latest = Admission::latest_choice;
+    assert_eq!(latest(&Request { patience_ms, ..long(1) }, at(0), 0.1), at(180));
+    assert!(at(3_600_000) < latest(&long(1), at(0), 0.1));
+}
+
 #[test]
 fn a_pace_that_no_replica_can_keep_is_not_waited_for() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
@@ -258,17 +292,7 @@ fn no_replica_is_kept_for_who_could_go_nowhere_in_an_idle_fleet_either() {
             dispatcher.admission.sizes.decided(at(0), 1.0, false);
         }
         // It came when such a pace was kept there.
-        let waiting = Waiting {
-            request: paced(2, tpot_ms),
-            arrived: at(0),
-            latest: at(1_000),
-            work_s: 1.0,
-            gate: Gate::Tpot,
-            after_s: 1.0,
-            has_choice: false,
-            is_over_share: false,
-            line: 0,
-        };
+        let waiting = Waiting { latest: at(1_000), ..waits(paced(2, tpot_ms)) };
         dispatcher.admission.queue.push(waiting, 8);
         told(&mut dispatcher, 1, Event::TimePassed);
         assert!(dispatcher.admission.queue.contains(RequestId(2)));

@@ -7,6 +7,7 @@ use types::{request::Request, time::Timestamp};
 
 use super::{super::Dispatcher, Full};
 use crate::{
+    admission::Admission,
     event::{Decision, Reject},
     wait_queue::Waiting,
 };
@@ -25,6 +26,11 @@ impl Dispatcher {
         let ahead_s = self.admission.expected_wait_s(now, rank, latest);
         let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
         let queue_max = self.admission.config.queue_max as usize;
+        let latest = if full.has_choice {
+            latest.min(Admission::latest_choice(&request, now, full.ready_s))
+        } else {
+            latest
+        };
         let may_wait = full.has_choice
             || full.hopeless(&request.slo).is_none()
                 && self.admission.config.mode.predicts()
