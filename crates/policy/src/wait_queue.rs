@@ -88,6 +88,19 @@ impl WaitQueue {
         self.waiting.range(..place).count()
     }
 
+    /// Whether one of `priority` that must go by `latest` would have a place where `most` may wait.
+    #[must_use]
+    pub fn has_place_for(
+        &self,
+        (priority, is_over_share): (Priority, bool),
+        latest: Timestamp,
+        most: usize,
+    ) -> bool {
+        let place = (Reverse(priority), is_over_share, latest, RequestId(u64::MAX));
+        let last = self.waiting.keys().next_back();
+        self.waiting.len() < most || last.is_some_and(|last| 0 < most && place < *last)
+    }
+
     /// Adds a request. Where `most` wait already, the last in the order does not, whoever that is, and
     /// is returned.
     pub fn push(&mut self, waiting: Waiting, most: usize) -> Option<Waiting> {
@@ -320,7 +333,15 @@ mod tests {
     #[test]
     fn a_full_queue_gives_up_its_last_whoever_that_is() {
         let mut queue = WaitQueue::default();
+        let has_place = |queue: &WaitQueue, priority, ms| {
+            let latest = Timestamp::from_elapsed(Duration::from_millis(ms));
+            queue.has_place_for((priority, false), latest, 1)
+        };
+        assert!(has_place(&queue, Priority::Batch, 900));
         queue.push(waiting(1, Priority::Default, 500), 1);
+        assert!(has_place(&queue, Priority::Interactive, 900), "it goes before the last");
+        assert!(has_place(&queue, Priority::Default, 499));
+        assert!(!has_place(&queue, Priority::Default, 501));
         let out = queue.push(waiting(2, Priority::Interactive, 900), 1).unwrap();
         assert_eq!(out.request.id, RequestId(1));
         let out = queue.push(waiting(3, Priority::Batch, 1), 1).unwrap();

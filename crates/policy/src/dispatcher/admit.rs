@@ -199,8 +199,7 @@ impl Dispatcher {
         let config = &self.admission.config;
         let is_kept = config.mode.predicts()
             && request.came_again == 0
-            && !full.is_over_share
-            && self.admission.queue.len() < config.queue_max as usize;
+            && !full.is_over_share;
         // A seat is sure to be left. A pace may take longer to change, and is waited for only by who would have to be
         // computed anew elsewhere, which slows others there; where memory is lacking it may be for long.
         let is_held = |it: &Candidate| MORE_WORK * holder.work_s < it.forecast.work_s;
@@ -217,8 +216,12 @@ impl Dispatcher {
         let best_s = best_s.fold(f64::INFINITY, f64::min);
         let latest = self.admission.latest(request, arrived, full.alone_s, full.answer_s);
         let choice = Admission::latest_choice(request, arrived, full.ready_s);
-        let left_s = latest.min(choice).since(now).as_secs_f64();
-        holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
+        let latest = latest.min(choice);
+        // Those who go after it make way.
+        let rank = (request.priority, full.is_over_share);
+        let has_place = self.admission.queue.has_place_for(rank, latest, config.queue_max as usize);
+        let left_s = latest.since(now).as_secs_f64();
+        has_place && holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
     }
 
     /// Seconds between two placements on one replica, of late.
