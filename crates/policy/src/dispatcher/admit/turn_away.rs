@@ -62,7 +62,7 @@ impl Dispatcher {
             } else if out.request.id == id {
                 Reject::Saturated { gate, retry_after }
             } else {
-                Reject::Evicted { retry_after }
+                Reject::Evicted { gate: out.gate, retry_after }
             };
             self.decide(now, &out.request, Err(reject), decisions);
         }
