@@ -40,7 +40,7 @@ const CLASSES: usize = Priority::ALL.len();
 pub(crate) struct Tenants {
     all: LruCache<TenantId, Tenant, FxBuildHasher>,
     /// Fair share of what was as urgent as each class or more, and when it was worked out.
-    fair: [(Timestamp, f64); CLASSES],
+    fair: [Option<(Timestamp, f64)>; CLASSES],
 }
 
 /// What one tenant had and when it last asked, by urgency.
@@ -76,7 +76,7 @@ impl Default for Tenants {
     fn default() -> Self {
         Self {
             all: LruCache::unbounded_with_hasher(FxBuildHasher),
-            fair: [(Timestamp::ZERO, f64::INFINITY); CLASSES],
+            fair: [None; CLASSES],
         }
     }
 }
@@ -112,13 +112,13 @@ impl Tenants {
             return false;
         }
         let had = self.all.peek(&tenant).map_or(0.0, |it| it.rate(now, class));
-        let fair = self.fair.get(class as usize).copied().unwrap_or((now, f64::INFINITY));
-        if now.since(fair.0) < FAIR_AGE_MAX && fair.1.is_finite() {
-            return OVER * fair.1 < had;
+        let fair = self.fair.get(class as usize).copied().flatten();
+        if let Some((_, share)) = fair.filter(|it| now.since(it.0) < FAIR_AGE_MAX) {
+            return OVER * share < had;
         }
         let share = self.fair_share(now, class);
         if let Some(fair) = self.fair.get_mut(class as usize) {
-            *fair = (now, share);
+            *fair = Some((now, share));
         }
         OVER * share < had
     }
@@ -248,6 +248,7 @@ mod tests {
         (0..1_000).for_each(|step| let_in(&mut tenants, step * 10, (1, CLASS), 0.05));
         assert!(!is_over(&mut tenants, 10_000));
         let_in(&mut tenants, 10_000, (2, CLASS), 0.05);
+        assert!(!is_over(&mut tenants, 10_100), "it was looked who is there a moment ago");
         assert!(is_over(&mut tenants, 11_000));
         (1_100..1_700).for_each(|step| let_in(&mut tenants, step * 10, (1, CLASS), 0.05));
         assert!(!is_over(&mut tenants, 17_000), "the other has not asked for seven seconds");
