@@ -300,7 +300,9 @@ impl Admission {
 
     /// When a request that might go, with a first token after `ready_s`, must have gone for its client to see that.
     pub(crate) fn latest_choice(request: &Request, arrived: Timestamp, ready_s: f64) -> Timestamp {
-        let Some(patience_ms) = request.patience_ms else { return Timestamp::from_elapsed(Duration::MAX) };
+        let Some(patience_ms) = request.patience_ms else {
+            return Timestamp::from_elapsed(Duration::MAX);
+        };
         let patience = Duration::from_millis(patience_ms.get().into());
         let needed = Duration::try_from_secs_f64(ready_s).unwrap_or(Duration::MAX);
         arrived + patience.saturating_sub(needed.saturating_add(LOOK_EVERY))

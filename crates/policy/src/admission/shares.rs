@@ -74,10 +74,7 @@ const FAIR_AGE_MAX: Duration = Duration::from_millis(500);
 
 impl Default for Tenants {
     fn default() -> Self {
-        Self {
-            all: LruCache::unbounded_with_hasher(FxBuildHasher),
-            fair: [None; CLASSES],
-        }
+        Self { all: LruCache::unbounded_with_hasher(FxBuildHasher), fair: [None; CLASSES] }
     }
 }
 

@@ -197,9 +197,7 @@ impl Dispatcher {
         open: &[Candidate],
     ) -> bool {
         let config = &self.admission.config;
-        let is_kept = config.mode.predicts()
-            && request.came_again == 0
-            && !full.is_over_share;
+        let is_kept = config.mode.predicts() && request.came_again == 0 && !full.is_over_share;
         // A seat is sure to be left. A pace may take longer to change, and is waited for only by who would have to be
         // computed anew elsewhere, which slows others there; where memory is lacking it may be for long.
         let is_held = |it: &Candidate| MORE_WORK * holder.work_s < it.forecast.work_s;
@@ -279,11 +277,10 @@ impl Dispatcher {
             self.admission.line = id;
             lines.push(Line { id, next: self.admission.queue.next_in(id, None), in_vain: 0 });
         }
-        let first = |lines: &[Line]| {
-            lines.iter().filter_map(|it| Some((it.next?, it.id))).min()
-        };
+        let first = |lines: &[Line]| lines.iter().filter_map(|it| Some((it.next?, it.id))).min();
         while let Some((place, id)) = first(&lines) {
-            let is_in_vain = held != Some(place) && self.look_again(now, place, decisions).is_some();
+            let is_in_vain =
+                held != Some(place) && self.look_again(now, place, decisions).is_some();
             let next = self.admission.queue.next_in(id, Some(place));
             if let Some(line) = lines.iter_mut().find(|it| it.id == id) {
                 line.in_vain += u32::from(is_in_vain);

@@ -336,7 +336,10 @@ fn a_full_queue_gives_up_the_least_urgent() {
     let decisions = told(&mut dispatcher, 0, Event::Arrived(urgent));
     assert_eq!(decisions[0].request, RequestId(2));
     let reject = decisions[0].verdict.unwrap_err();
-    assert!(matches!(reject, Reject::Evicted { .. }) && reject.gate() == Some(Gate::Ttft), "{reject:?}");
+    assert!(
+        matches!(reject, Reject::Evicted { .. }) && reject.gate() == Some(Gate::Ttft),
+        "{reject:?}"
+    );
     assert_eq!(dispatcher.waiting(), [0, 0, 0, 1]);
 }
 
