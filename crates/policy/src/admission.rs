@@ -60,6 +60,10 @@ const RETRIES_AT_ONCE: f64 = 200.0;
 /// How long a request without a promise of a first token may wait.
 pub(crate) const UNPROMISED_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a request may wait that somebody waits for, whatever time it was promised: beyond that it holds a
+/// connection and a place for an answer that hardly anybody is there to read.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// Time between two looks at those who wait, when nothing else gives cause.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -109,6 +113,8 @@ pub(crate) struct Admission {
     pub(crate) looked: Timestamp,
     /// Who was looked at last of those who can be done later.
     pub(crate) looked_until: Option<Place>,
+    /// The line that was looked at last.
+    pub(crate) line: u64,
     /// The replica that is kept for one who waits.
     pub(crate) kept: Option<Kept>,
     /// GPU time that was given, to all and to work for later.
@@ -139,6 +145,7 @@ impl Admission {
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             looked_until: None,
+            line: 0,
             kept: None,
             given: [Decayed::new(GIVEN_TIME); 2],
         }
@@ -206,7 +213,8 @@ impl Admission {
     }
 
     /// One of those who wait that hardly gets in, and the most urgent class that is to let it go before: work for later
-    /// whose window is about to end, or the first of a size that gets in much more rarely than others.
+    /// whose window is about to end, or the first of a size that gets in much more rarely than others. Never one whose
+    /// tenant has had more than its share: the others would make room for what they are to go before.
     pub(crate) fn starved(&self, now: Timestamp) -> Option<(Place, Priority)> {
         if let Some(late) = self.starved_later(now) {
             return Some((late, Priority::System));
@@ -216,7 +224,7 @@ impl Admission {
     }
 
     fn starved_later(&self, now: Timestamp) -> Option<Place> {
-        let place = self.queue.next_later(None)?;
+        let place = self.queue.next_later(None).filter(|it| !it.1)?;
         let waiting = self.queue.get(&place)?;
         let window = waiting.request.slo.completion?;
         let [all, later] = self.given.each_ref().map(|it| it.sum(now));
@@ -283,10 +291,21 @@ impl Admission {
             (None, Some(ttft), Some(e2e)) => wait(ttft, alone_s).min(wait(e2e, alone_s + answer_s)),
             (None, None, None) => UNPROMISED_WAIT.as_secs_f64() * self.config.wait_share,
         };
+        let wait_max_s = slo.completion.map_or(WAIT_MAX.as_secs_f64(), |_| f64::INFINITY);
         // Sent any later, it would be given up before its answer begins.
         let patience_s = request.patience_ms.map_or(f64::INFINITY, |it| f64::from(it.get()) * 1e-3);
-        let wait_s = wait_s.min(patience_s - alone_s).max(0.0);
+        let wait_s = wait_s.min(patience_s - alone_s).clamp(0.0, wait_max_s);
         arrived + Duration::try_from_secs_f64(wait_s).unwrap_or_default()
+    }
+
+    /// When a request that might go, with a first token after `ready_s`, must have gone for its client to see that.
+    pub(crate) fn latest_choice(request: &Request, arrived: Timestamp, ready_s: f64) -> Timestamp {
+        let Some(patience_ms) = request.patience_ms else {
+            return Timestamp::from_elapsed(Duration::MAX);
+        };
+        let patience = Duration::from_millis(patience_ms.get().into());
+        let needed = Duration::try_from_secs_f64(ready_s).unwrap_or(Duration::MAX);
+        arrived + patience.saturating_sub(needed.saturating_add(LOOK_EVERY))
     }
 
     /// How long a request that must go by `latest` would wait, as far as the rate of late tells.

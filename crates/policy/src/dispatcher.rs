@@ -97,6 +97,8 @@ struct InFlight {
     first_token: Option<Timestamp>,
     /// What of its prompt was believed to be there, and when the last of that was used.
     believed: (Tokens, Option<u32>),
+    /// The time per token that those who come after it must leave it.
+    promised: Option<Duration>,
     /// Whether it is counted among those that share a beginning.
     is_counted: bool,
     /// Replicas that failed the request before.

@@ -253,9 +253,9 @@ pub enum Reject {
     /// It waited for a replica for as long as it could.
     #[error("no replica could take it in time: {gate}; come again in {retry_after:?}", gate = gate.as_str())]
     Expired { gate: Gate, retry_after: Duration },
-    /// It waited, and gave way to one more urgent.
-    #[error("it gave way to a more urgent request; come again in {retry_after:?}")]
-    Evicted { retry_after: Duration },
+    /// It waited, and gave way to one that was more urgent or had less time.
+    #[error("it gave way to a request that goes before it; come again in {retry_after:?}")]
+    Evicted { gate: Gate, retry_after: Duration },
 }
 
 impl Reject {
@@ -269,7 +269,7 @@ impl Reject {
             | Self::Infeasible { retry_after, .. }
             | Self::OverShare { retry_after, .. }
             | Self::Expired { retry_after, .. }
-            | Self::Evicted { retry_after } => Some(*retry_after),
+            | Self::Evicted { retry_after, .. } => Some(*retry_after),
         }
     }
 
@@ -281,12 +281,12 @@ impl Reject {
             | Self::UnknownModel
             | Self::TooLong { .. }
             | Self::AllTried
-            | Self::RetriesUsedUp { .. }
-            | Self::Evicted { .. } => None,
+            | Self::RetriesUsedUp { .. } => None,
             Self::Saturated { gate, .. }
             | Self::Infeasible { gate, .. }
             | Self::OverShare { gate, .. }
-            | Self::Expired { gate, .. } => Some(*gate),
+            | Self::Expired { gate, .. }
+            | Self::Evicted { gate, .. } => Some(*gate),
         }
     }
 }

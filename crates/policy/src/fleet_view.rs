@@ -7,6 +7,9 @@
 mod glance;
 mod replica;
 
+use std::hash::{Hash as _, Hasher as _};
+
+use rustc_hash::FxHasher;
 use types::{
     quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
@@ -184,6 +187,12 @@ impl FleetView {
         self.form().prefill_s(Tokens::ZERO, prompt) * self.speed.prefill.value().unwrap_or(1.0)
     }
 
+    /// Seconds per token of an answer that is alone on `replica`.
+    pub(crate) fn step_alone_s(&self, replica: &Replica) -> f64 {
+        let decode = replica.estimate.observed().decode.or_else(|| self.speed.decode.value());
+        self.form().step_ms * 1e-3 * decode.unwrap_or(1.0)
+    }
+
     /// Has what decisions read of the replicas hold at `now`.
     pub(crate) fn refresh(&mut self, now: Timestamp) {
         self.replicas.refresh(now);
@@ -277,6 +286,13 @@ impl FleetView {
         let bounds = || all().map(|it| it.1.longest).filter(|it| prompt <= *it);
         let bound = if self.is_pooled { bounds().min() } else { None };
         all().filter(move |(_, it)| !self.is_pooled || Some(it.longest) == bound)
+    }
+
+    /// A number that those have in common who ask the same replicas: [those](Self::pool_for) that take such a request.
+    pub(crate) fn line_of(&self, model: ModelId, prompt: Tokens) -> u64 {
+        let mut hasher = FxHasher::default();
+        self.pool_for(model, prompt, &[]).for_each(|(_, it)| it.id.hash(&mut hasher));
+        hasher.finish()
     }
 
     /// Learns what replica `id` says of its load: whatever exceeds what was placed here is the

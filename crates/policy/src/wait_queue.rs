@@ -7,7 +7,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    ops::Bound::{Excluded, Unbounded},
+    ops::Bound::{Excluded, Included, Unbounded},
 };
 
 use rustc_hash::FxHashMap;
@@ -37,6 +37,8 @@ pub struct Waiting {
     pub has_choice: bool,
     /// Whether its tenant had more than its share when it was last looked at.
     pub is_over_share: bool,
+    /// The line it stands in: that of all who wait for the same replicas.
+    pub line: u64,
 }
 
 impl Waiting {
@@ -50,6 +52,9 @@ impl Waiting {
 /// arrival.
 pub type Place = (Reverse<Priority>, bool, Timestamp, RequestId);
 
+/// The place before all others.
+const FIRST: Place = (Reverse(Priority::System), false, Timestamp::ZERO, RequestId(0));
+
 /// A bounded queue of requests.
 #[derive(Debug, Default)]
 pub struct WaitQueue {
@@ -59,6 +64,8 @@ pub struct WaitQueue {
     latest: BTreeSet<(Timestamp, RequestId)>,
     /// Those of each size for whom somebody waits.
     sizes: BTreeSet<(usize, Place)>,
+    /// Those of each line.
+    lines: BTreeSet<(u64, Place)>,
 }
 
 impl WaitQueue {
@@ -81,6 +88,19 @@ impl WaitQueue {
         self.waiting.range(..place).count()
     }
 
+    /// Whether one of `priority` that must go by `latest` would have a place where `most` may wait.
+    #[must_use]
+    pub fn has_place_for(
+        &self,
+        (priority, is_over_share): (Priority, bool),
+        latest: Timestamp,
+        most: usize,
+    ) -> bool {
+        let place = (Reverse(priority), is_over_share, latest, RequestId(u64::MAX));
+        let last = self.waiting.keys().next_back();
+        self.waiting.len() < most || last.is_some_and(|last| 0 < most && place < *last)
+    }
+
     /// Adds a request. Where `most` wait already, the last in the order does not, whoever that is, and
     /// is returned.
     pub fn push(&mut self, waiting: Waiting, most: usize) -> Option<Waiting> {
@@ -90,6 +110,7 @@ impl WaitQueue {
         if waiting.request.slo.completion.is_none() {
             self.sizes.insert((size_of(waiting.work_s), place));
         }
+        self.lines.insert((waiting.line, place));
         self.waiting.insert(place, waiting);
         if self.waiting.len() <= most {
             return None;
@@ -105,6 +126,21 @@ impl WaitQueue {
         self.waiting.range((after, Unbounded)).next().map(|it| *it.0)
     }
 
+    /// The place after `place` of those in `line`, or their first.
+    #[must_use]
+    pub fn next_in(&self, line: u64, place: Option<Place>) -> Option<Place> {
+        let after = place.map_or(Included((line, FIRST)), |it| Excluded((line, it)));
+        let next = self.lines.range((after, Unbounded)).next();
+        next.filter(|it| it.0 == line).map(|it| it.1)
+    }
+
+    /// The line after `line`, or the first after the last.
+    #[must_use]
+    pub fn line_after(&self, line: u64) -> Option<u64> {
+        let next = line.checked_add(1).and_then(|it| self.lines.range((it, FIRST)..).next());
+        next.or_else(|| self.lines.first()).map(|it| it.0)
+    }
+
     /// The place after `place` of those who can be done later, or their first one after their last.
     #[must_use]
     pub fn next_later(&self, place: Option<Place>) -> Option<Place> {
@@ -114,12 +150,14 @@ impl WaitQueue {
         place.filter(|it| it.0.0 == Priority::Batch)
     }
 
-    /// The first place of a request of `size` for whose answer somebody waits.
+    /// The first place of a request of `size` for whose answer somebody waits, and whose tenant had no more than its
+    /// share.
     #[must_use]
     pub fn first_of(&self, size: usize) -> Option<Place> {
-        let least = (Reverse(Priority::System), false, Timestamp::ZERO, RequestId(0));
-        let first = self.sizes.range((size, least)..).next();
-        first.filter(|it| it.0 == size).map(|it| it.1)
+        Priority::ALL.into_iter().rev().find_map(|priority| {
+            let of = |is_over| (size, (Reverse(priority), is_over, Timestamp::ZERO, RequestId(0)));
+            self.sizes.range(of(false)..of(true)).next().map(|it| it.1)
+        })
     }
 
     /// Who has `place`.
@@ -134,6 +172,7 @@ impl WaitQueue {
         self.places.remove(&waiting.request.id);
         self.latest.remove(&(waiting.latest, waiting.request.id));
         self.sizes.remove(&(size_of(waiting.work_s), place));
+        self.lines.remove(&(waiting.line, place));
         Some(waiting)
     }
 
@@ -193,6 +232,7 @@ mod tests {
             after_s,
             has_choice: false,
             is_over_share: false,
+            line: id % 2,
         }
     }
 
@@ -223,6 +263,11 @@ mod tests {
         );
         assert_eq!(queue.before(Priority::Default, true, latest), 2);
         assert_eq!(queue.first_of(size_of(0.1)), queue.next(None), "all are of one size");
+        queue.remove(RequestId(2));
+        let first = queue.first_of(size_of(0.1)).map(|it| it.3);
+        assert_eq!(first, Some(RequestId(3)), "not who is over its share, however urgent");
+        queue.remove(RequestId(3));
+        assert_eq!(queue.first_of(size_of(0.1)), None);
     }
 
     #[test]
@@ -238,6 +283,27 @@ mod tests {
         }
         assert_eq!(order(&queue), [4, 2, 1, 3]);
         assert_eq!(queue.by_priority(), [1, 2, 1, 0]);
+    }
+
+    #[test]
+    fn each_line_has_an_order_of_its_own_and_they_take_turns() {
+        let mut queue = WaitQueue::default();
+        assert_eq!((queue.line_after(0), queue.next_in(0, None)), (None, None));
+        for (id, latest) in [(1, 100), (3, 50), (2, 200), (4, 70)] {
+            queue.push(waiting(id, Priority::Default, latest), 10);
+        }
+        let in_line = |line| {
+            let next = |place: &Place| queue.next_in(line, Some(*place));
+            std::iter::successors(queue.next_in(line, None), next)
+                .map(|it| it.3.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((in_line(0), in_line(1)), (vec![4, 2], vec![3, 1]));
+        let after = [u64::MAX, 0, 1].map(|it| queue.line_after(it));
+        assert_eq!(after, [Some(0), Some(1), Some(0)]);
+        queue.remove(RequestId(2));
+        queue.remove(RequestId(4));
+        assert_eq!(queue.line_after(1), Some(1), "nobody stands in the other");
     }
 
     #[test]
@@ -267,7 +333,15 @@ mod tests {
     #[test]
     fn a_full_queue_gives_up_its_last_whoever_that_is() {
         let mut queue = WaitQueue::default();
+        let has_place = |queue: &WaitQueue, priority, ms| {
+            let latest = Timestamp::from_elapsed(Duration::from_millis(ms));
+            queue.has_place_for((priority, false), latest, 1)
+        };
+        assert!(has_place(&queue, Priority::Batch, 900));
         queue.push(waiting(1, Priority::Default, 500), 1);
+        assert!(has_place(&queue, Priority::Interactive, 900), "it goes before the last");
+        assert!(has_place(&queue, Priority::Default, 499));
+        assert!(!has_place(&queue, Priority::Default, 501));
         let out = queue.push(waiting(2, Priority::Interactive, 900), 1).unwrap();
         assert_eq!(out.request.id, RequestId(1));
         let out = queue.push(waiting(3, Priority::Batch, 1), 1).unwrap();
@@ -299,6 +373,7 @@ mod tests {
                 out.extend(queue.take(place).map(|it| it.request.id));
             }
             prop_assert!(queue.places.is_empty() && queue.latest.is_empty());
+            prop_assert!(queue.sizes.is_empty() && queue.lines.is_empty());
             out.sort();
             out.dedup();
             prop_assert_eq!(out.len(), total);

@@ -327,7 +327,7 @@ fn rounded(mut reject: Reject) -> Reject {
         | Reject::Infeasible { retry_after, .. }
         | Reject::OverShare { retry_after, .. }
         | Reject::Expired { retry_after, .. }
-        | Reject::Evicted { retry_after } => {
+        | Reject::Evicted { retry_after, .. } => {
             let millis = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             let step = if millis < 10_000 { 100 } else { 1_000 };
             let millis = millis.div_ceil(step).saturating_mul(step);

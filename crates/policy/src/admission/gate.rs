@@ -18,10 +18,6 @@ use crate::{fleet_view::Replica, strategy::Candidate};
 /// longer than expected.
 const KV_USAGE_MAX: f64 = 0.95;
 
-/// Factor on the time between tokens as it was measured of late. A promise is on the mean of an answer, which the
-/// pace of a moment may exceed a little.
-const PACE_MARGIN: f64 = 0.97;
-
 /// What stands in the way of a request on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -176,7 +172,7 @@ impl Pass<'_> {
         // What prompts really took from answers, those included that were not found where they were believed
         // to be, shows in their pace, and long before they end.
         let tpot_s = if self.mode == AdmissionMode::Knee && self.kept != Some(candidate.id) {
-            predicted_s.max(PACE_MARGIN * self.reserve * forecast.pace_s)
+            predicted_s.max(self.reserve * forecast.pace_s)
         } else {
             predicted_s
         };
@@ -189,6 +185,12 @@ impl Pass<'_> {
         let e2e_s = ttft_s + (self.output - 1.0).max(0.0) * tpot_s;
         let e2e = self.slo.e2e.and_then(|it| over(Gate::E2e, e2e_s, it.as_secs_f64()));
         [ttft, tpot, e2e].into_iter().flatten().max_by(|a, b| a.excess.total_cmp(&b.excess))
+    }
+
+    /// Whether the pace of an answer on `replica` stands in nobody's way.
+    pub(crate) fn ignores_pace(&self, replica: &Replica) -> bool {
+        let looks = self.mode.predicts() && self.mode != AdmissionMode::TtftOnly;
+        !looks || !self.is_sized || !replica.is_predictable()
     }
 
     fn count(&self, candidate: &Candidate, most: f64) -> Option<Closed> {

@@ -40,7 +40,7 @@ const CLASSES: usize = Priority::ALL.len();
 pub(crate) struct Tenants {
     all: LruCache<TenantId, Tenant, FxBuildHasher>,
     /// Fair share of what was as urgent as each class or more, and when it was worked out.
-    fair: [(Timestamp, f64); CLASSES],
+    fair: [Option<(Timestamp, f64)>; CLASSES],
 }
 
 /// What one tenant had and when it last asked, by urgency.
@@ -74,10 +74,7 @@ const FAIR_AGE_MAX: Duration = Duration::from_millis(500);
 
 impl Default for Tenants {
     fn default() -> Self {
-        Self {
-            all: LruCache::unbounded_with_hasher(FxBuildHasher),
-            fair: [(Timestamp::ZERO, f64::INFINITY); CLASSES],
-        }
+        Self { all: LruCache::unbounded_with_hasher(FxBuildHasher), fair: [None; CLASSES] }
     }
 }
 
@@ -112,13 +109,13 @@ impl Tenants {
             return false;
         }
         let had = self.all.peek(&tenant).map_or(0.0, |it| it.rate(now, class));
-        let fair = self.fair.get(class as usize).copied().unwrap_or((now, f64::INFINITY));
-        if now.since(fair.0) < FAIR_AGE_MAX && fair.1.is_finite() {
-            return OVER * fair.1 < had;
+        let fair = self.fair.get(class as usize).copied().flatten();
+        if let Some((_, share)) = fair.filter(|it| now.since(it.0) < FAIR_AGE_MAX) {
+            return OVER * share < had;
         }
         let share = self.fair_share(now, class);
         if let Some(fair) = self.fair.get_mut(class as usize) {
-            *fair = (now, share);
+            *fair = Some((now, share));
         }
         OVER * share < had
     }
@@ -253,6 +250,7 @@ mod tests {
         assert!(!is_over(&mut tenants, 17_000), "the other has not asked for seven seconds");
         // Who gets nothing is there all the same.
         tenants.asked(at(17_100), TenantId(2), CLASS);
+        assert!(!is_over(&mut tenants, 17_150), "who is there was looked at a moment ago");
         assert!(is_over(&mut tenants, 17_600));
     }
 

@@ -2,13 +2,15 @@
 
 #[cfg(test)]
 mod tests;
+mod turn_away;
 
 use std::time::Duration;
 
-use rand::RngExt as _;
+use smallvec::SmallVec;
 use types::{
     replica::ReplicaId,
     request::{Request, RequestId},
+    slo::Slo,
     time::Timestamp,
 };
 
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     admission::{
-        AdmissionMode, Gate, Kept, Standing,
+        Admission, AdmissionMode, Gate, Kept, Standing,
         gate::{Closed, Pass},
     },
     estimate::Asked,
@@ -27,8 +29,10 @@ use crate::{
     wait_queue::{Place, Waiting},
 };
 
-/// Requests that are looked at in vain, of those who wait, before the look ends.
+/// Requests that are looked at in vain, of those who wait in one line, before the look at that line ends; and the lines
+/// that are looked at, at once: where there are more, they take turns.
 const LOOKS_IN_VAIN_MAX: u32 = 3;
+const LINES_MAX: usize = 4;
 
 /// Utilisation from which the rate of late says where the knee is.
 const KNEE_FROM: f64 = 0.5;
@@ -58,6 +62,8 @@ pub(super) struct Full {
     pub(super) after_s: f64,
     /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
     alone_s: f64,
+    /// Time per token where that is least with nobody else there; nothing where its pace stands in nobody's way.
+    alone_tpot_s: f64,
     /// Time for the rest of its answer.
     answer_s: f64,
     work_s: f64,
@@ -66,6 +72,17 @@ pub(super) struct Full {
     pub(super) is_over_share: bool,
     /// Whether it might go elsewhere, and rather waits for the replica that has its prompt.
     pub(super) has_choice: bool,
+    /// Time to its first token where it might go, if anywhere.
+    ready_s: f64,
+}
+
+/// How far those who wait for the same replicas have been looked at.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    id: u64,
+    /// Whoever is next, if anybody is to be.
+    next: Option<Place>,
+    in_vain: u32,
 }
 
 /// How a request comes to be looked at.
@@ -119,11 +136,13 @@ impl Dispatcher {
             gate: Gate::Count,
             after_s: f64::INFINITY,
             alone_s: f64::INFINITY,
+            alone_tpot_s: f64::INFINITY,
             answer_s: f64::INFINITY,
             work_s: f64::INFINITY,
             nearest: None,
             is_over_share,
             has_choice: false,
+            ready_s: f64::INFINITY,
         };
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
         let is_first = matches!(comes, Comes::At(_));
@@ -141,6 +160,8 @@ impl Dispatcher {
             let not_yet = (is_felt || is_kept).then_some(NOT_YET);
             let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
+            let tpot_s = if pass.ignores_pace(replica) { 0.0 } else { fleet.step_alone_s(replica) };
+            full.alone_tpot_s = full.alone_tpot_s.min(tpot_s);
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
                 let (gate, work_s) = (closed.gate, it.forecast.work_s);
@@ -151,7 +172,9 @@ impl Dispatcher {
             }
             false
         });
-        let may_wait = is_first && !is_for_later;
+        let open = candidates.iter().map(|it| it.forecast.ttft_s);
+        full.ready_s = open.fold(f64::INFINITY, f64::min);
+        let may_wait = is_first && !is_for_later && full.hopeless(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived), &holder, &full, candidates)
         {
@@ -174,10 +197,7 @@ impl Dispatcher {
         open: &[Candidate],
     ) -> bool {
         let config = &self.admission.config;
-        let is_kept = config.mode.predicts()
-            && request.came_again == 0
-            && !full.is_over_share
-            && self.admission.queue.len() < config.queue_max as usize;
+        let is_kept = config.mode.predicts() && request.came_again == 0 && !full.is_over_share;
         // A seat is sure to be left. A pace may take longer to change, and is waited for only by who would have to be
         // computed anew elsewhere, which slows others there; where memory is lacking it may be for long.
         let is_held = |it: &Candidate| MORE_WORK * holder.work_s < it.forecast.work_s;
@@ -193,113 +213,19 @@ impl Dispatcher {
         let best_s = open.iter().map(|it| Cost::of(it, &weights).total_s());
         let best_s = best_s.fold(f64::INFINITY, f64::min);
         let latest = self.admission.latest(request, arrived, full.alone_s, full.answer_s);
+        let choice = Admission::latest_choice(request, arrived, full.ready_s);
+        let latest = latest.min(choice);
+        // Those who go after it make way.
+        let rank = (request.priority, full.is_over_share);
+        let has_place = self.admission.queue.has_place_for(rank, latest, config.queue_max as usize);
         let left_s = latest.since(now).as_secs_f64();
-        holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
+        has_place && holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
     }
 
     /// Seconds between two placements on one replica, of late.
     fn turn_s(&self, now: Timestamp) -> f64 {
         let rate = self.admission.rate_per_s(now).max(0.1);
         self.fleet.replicas().len() as f64 / rate
-    }
-
-    /// Has a request that finds no gate open wait, or turns it away.
-    pub(super) fn hold_or_refuse(
-        &mut self,
-        now: Timestamp,
-        request: Request,
-        full: &Full,
-        decisions: &mut Vec<Decision>,
-    ) {
-        let latest = self.admission.latest(&request, now, full.alone_s, full.answer_s);
-        let rank = (request.priority, full.is_over_share);
-        let ahead_s = self.admission.expected_wait_s(now, rank, latest);
-        let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
-        let queue_max = self.admission.config.queue_max as usize;
-        let may_wait = full.has_choice
-            || self.admission.config.mode.predicts()
-                && queue_max > 0
-                && ends_well
-                && (request.came_again == 0 || self.admission.may_retry());
-        if !may_wait {
-            let reject = self.refusal(now, &request, full, latest);
-            return self.decide(now, &request, Err(reject), decisions);
-        }
-        let (id, work_s) = (request.id, full.work_s);
-        let Full { gate, after_s, has_choice, is_over_share, .. } = *full;
-        let arrived = now;
-        let waiting =
-            Waiting { request, arrived, latest, work_s, gate, after_s, has_choice, is_over_share };
-        if let Some(out) = self.admission.queue.push(waiting, queue_max) {
-            let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
-            let reject = if out.is_over_share {
-                Reject::OverShare { gate: out.gate, retry_after }
-            } else if out.request.id == id {
-                Reject::Saturated { gate, retry_after }
-            } else {
-                Reject::Evicted { retry_after }
-            };
-            self.decide(now, &out.request, Err(reject), decisions);
-        }
-    }
-
-    /// Turns a request away that was placed before, and for which nobody else has room.
-    pub(super) fn refuse_again(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        full: &Full,
-        decisions: &mut Vec<Decision>,
-    ) {
-        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
-        let reject = Reject::Saturated { gate: full.gate, retry_after };
-        self.decide(now, request, Err(reject), decisions);
-    }
-
-    fn refusal(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        full: &Full,
-        latest: Timestamp,
-    ) -> Reject {
-        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
-        let gate = full.gate;
-        let ttft = request.slo.ttft.filter(|_| request.slo.completion.is_none());
-        let is_hopeless = ttft.is_some_and(|it| it.as_secs_f64() < full.alone_s);
-        if is_hopeless && latest <= now {
-            // Coming more slowly would not help it.
-            Reject::Infeasible { gate, retry_after }
-        } else if full.is_over_share {
-            Reject::OverShare { gate, retry_after }
-        } else {
-            Reject::Saturated { gate, retry_after }
-        }
-    }
-
-    /// Notes that a request of `work_s` is turned away, and says when it is worth coming again: after the middle of what
-    /// it took of late until there was room for its like, or, where nobody did, once what is there has been worked off; spread, so that those
-    /// who were turned away together do not come again together.
-    fn turn_away(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        guess_s: f64,
-        work_s: f64,
-    ) -> Duration {
-        self.admission.sizes.decided(now, work_s, false);
-        let room = self.admission.room_of(request);
-        let after_s = room.after_s(work_s, guess_s);
-        room.turned_away(now, request, work_s, after_s);
-        Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
-    }
-
-    /// Looks whether there is room for one of those who were turned away: one at a time, as everybody waits for it.
-    pub(super) fn look_for_room(&mut self, now: Timestamp) {
-        let Some(it) = self.admission.watched(now, self.fleet.replicas().len()) else { return };
-        let has_some = self.outlook(now, &it.request).is_open;
-        let room = self.admission.room_of(&it.request);
-        if has_some { room.had_some(now, &it) } else { room.had_none(now, it) }
     }
 
     /// Lets those who wait go where they can, and turns away those who waited too long.
@@ -311,6 +237,7 @@ impl Dispatcher {
         while let Some(it) = self.admission.queue.expired(now) {
             if it.has_choice
                 && let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
+                && is_patient(now, &it, found.chosen.forecast.alone_s)
             {
                 self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);
                 continue;
@@ -325,15 +252,7 @@ impl Dispatcher {
             self.decide(now, &it.request, Err(reject), decisions);
         }
         let held = self.look_at_starved(now, decisions);
-        let (mut in_vain, mut place) = (0, None);
-        while let Some(next) = self.admission.queue.next(place)
-            && in_vain < LOOKS_IN_VAIN_MAX
-        {
-            place = Some(next);
-            if held != Some(next) && self.look_again(now, next, decisions).is_some() {
-                in_vain += 1;
-            }
-        }
+        self.look_at_lines(now, held, decisions);
         self.let_in_later(now, decisions);
         if let Some(kept) = self.admission.kept
             && !self.admission.queue.contains(kept.request)
@@ -342,18 +261,46 @@ impl Dispatcher {
         }
     }
 
+    /// Looks at those who wait in their order, but for the one at `held`. Who finds nothing tells that those after it in
+    /// its line are as good as sure to find nothing, and nothing of the other lines.
+    fn look_at_lines(
+        &mut self,
+        now: Timestamp,
+        held: Option<Place>,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let mut lines = SmallVec::<[Line; LINES_MAX]>::new();
+        while lines.len() < LINES_MAX
+            && let Some(id) = self.admission.queue.line_after(self.admission.line)
+            && lines.iter().all(|it| it.id != id)
+        {
+            self.admission.line = id;
+            lines.push(Line { id, next: self.admission.queue.next_in(id, None), in_vain: 0 });
+        }
+        let first = |lines: &[Line]| lines.iter().filter_map(|it| Some((it.next?, it.id))).min();
+        while let Some((place, id)) = first(&lines) {
+            let is_in_vain =
+                held != Some(place) && self.look_again(now, place, decisions).is_some();
+            let next = self.admission.queue.next_in(id, Some(place));
+            if let Some(line) = lines.iter_mut().find(|it| it.id == id) {
+                line.in_vain += u32::from(is_in_vain);
+                line.next = next.filter(|_| line.in_vain < LOOKS_IN_VAIN_MAX);
+            }
+        }
+    }
+
     /// Looks first at one that is starved. Where it finds no room, the replica that would have some soonest is kept for
-    /// it, and its place is returned.
+    /// it, unless none would have any however little else there is, and its place is returned.
     fn look_at_starved(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) -> Option<Place> {
         let kept = self.admission.kept.take().map(|it| it.replica);
         let (place, priority) = self.admission.starved(now)?;
         let request = self.admission.queue.get(&place)?.request.id;
         // The one that was kept so far stays, for whomever it was: two that are half empty are of no use.
         let kept = kept.filter(|it| self.fleet.get(*it).is_some());
-        self.admission.kept = kept.map(|replica| Kept { request, priority, replica });
+        let keep = |replica| Kept { request, priority, replica };
+        self.admission.kept = kept.map(keep);
         let nearest = self.look_again(now, place, decisions);
-        let replica = nearest.and_then(|nearest| kept.or(nearest));
-        self.admission.kept = replica.map(|replica| Kept { request, priority, replica });
+        self.admission.kept = nearest.flatten().map(|it| keep(kept.unwrap_or(it)));
         nearest?;
         Some(place)
     }
@@ -486,6 +433,12 @@ pub struct AdmissionView {
     pub knee_per_s: Option<f64>,
 }
 
+/// Whether the client of one who waits would still be there for an answer that begins after `alone_s`.
+fn is_patient(now: Timestamp, it: &Waiting, alone_s: f64) -> bool {
+    let waited_s = now.since(it.arrived).as_secs_f64();
+    it.request.patience_ms.is_none_or(|most| waited_s + alone_s <= f64::from(most.get()) * 1e-3)
+}
+
 /// Leaves those on which the first token comes about as soon as anywhere.
 fn keep_quickest(candidates: &mut Vec<Candidate>) {
     let least = candidates.iter().map(|it| it.forecast.ttft_s).fold(f64::INFINITY, f64::min);
@@ -493,6 +446,18 @@ fn keep_quickest(candidates: &mut Vec<Candidate>) {
 }
 
 impl Full {
+    /// Which part of what it was promised no replica would keep, had it nothing else to do.
+    pub(super) fn hopeless(&self, slo: &Slo) -> Option<Gate> {
+        let is_less = |most: Option<Duration>, least_s: f64| {
+            most.is_some_and(|most| most.as_secs_f64() < least_s)
+        };
+        if is_less(slo.ttft.filter(|_| slo.completion.is_none()), self.alone_s) {
+            Some(Gate::Ttft)
+        } else {
+            is_less(slo.tpot, self.alone_tpot_s).then_some(Gate::Tpot)
+        }
+    }
+
     /// Notes what stands in the way on `candidate`, and says for how long, seconds.
     fn note(&mut self, candidate: &Candidate, closed: &Closed, output: f64, turn_s: f64) -> f64 {
         let forecast = &candidate.forecast;

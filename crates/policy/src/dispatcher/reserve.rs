@@ -72,9 +72,14 @@ impl Dispatcher {
         let (tenant, blocks) = (request.tenant, &request.blocks);
         let last_used = self.prefixes.insert_found(chosen.slot, tenant, blocks, &self.hits);
         let reserved = self.caches.placed(chosen.id, &request);
+        let mut promised = None;
         if let Some(replica) = self.fleet.get_mut(chosen.id) {
+            // A pace that it can't have there, with nobody's prompt between its tokens, holds nobody back: it would
+            // be broken all the same.
+            let step_s = replica.estimate.margins().1.value() * forecast.step_s;
+            promised = request.slo.tpot.filter(|it| step_s <= it.as_secs_f64());
             replica.estimate.place(now, request.id, &forecast);
-            replica.promises.add(request.slo.tpot);
+            replica.promises.add(promised);
             if request.slo.completion.is_some() {
                 replica.estimate.last_is_for_later();
             }
@@ -98,6 +103,7 @@ impl Dispatcher {
             answering: false,
             reserved,
             believed: (chosen.cached, last_used),
+            promised,
             is_counted,
             first_token: None,
             tried,
@@ -122,7 +128,7 @@ impl Dispatcher {
                 replica.estimate.ends(begun);
             }
             replica.estimate.left(&it.forecast, replica.known() == 0);
-            replica.promises.remove(it.request.slo.tpot);
+            replica.promises.remove(it.promised);
         }
         if !it.request.streamed {
             self.unseen.remove(&(due(it.placed, &it.forecast), it.request.id));

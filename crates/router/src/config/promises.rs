@@ -135,6 +135,8 @@ pub(crate) fn read(
     slo.ttft = bound(&headers::SLO_TTFT_MS).or(slo.ttft);
     slo.tpot = bound(&headers::SLO_TPOT_MS).or(slo.tpot);
     let class = known.map(|it| it.0.as_str().into());
+    // Who has hours goes before nobody whose client waits, whatever it calls itself.
+    let priority = if slo.is_batch() { priority.min(Priority::Batch) } else { priority };
     Asked { class, slo, priority, is_clamped: priority < wanted && named.is_some() }
 }
 
@@ -173,6 +175,17 @@ mod tests {
         assert!(slo.is_batch() && priority == Priority::Batch);
         let (slo, _) = asked(&[("x-slo-ttft-ms", "250"), ("x-llm-d-slo-tpot-ms", "0")], None);
         assert_eq!((slo.ttft, slo.tpot), (MS(250), MS(60)));
+    }
+
+    #[test]
+    fn work_with_a_window_is_never_urgent() {
+        let class = ("x-sluice-slo-class", "batch");
+        for more in [("x-sluice-priority", "interactive"), ("x-sluice-slo-ttft-ms", "9000")] {
+            let asked = all_asked(&[class, more], None);
+            assert!(asked.slo.is_batch() && asked.priority == Priority::Batch, "{asked:?}");
+        }
+        let asked = all_asked(&[class, ("x-sluice-priority", "interactive")], None);
+        assert!(asked.is_clamped && asked.class.as_deref() == Some("batch"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Who is let in, who waits and who is turned away, on cases made by hand.
 
+mod lines;
+
 use proptest::{collection::vec, prelude::*, sample::select};
 use types::{
     outcome::Outcome,
@@ -158,13 +160,15 @@ fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_shar
             gate: Gate::Ttft,
             after_s: 1.0,
             alone_s,
+            alone_tpot_s: 0.0,
             answer_s: 1.0,
             work_s: 0.1,
             nearest: None,
             is_over_share: true,
             has_choice: false,
+            ready_s: f64::INFINITY,
         };
-        dispatcher.refusal(at(0), &long(1), &full, at(0))
+        dispatcher.refusal(at(0), &long(1), &full)
     };
     assert!(matches!(told(&mut dispatcher, 0.5), Reject::OverShare { .. }));
     assert!(
@@ -177,7 +181,7 @@ fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_shar
 fn room_is_looked_for_once_at_a_time_and_the_more_rarely_the_more_replicas_there_are() {
     /// Looks in a millisecond at six who are due.
     fn looks(replicas: usize) -> usize {
-        let mut admission = crate::admission::Admission::new(AdmissionConfig::default());
+        let mut admission = Admission::new(AdmissionConfig::default());
         for (id, work_s) in (0..).zip([0.005, 0.02, 0.1, 0.5, 2.0, 20.0]) {
             admission.room_of(&long(id)).turned_away(at(0), &long(id), work_s, 1.0);
         }
@@ -198,6 +202,103 @@ fn nobody_is_slowed_below_its_promise_for_one_who_has_none() {
     let without = Request { slo: Slo::default(), came_again: 1, ..long(2) };
     let decisions = told(&mut dispatcher, 0, Event::Arrived(without));
     assert!(decisions.first().is_none_or(|it| it.verdict.is_err()), "{decisions:?}");
+}
+
+#[test]
+fn a_pace_that_nobody_can_keep_holds_nobody_back() {
+    let lets_in_beside = |tpot_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        let slo = Slo { tpot: Some(Duration::from_millis(tpot_ms)), ..Slo::default() };
+        let first = Request { slo, prompt: Tokens(100), ..long(1) };
+        assert!(told(&mut dispatcher, 0, Event::Arrived(first))[0].verdict.is_ok());
+        let second = Request { prompt: Tokens(12_000), ..long(2) };
+        let lets_in = !told(&mut dispatcher, 0, Event::Arrived(second)).is_empty();
+        told(&mut dispatcher, 1, ended(2));
+        told(&mut dispatcher, 1, ended(1));
+        assert_eq!(dispatcher.fleet.get(ReplicaId(0)).unwrap().promises.tightest(), None);
+        lets_in
+    };
+    assert!(lets_in_beside(1), "it will run slower than that whoever else is there");
+    assert!(!lets_in_beside(9));
+}
+
+/// A prompt that was promised a pace, and time enough for its first token.
+fn paced(id: u64, tpot_ms: u64) -> Request {
+    let tpot = Some(Duration::from_millis(tpot_ms));
+    let slo = Slo { ttft: Some(Duration::from_secs(3_600)), tpot, ..Slo::default() };
+    Request { slo, prompt: Tokens(12_000), ..long(id) }
+}
+
+/// One who waits, whatever for, until a tenth of a second has passed.
+fn waits(request: Request) -> Waiting {
+    Waiting {
+        request,
+        arrived: at(0),
+        latest: at(100),
+        work_s: 1.0,
+        gate: Gate::Tpot,
+        after_s: 1.0,
+        has_choice: false,
+        is_over_share: false,
+        line: 0,
+    }
+}
+
+#[test]
+fn who_has_a_choice_is_not_sent_once_its_client_has_gone() {
+    let is_sent = |patience_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        let patience_ms = std::num::NonZeroU32::new(patience_ms);
+        let request = Request { prompt: Tokens(100), patience_ms, ..long(1) };
+        let waiting = Waiting { has_choice: true, ..waits(request) };
+        dispatcher.admission.queue.push(waiting, 8);
+        told(&mut dispatcher, 400, Event::TimePassed)[0].verdict.is_ok()
+    };
+    assert!(!is_sent(300) && is_sent(600));
+    // It is looked at, and chooses, before that is too late.
+    let patience_ms = std::num::NonZeroU32::new(300);
+    let latest = Admission::latest_choice;
+    assert_eq!(latest(&Request { patience_ms, ..long(1) }, at(0), 0.1), at(180));
+    assert!(at(3_600_000) < latest(&long(1), at(0), 0.1));
+}
+
+#[test]
+fn a_pace_that_no_replica_can_keep_is_not_waited_for() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    assert!(told(&mut dispatcher, 0, Event::Arrived(long(1)))[0].verdict.is_ok());
+    let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 1)))[0].verdict.unwrap_err();
+    assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
+    assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 9))).is_empty(), "this one can be");
+}
+
+#[test]
+fn nobody_waits_for_hours_for_an_answer_that_somebody_waits_for() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(1, 9) }));
+    told(&mut dispatcher, 0, Event::Arrived(paced(2, 9)));
+    assert_eq!(waiting(&dispatcher), 1);
+    assert!(told(&mut dispatcher, 29_000, Event::TimePassed).is_empty());
+    let decisions = told(&mut dispatcher, 31_000, Event::TimePassed);
+    assert!(matches!(decisions[0].verdict, Err(Reject::Expired { .. })), "{decisions:?}");
+}
+
+#[test]
+fn no_replica_is_kept_for_who_could_go_nowhere_in_an_idle_fleet_either() {
+    let is_kept_for = |tpot_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(1, 9) }));
+        for _ in 0..100 {
+            dispatcher.admission.sizes.decided(at(0), 0.1, true);
+            dispatcher.admission.sizes.decided(at(0), 1.0, false);
+        }
+        // It came when such a pace was kept there.
+        let waiting = Waiting { latest: at(1_000), ..waits(paced(2, tpot_ms)) };
+        dispatcher.admission.queue.push(waiting, 8);
+        told(&mut dispatcher, 1, Event::TimePassed);
+        assert!(dispatcher.admission.queue.contains(RequestId(2)));
+        dispatcher.admission.kept.is_some()
+    };
+    assert!(is_kept_for(9) && !is_kept_for(1));
 }
 
 #[test]
@@ -234,7 +335,11 @@ fn a_full_queue_gives_up_the_least_urgent() {
     let urgent = Request { priority: Priority::System, ..long(3) };
     let decisions = told(&mut dispatcher, 0, Event::Arrived(urgent));
     assert_eq!(decisions[0].request, RequestId(2));
-    assert!(matches!(decisions[0].verdict, Err(Reject::Evicted { .. })), "{decisions:?}");
+    let reject = decisions[0].verdict.unwrap_err();
+    assert!(
+        matches!(reject, Reject::Evicted { .. }) && reject.gate() == Some(Gate::Ttft),
+        "{reject:?}"
+    );
     assert_eq!(dispatcher.waiting(), [0, 0, 0, 1]);
 }
 
