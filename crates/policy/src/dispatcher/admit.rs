@@ -132,18 +132,7 @@ impl Dispatcher {
             is_for_later,
             kept: kept_for(true).map(|it| it.replica),
         };
-        let mut full = Full {
-            gate: Gate::Count,
-            after_s: f64::INFINITY,
-            alone_s: f64::INFINITY,
-            alone_tpot_s: f64::INFINITY,
-            answer_s: f64::INFINITY,
-            work_s: f64::INFINITY,
-            nearest: None,
-            is_over_share,
-            has_choice: false,
-            ready_s: f64::INFINITY,
-        };
+        let mut full = Full::nowhere(is_over_share);
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
         let is_first = matches!(comes, Comes::At(_));
         let barred = kept_for(false).filter(|it| request.priority <= it.priority);
@@ -446,6 +435,22 @@ fn keep_quickest(candidates: &mut Vec<Candidate>) {
 }
 
 impl Full {
+    /// Of one that has not been looked for anywhere yet.
+    const fn nowhere(is_over_share: bool) -> Self {
+        Self {
+            gate: Gate::Count,
+            after_s: f64::INFINITY,
+            alone_s: f64::INFINITY,
+            alone_tpot_s: f64::INFINITY,
+            answer_s: f64::INFINITY,
+            work_s: f64::INFINITY,
+            nearest: None,
+            is_over_share,
+            has_choice: false,
+            ready_s: f64::INFINITY,
+        }
+    }
+
     /// Which part of what it was promised no replica would keep, had it nothing else to do.
     pub(super) fn hopeless(&self, slo: &Slo) -> Option<Gate> {
         let is_less = |most: Option<Duration>, least_s: f64| {

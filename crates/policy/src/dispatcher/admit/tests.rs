@@ -156,18 +156,7 @@ fn an_idle_replica_takes_what_no_replica_can_do_in_time() {
 fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_share() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
     let told = |dispatcher: &mut Dispatcher, alone_s| {
-        let full = Full {
-            gate: Gate::Ttft,
-            after_s: 1.0,
-            alone_s,
-            alone_tpot_s: 0.0,
-            answer_s: 1.0,
-            work_s: 0.1,
-            nearest: None,
-            is_over_share: true,
-            has_choice: false,
-            ready_s: f64::INFINITY,
-        };
+        let full = Full { alone_s, alone_tpot_s: 0.0, ..Full::nowhere(true) };
         dispatcher.refusal(at(0), &long(1), &full)
     };
     assert!(matches!(told(&mut dispatcher, 0.5), Reject::OverShare { .. }));
