@@ -9,6 +9,7 @@ pub mod h2;
 pub mod log;
 pub mod raw;
 pub mod tls;
+pub mod witness;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
