@@ -22,7 +22,8 @@ const WRONG_KEY: &str = "canary-wrong-d05e";
 
 /// A key that is read from a file in `folder`.
 fn filed(folder: &Path, key: &str) -> Secret {
-    let file = folder.join(key);
+    // The name of a file with a key is no secret, and logged where others can read it.
+    let file = folder.join(format!("{}.key", fs::read_dir(folder).unwrap().count()));
     fs::write(&file, key).unwrap();
     Secret { file: Some(file), ..Secret::default() }
 }
