@@ -8,7 +8,11 @@ mod common;
 use std::{fmt::Write as _, fs, path::Path};
 
 use bytes::Bytes;
-use common::{Answer, CHAT, Stage, chat, config, log::Log, raw, received, stage, stage_with};
+use common::{
+    Answer, CHAT, Stage, chat, config,
+    log::{self, Log},
+    raw, received, stage, stage_with,
+};
 use http::Request;
 use http_body_util::Full;
 use policy::config::StrategyName::RoundRobin;
@@ -75,6 +79,7 @@ fn admin_routes() -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn every_admin_route_asks_for_the_admin_key_and_no_other() {
+    log::listen();
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(RoundRobin);
     config.admin.key = Some(filed(folder.path(), ADMIN_KEY));
@@ -108,6 +113,7 @@ async fn every_admin_route_asks_for_the_admin_key_and_no_other() {
 
 #[tokio::test]
 async fn without_an_admin_key_other_sites_stay_out() {
+    log::listen();
     let stage = stage(RoundRobin, 1).await;
     for (method, path) in admin_routes() {
         for headers in [
@@ -129,6 +135,7 @@ fn recorded(folder: &Path) -> String {
 
 #[tokio::test]
 async fn no_key_reaches_a_replica_a_log_a_recording_or_the_admin_port() {
+    log::listen();
     let log = Log::default();
     let _kept = tracing::subscriber::set_default(log.clone());
     let (sender, mut seen) = tokio::sync::mpsc::channel(8);

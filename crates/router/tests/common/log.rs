@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{Debug, Write as _},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use tracing::{
@@ -14,6 +14,13 @@ use tracing::{
 /// Keeps all that is logged, at every level, as text.
 #[derive(Clone, Default)]
 pub struct Log(pub Arc<Mutex<String>>);
+
+/// Has somebody listen to whatever logs, in all tests of a file: to be called first in each. A place that logs for the
+/// first time while another test begins to keep a log may else be taken for one that nobody listens to.
+pub fn listen() {
+    static LISTENS: Once = Once::new();
+    LISTENS.call_once(|| tracing::subscriber::set_global_default(Log::default()).unwrap());
+}
 
 impl Visit for Log {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
