@@ -28,8 +28,8 @@ use types::{
 /// Prompts of every size that is told apart, from some milliseconds of GPU time to more than ten seconds.
 const PROMPTS: [u32; 6] = [64, 700, 3_000, 12_000, 40_000, 150_000];
 
-/// No answer keeps this pace, so that where one is promised it nobody else finds room.
-const NEVER: Duration = Duration::from_micros(1);
+/// The memory of every replica is full, so that nobody finds room beside the one that it serves.
+const FULL: LoadReport = LoadReport { running: 1, waiting: 0, kv_usage: 1.0, preemptions: 0 };
 
 /// Has a full fleet decide on `rate` requests a second from two threads while `wait` others wait.
 pub(crate) fn measure(replicas: u32, rate: f64, wait: u32, seconds: f64) -> anyhow::Result<()> {
@@ -39,11 +39,13 @@ pub(crate) fn measure(replicas: u32, rate: f64, wait: u32, seconds: f64) -> anyh
     let runtime = runtime()?;
     let fills: Vec<Ticket> = (0..replicas)
         .map(|_| {
-            let slo = Slo { tpot: Some(NEVER), ..Slo::default() };
-            let request = Request { slo, ..request(dispatch.next_id(), 0) };
+            let request = request(dispatch.next_id(), 0);
             runtime.block_on(dispatch.place(request)).context("an idle fleet turned one away")
         })
         .collect::<anyhow::Result<_>>()?;
+    for replica in (0..replicas).map(ReplicaId) {
+        dispatch.observe(Event::LoadReported { replica, report: FULL });
+    }
     let waiting: Vec<_> = (0..wait)
         .map(|at| {
             let slo = Slo { completion: Some(Duration::from_secs(3_600)), ..Slo::default() };
@@ -106,9 +108,12 @@ fn look(replicas: u32) {
     let mut decisions = Vec::new();
     join(replicas, |event| dispatcher.handle(Timestamp::ZERO, event, &mut decisions));
     for id in 0..replicas {
-        let slo = Slo { tpot: Some(NEVER), ..Slo::default() };
-        let request = Request { slo, ..request(RequestId(id.into()), 0) };
+        let request = request(RequestId(id.into()), 0);
         dispatcher.handle(Timestamp::ZERO, Event::Arrived(request), &mut decisions);
+    }
+    for replica in (0..replicas).map(ReplicaId) {
+        let event = Event::LoadReported { replica, report: FULL };
+        dispatcher.handle(Timestamp::ZERO, event, &mut decisions);
     }
     let times = (0..2_000_usize).map(|at| {
         // Time passes between two looks, so that what is known of replicas is worked out anew.
@@ -138,7 +143,7 @@ fn ask(
     lasts: Duration,
 ) -> anyhow::Result<Vec<Duration>> {
     let runtime = runtime()?;
-    let slo = Slo { ttft: Some(Duration::from_millis(1)), tpot: Some(NEVER), ..Slo::default() };
+    let slo = Slo { ttft: Some(Duration::from_millis(1)), ..Slo::default() };
     let (mut waits, mut due) = (Vec::new(), Duration::ZERO);
     let began = Instant::now();
     for at in 0_usize.. {
@@ -158,8 +163,7 @@ fn ask(
             bail!("a request found room");
         }
         let replica = ReplicaId((2 * u32::try_from(at)? + half) % replicas);
-        let report = LoadReport { running: 1, ..LoadReport::default() };
-        dispatch.observe(Event::LoadReported { replica, report });
+        dispatch.observe(Event::LoadReported { replica, report: FULL });
     }
     Ok(waits)
 }
