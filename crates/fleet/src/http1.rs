@@ -36,6 +36,11 @@ mod tests;
 pub use connection::Failed;
 use connection::{Connection, Unanswered};
 
+/// How long after a request was sent on a kept connection the end of that connection means that it was being closed
+/// meanwhile, and the request not seen: a round trip, and what a busy machine adds. What a replica had for longer it may have worked
+/// on, or may be what it died of.
+const CLOSING_SEEN_WITHIN: Duration = Duration::from_millis(250);
+
 /// A request with its body.
 type Message = Request<Bytes>;
 
@@ -73,12 +78,15 @@ impl Pool {
         request: &Message,
         at_once: bool,
     ) -> Result<Response<Body>, SendError> {
+        let mut is_again = false;
         loop {
+            let kept = if is_again { None } else { self.take() };
             // What is new is rare, and boxed so that what is not does not carry its size.
-            let Ready { mut connection, was_used, turn } = match self.take() {
+            let Ready { mut connection, was_used, turn } = match kept {
                 Some(kept) => kept,
-                None => Box::pin(self.open(at_once)).await?,
+                None => Box::pin(self.open(at_once, is_again)).await?,
             };
+            let sent = Instant::now();
             let answer = match turn {
                 None => connection.exchange(request, &self.host).await,
                 Some(turn) => {
@@ -90,8 +98,12 @@ impl Pool {
                     let lease = Lease { connection, pool: Arc::clone(self) };
                     return Ok(response.map(|()| Body::new(lease)));
                 }
-                // The replica was closing the connection just then, and has seen nothing of it.
-                Err(Unanswered { is_unsent: true, .. }) if was_used => {}
+                // The replica was closing the connection just then. Its others it may close as well.
+                Err(Unanswered { is_unheard: true, .. })
+                    if was_used && !is_again && sent.elapsed() < CLOSING_SEEN_WITHIN =>
+                {
+                    is_again = true;
+                }
                 Err(Unanswered { failed, .. }) => return Err(failed.into()),
             }
         }
@@ -136,13 +148,13 @@ impl Pool {
         self.pace.give_up();
     }
 
-    /// A new connection, or a kept one that has come free while its turn was waited for.
-    async fn open(&self, at_once: bool) -> Result<Ready, SendError> {
+    /// A new connection, or, unless it `must_be_new`, a kept one that has come free while its turn was waited for.
+    async fn open(&self, at_once: bool, must_be_new: bool) -> Result<Ready, SendError> {
         let turn = match at_once {
             true => None,
             false => Some(self.pace.turn().await.ok_or(SendError::GivenUp)?),
         };
-        match self.take() {
+        match if must_be_new { None } else { self.take() } {
             Some(kept) => Ok(kept),
             None => Ok(Ready { connection: self.connect().await?, was_used: false, turn }),
         }

@@ -49,8 +49,8 @@ pub enum Failed {
 #[derive(Debug)]
 pub(super) struct Unanswered {
     pub(super) failed: Failed,
-    /// Whether not one byte of it was sent.
-    pub(super) is_unsent: bool,
+    /// Whether the connection was closed before one byte came back.
+    pub(super) is_unheard: bool,
 }
 
 /// A connection to a replica; one request at a time.
@@ -64,13 +64,15 @@ pub(super) struct Connection {
     keeps: bool,
 }
 
-/// What is still to be sent of a request.
-struct Unsent {
+/// A request under way.
+struct Exchange {
+    /// What is still to be sent of it.
     head: Bytes,
     body: Bytes,
-    length: usize,
     /// Why no more of it can be sent.
     failed: Option<io::Error>,
+    /// Whether anything has come back.
+    is_heard: bool,
 }
 
 impl Connection {
@@ -85,16 +87,18 @@ impl Connection {
         host: &str,
     ) -> Result<Response<()>, Unanswered> {
         let (head, body) = (Bytes::from(head_of(request, host)), request.body().clone());
-        let length = head.len() + body.len();
-        let mut unsent = Unsent { head, body, length, failed: None };
-        let answer = poll_fn(|cx| self.poll_answer(cx, &mut unsent)).await;
+        let mut exchange = Exchange { head, body, failed: None, is_heard: false };
+        let answer = poll_fn(|cx| self.poll_answer(cx, &mut exchange)).await;
         let Head { status, version, headers, framing, keeps_connection } = match answer {
             Ok(head) => head,
-            Err(failed) => return Err(Unanswered { failed, is_unsent: unsent.is_untouched() }),
+            Err(failed) => {
+                let is_closed = matches!(failed, Failed::Io(_) | Failed::Ended);
+                return Err(Unanswered { failed, is_unheard: is_closed && !exchange.is_heard });
+            }
         };
         // One that answers before it has been told all will not find the end of what it was told.
         self.keeps =
-            keeps_connection && unsent.is_empty() && status != StatusCode::SWITCHING_PROTOCOLS;
+            keeps_connection && exchange.is_empty() && status != StatusCode::SWITCHING_PROTOCOLS;
         self.framing = framing;
         let mut response = Response::new(());
         (*response.status_mut(), *response.version_mut()) = (status, version);
@@ -105,11 +109,11 @@ impl Connection {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        unsent: &mut Unsent,
+        exchange: &mut Exchange,
     ) -> Poll<Result<Head, Failed>> {
-        if let Poll::Ready(Err(error)) = self.poll_send(cx, unsent) {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx, exchange) {
             // It may have answered before it closed.
-            unsent.failed = Some(error);
+            exchange.failed = Some(error);
         }
         loop {
             while !self.unread.is_empty() {
@@ -126,32 +130,32 @@ impl Connection {
                 }
             }
             let read = ready!(self.poll_read(cx));
-            match (read, unsent.failed.take()) {
+            match (read, exchange.failed.take()) {
                 (Ok(0) | Err(_), Some(error)) | (Err(error), None) => {
                     return Poll::Ready(Err(error.into()));
                 }
                 (Ok(0), None) => return Poll::Ready(Err(Failed::Ended)),
-                (Ok(_), failed) => unsent.failed = failed,
+                (Ok(_), failed) => (exchange.failed, exchange.is_heard) = (failed, true),
             }
         }
     }
 
     /// Sends what is left of a request.
-    fn poll_send(&mut self, cx: &mut Context<'_>, unsent: &mut Unsent) -> Poll<io::Result<()>> {
-        if unsent.failed.is_some() {
+    fn poll_send(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Poll<io::Result<()>> {
+        if exchange.failed.is_some() {
             return Poll::Pending;
         }
-        while !unsent.is_empty() {
-            let pieces = [IoSlice::new(&unsent.head), IoSlice::new(&unsent.body)];
-            let sent = if unsent.head.is_empty() {
-                ready!(Pin::new(&mut self.io).poll_write(cx, &unsent.body))?
+        while !exchange.is_empty() {
+            let pieces = [IoSlice::new(&exchange.head), IoSlice::new(&exchange.body)];
+            let sent = if exchange.head.is_empty() {
+                ready!(Pin::new(&mut self.io).poll_write(cx, &exchange.body))?
             } else {
                 ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &pieces))?
             };
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            unsent.advance(sent);
+            exchange.advance(sent);
         }
         Pin::new(&mut self.io).poll_flush(cx)
     }
@@ -232,13 +236,9 @@ impl fmt::Debug for Connection {
     }
 }
 
-impl Unsent {
+impl Exchange {
     const fn is_empty(&self) -> bool {
         self.head.is_empty() && self.body.is_empty()
-    }
-
-    fn is_untouched(&self) -> bool {
-        self.head.len() + self.body.len() == self.length
     }
 
     fn advance(&mut self, sent: usize) {

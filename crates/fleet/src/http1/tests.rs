@@ -141,6 +141,49 @@ async fn an_answer_that_breaks_off_is_an_error_and_so_is_none() {
     assert_eq!(crate::client::failure_of(&refused), crate::health::Failure::Refused);
 }
 
+/// A server that reads the second request of every connection and closes without a word, `after` that.
+async fn who_answers_once(listener: TcpListener, after: Duration, asked: Arc<AtomicUsize>) {
+    loop {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let asked = Arc::clone(&asked);
+        tokio::spawn(async move {
+            assert!(read_request(&mut socket).await);
+            asked.fetch_add(1, Ordering::Relaxed);
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            if read_request(&mut socket).await {
+                asked.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(after).await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closing_when_it_was_sent_on_costs_no_request() {
+    let (pool, listener) = pool().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(who_answers_once(listener, Duration::ZERO, Arc::clone(&asked)));
+    // Two kept ones: where one was closing, the other is not tried either.
+    let ask = request();
+    let both = tokio::join!(pool.send(&ask, false), pool.send(&ask, false));
+    for response in [both.0, both.1] {
+        assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "ok");
+    }
+    assert_eq!(pool.idle.lock().len(), 2);
+    assert_eq!(whole(&pool).await, "ok");
+    assert_eq!(asked.load(Ordering::Relaxed), 4, "asked again once, on a connection of its own");
+}
+
+#[tokio::test]
+async fn a_request_that_a_replica_had_for_long_is_not_sent_to_it_again() {
+    let (pool, listener) = pool().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(who_answers_once(listener, CLOSING_SEEN_WITHIN * 2, Arc::clone(&asked)));
+    assert_eq!(whole(&pool).await, "ok");
+    assert!(matches!(pool.send(&request(), false).await, Err(SendError::Http1(_))));
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
 /// Requests at once, each on a connection of its own, and how many the server's queue holds: more than are under way
 /// when the whole process was held up for a while, and far less than all.
 const BURST: usize = 1_000;
