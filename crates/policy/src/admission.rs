@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use types::{
     replica::ReplicaId,
-    request::{Priority, Request, RequestId},
+    request::{Priority, Request, RequestId, TenantId},
     time::Timestamp,
 };
 
@@ -54,7 +54,8 @@ const RATE_TIME: Duration = Duration::from_secs(5);
 /// How long a class counts as there after its last request.
 const CLASS_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// Retries that may come at once, as when a replica dies with all it had.
+/// Retries that may come at once, as when a replica dies with all it had; and as many may come of clients that say that
+/// they were turned away.
 const RETRIES_AT_ONCE: f64 = 200.0;
 
 /// How long a request without a promise of a first token may wait.
@@ -106,7 +107,11 @@ pub(crate) struct Admission {
     /// When it may next be looked whether there is room for one of those who were turned away.
     look_for_room: Timestamp,
     placed: Decayed,
+    /// What the router may send again after a failed attempt.
     retries: TokenBucket,
+    /// What may wait of all that clients say they send again. A claim costs nothing to make: so it takes nothing from
+    /// those whose replica failed them, and of the other tenants no more than all have.
+    claims: TokenBucket,
     /// When each class last came.
     seen: [Option<Timestamp>; Priority::ALL.len()],
     /// When those who wait were last looked at.
@@ -142,6 +147,7 @@ impl Admission {
             look_for_room: Timestamp::ZERO,
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
+            claims: TokenBucket::full(RETRIES_AT_ONCE),
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             looked_until: None,
@@ -159,17 +165,28 @@ impl Admission {
     pub(crate) fn came(&mut self, now: Timestamp, request: &Request) {
         let priority = request.priority;
         self.retries.add(self.config.retry_share);
+        self.claims.add(self.config.retry_share);
         if self.is_on() {
-            self.tenants.asked(now, request.tenant, priority);
+            self.tenants.asked(now, request.tenant, priority, self.config.retry_share);
         }
         if let Some(seen) = self.seen.get_mut(priority as usize) {
             *seen = Some(now);
         }
     }
 
-    /// Whether one more may be sent again.
+    /// Whether one more may be sent again after a failed attempt.
     pub(crate) fn may_retry(&mut self) -> bool {
         !self.is_on() || self.retries.take()
+    }
+
+    /// Gives back what was taken for one that is not sent again after all.
+    pub(crate) fn not_retried(&mut self) {
+        self.retries.add(1.0);
+    }
+
+    /// Whether one more may wait of those of whom `tenant` says that they were turned away before.
+    pub(crate) fn may_claim(&mut self, tenant: TenantId) -> bool {
+        self.claims.has_one() && self.tenants.claims(tenant).take() && self.claims.take()
     }
 
     /// Notes that a request of `work_s` was placed.

@@ -262,10 +262,13 @@ impl Dispatcher {
             return self.decide(now, &request, verdict, decisions);
         }
         match self.seek(now, &request, arrived, &tried) {
-            Ok(Some(found)) => self.commit(now, request, arrived, &found, tried, decisions),
+            Ok(Some(found)) => {
+                return self.commit(now, request, arrived, &found, tried, decisions);
+            }
             Ok(None) => self.refuse(now, &request, &tried, decisions),
             Err(full) => self.refuse_again(now, &request, &full, decisions),
         }
+        self.admission.not_retried();
     }
 
     /// Requests placed and not yet gone.

@@ -169,23 +169,21 @@ async fn retried(app: &App, passage: &mut Passage) -> bool {
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }
-    match passage.retry() {
-        Ok(()) => true,
-        Err(Reject::AllTried | Reject::NoReplicas) => false,
-        Err(
-            Reject::UnknownModel
-            | Reject::TooLong { .. }
-            | Reject::RetriesUsedUp { .. }
-            | Reject::Saturated { .. }
-            | Reject::Infeasible { .. }
-            | Reject::OverShare { .. }
-            | Reject::Expired { .. }
-            | Reject::Evicted { .. },
-        ) => {
-            app.retries.deny();
-            false
-        }
+    let Err(reject) = passage.retry() else { return true };
+    // Nothing was sent: what it would have cost is there for another.
+    app.retries.give_back();
+    match reject {
+        Reject::AllTried | Reject::NoReplicas => {}
+        Reject::UnknownModel
+        | Reject::TooLong { .. }
+        | Reject::RetriesUsedUp { .. }
+        | Reject::Saturated { .. }
+        | Reject::Infeasible { .. }
+        | Reject::OverShare { .. }
+        | Reject::Expired { .. }
+        | Reject::Evicted { .. } => app.retries.deny(),
     }
+    false
 }
 
 /// Why a request is not sent again. Where nobody is left to try, what went wrong says more than that.

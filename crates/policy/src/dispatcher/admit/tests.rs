@@ -1,6 +1,7 @@
 //! Who is let in, who waits and who is turned away, on cases made by hand.
 
 mod lines;
+mod retries;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use types::{

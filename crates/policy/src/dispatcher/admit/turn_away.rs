@@ -36,7 +36,7 @@ impl Dispatcher {
                 && self.admission.config.mode.predicts()
                 && queue_max > 0
                 && ends_well
-                && (request.came_again == 0 || self.admission.may_retry());
+                && (request.came_again == 0 || self.admission.may_claim(request.tenant));
         if !may_wait {
             let reject = self.refusal(now, &request, full);
             return self.decide(now, &request, Err(reject), decisions);
