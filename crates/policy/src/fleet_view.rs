@@ -339,7 +339,7 @@ mod tests {
         let id = ReplicaId(3);
         fleet.join(id, Slot::default());
         fleet.reserve(id, Tokens(10));
-        let report = LoadReport { running: 4, waiting: 2, kv_usage: 0.5, preemptions: 0 };
+        let report = LoadReport { running: 4, waiting: 2, kv_usage: 0.5, ..LoadReport::default() };
         fleet.report(Timestamp::ZERO, id, report);
         let requests = |now| fleet.get(id).unwrap().requests(now);
         assert_eq!(requests(Timestamp::ZERO), 6);

@@ -27,7 +27,7 @@ impl Dispatcher {
         self.fleet.learn(replica, |it| {
             it.estimate.begins(now);
             if is_sized {
-                it.learn_seats(now, took_s, &forecast);
+                it.learn_seats(now, placed, &forecast);
                 it.estimate.learn_ttft(now, placed, &forecast);
                 Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
             }

@@ -87,6 +87,8 @@ pub struct ReplicaEstimate {
     speed: Speed,
     /// When answers that are not at their end began, in that order.
     begun: VecDeque<Timestamp>,
+    /// When the last of all did.
+    begun_last: Timestamp,
     ttft_margin: Margin,
     /// The same for requests that must wait for room.
     room_margin: Margin,
@@ -190,6 +192,7 @@ impl ReplicaEstimate {
                 request_s: config.coefficients.request_ms * 1e-3,
             },
             begun: VecDeque::new(),
+            begun_last: Timestamp::ZERO,
             ttft_margin: Margin::new(TTFT_MISSES),
             room_margin: Margin::new(TTFT_MISSES),
             tpot_margin: Margin::new(TPOT_MISSES),
@@ -444,6 +447,12 @@ impl ReplicaEstimate {
     /// Learns that an answer begins.
     pub fn begins(&mut self, now: Timestamp) {
         self.begun.push_back(now);
+        self.begun_last = now;
+    }
+
+    /// When the last first token came.
+    pub(crate) const fn begun_last(&self) -> Timestamp {
+        self.begun_last
     }
 
     /// Learns that an answer ends that began at `begun`.

@@ -263,26 +263,51 @@ impl Replica {
         let foreign = requests.saturating_sub(self.known());
         self.foreign = Some((now, foreign));
         self.report = Some((now, report));
-        self.gave_way = 0 < self.overrun.count(report.preemptions);
+        self.learn_preemptions(&report);
         let lacks_a_seat = 0 < report.waiting
             && !self.gave_way
             && report.kv_usage < KV_AMPLE
             && self.estimate.duty(now) < DUTY_LITTLE;
-        self.seats.observe(report.running, lacks_a_seat);
+        if lacks_a_seat {
+            // An engine that stands still has everybody wait, as many as may run.
+            self.seats.were_taken(now, self.estimate.begun_last(), report.running);
+        } else {
+            self.seats.ran(report.running);
+        }
         self.learn_kv(&report);
     }
 
-    /// Learns from a first token that came after `took_s` how many requests run at once, where the engine does not say:
-    /// as many as had theirs when others waited for longer than what was computed before them explains.
-    pub(crate) fn learn_seats(&mut self, now: Timestamp, took_s: f64, forecast: &Forecast) {
+    /// Learns how many requests lost their memory, where that is told. Who waits now does so for what just happened, not
+    /// for what is told of requests that are over.
+    fn learn_preemptions(&mut self, report: &LoadReport) {
+        let told = report.preemptions.or(report.preemptions_of_ended);
+        let counted = told.map(|it| self.overrun.count(it)).unwrap_or_default();
+        self.gave_way = report.preemptions.is_some() && 0 < counted.new;
+        if counted.is_anew {
+            self.seats.forget();
+        }
+    }
+
+    /// Learns from a first token that came `now`, of a request placed at `placed`, how many requests run at once, where
+    /// the engine does not say: as many as had theirs when others waited for longer than what was computed before them
+    /// explains.
+    pub(crate) fn learn_seats(&mut self, now: Timestamp, placed: Timestamp, forecast: &Forecast) {
         if self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX) {
             return;
         }
-        let explained_s = forecast.ttft_s - forecast.room_s;
+        // Predictions that are too short as a rule are no reason to look for another.
+        let raised = self.estimate.margins().0.value().max(1.0);
+        let explained_s = raised * (forecast.ttft_s - forecast.room_s);
+        let took_s = now.since(placed).as_secs_f64();
         let lacked_a_seat = UNEXPLAINED.0 * explained_s + UNEXPLAINED.1 < took_s
             && self.estimate.duty(now) < DUTY_LITTLE;
         let waiting = u32::try_from(self.estimate.waiting()).unwrap_or(u32::MAX);
-        self.seats.observe(self.load.in_flight.saturating_sub(waiting), lacked_a_seat);
+        let running = self.load.in_flight.saturating_sub(waiting);
+        if lacked_a_seat {
+            self.seats.were_taken(now, placed, running);
+        } else {
+            self.seats.ran(running);
+        }
     }
 
     /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
@@ -323,10 +348,12 @@ impl Replica {
         self.is_ready() && self.warming.is_none_or(|it| HEAD_START < it.age(now))
     }
 
-    /// Learns that its cache is empty; `is_held_back` where its share is to grow little by little.
+    /// Learns that its cache is empty, as that of an engine that started anew; `is_held_back` where its share is to grow
+    /// little by little.
     pub(super) fn warm(&mut self, now: Timestamp, is_held_back: bool) {
         self.is_cold = false;
         self.adapters.lost();
+        self.seats.forget();
         self.warming = is_held_back.then(|| Warming::from(now));
     }
 
@@ -408,7 +435,11 @@ mod tests {
         replica.cache_sized(Tokens(10_000));
         let mut candidate = candidate(3, 4, 0);
         candidate.forecast.context = 8_000.0;
-        let report = |preemptions| LoadReport { running: 4, preemptions, ..LoadReport::default() };
+        let report = |preemptions| LoadReport {
+            running: 4,
+            preemptions: Some(preemptions),
+            ..LoadReport::default()
+        };
         let now = Timestamp::ZERO;
         replica.report(now, report(7));
         let before = replica.kv_usage_with(now, &candidate);
@@ -426,21 +457,120 @@ mod tests {
     }
 
     #[test]
-    fn first_tokens_that_nothing_explains_tell_how_many_run_at_once() {
+    fn a_count_of_preemptions_that_is_not_told_once_is_no_new_one() {
+        let (mut fleet, id) = fleet_of_one();
+        let replica = fleet.get_mut(id).unwrap();
+        let report = |preemptions| LoadReport { waiting: 1, preemptions, ..LoadReport::default() };
+        for told in [Some(700), None, Some(700)] {
+            replica.report(Timestamp::ZERO, report(told));
+            assert!(!replica.lacks_memory(Timestamp::ZERO), "{told:?}");
+        }
+        assert!((replica.overrun.factor() - 1.0).abs() < 1e-9, "{:?}", replica.overrun);
+        replica.report(Timestamp::ZERO, report(None));
+        replica.report(Timestamp::ZERO, report(Some(702)));
+        assert!(replica.lacks_memory(Timestamp::ZERO) && 1.0 < replica.overrun.factor());
+    }
+
+    #[test]
+    fn what_is_told_of_requests_that_are_over_says_nothing_of_those_who_wait() {
+        let (mut fleet, id) = fleet_of_one();
+        let replica = fleet.get_mut(id).unwrap();
+        for preemptions in [Some(3), Some(9)] {
+            let preemptions_of_ended = preemptions;
+            let report = LoadReport { waiting: 1, preemptions_of_ended, ..LoadReport::default() };
+            replica.report(Timestamp::ZERO, report);
+        }
+        assert!(!replica.lacks_memory(Timestamp::ZERO));
+        assert!(1.0 < replica.overrun.factor(), "but it says how much fits");
+    }
+
+    /// A replica with six requests that have their first tokens, and what was predicted for others.
+    fn six_running() -> (FleetView, ReplicaId, Forecast) {
         let (mut fleet, id) = fleet_of_one();
         (0..6).for_each(|_| fleet.reserve(id, Tokens(0)));
+        (fleet, id, Forecast { ttft_s: 0.1, ..Forecast::default() })
+    }
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_elapsed(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn first_tokens_that_nothing_explains_tell_how_many_run_at_once() {
+        let (mut fleet, id, forecast) = six_running();
         let replica = fleet.get_mut(id).unwrap();
-        let forecast = Forecast { ttft_s: 0.1, ..Forecast::default() };
-        let now = Timestamp::ZERO;
-        (0..20).for_each(|_| replica.learn_seats(now, 0.15, &forecast));
+        // Each is placed when the last one has its first token.
+        let serve = |replica: &mut Replica, from_ms: u64, each_ms: u64, times: u64| {
+            for step in 0..times {
+                let placed = from_ms + step * each_ms;
+                replica.learn_seats(at(placed + each_ms), at(placed), &forecast);
+            }
+        };
+        serve(replica, 0, 150, 20);
         assert_eq!(replica.seats.count(), 256, "nobody waited");
         // An engine that reports is believed instead.
         let running = LoadReport { running: 6, ..LoadReport::default() };
-        replica.report(now, running);
-        (0..20).for_each(|_| replica.learn_seats(now, 3.0, &forecast));
+        replica.report(at(100_000), running);
+        serve(replica, 100_000, 300, 20);
         assert_eq!(replica.seats.count(), 256);
-        let later = now + REPORT_AGE_MAX + Duration::from_millis(1);
-        (0..5).for_each(|_| replica.learn_seats(later, 3.0, &forecast));
+        serve(replica, 120_000, 3_000, 5);
         assert_eq!(replica.seats.count(), 6);
+        // It went, and came back as another one.
+        for health in [Health::Ready, Health::Ejected, Health::Ready] {
+            fleet.health_changed(at(200_000), id, health);
+        }
+        assert_eq!(fleet.get(id).unwrap().seats.count(), 256);
+    }
+
+    #[test]
+    fn one_pause_of_an_engine_says_nothing_of_its_seats() {
+        let (mut fleet, id, forecast) = six_running();
+        let replica = fleet.get_mut(id).unwrap();
+        (0..20).for_each(|it| replica.learn_seats(at(5_000 + it), at(100 * it), &forecast));
+        assert_eq!(replica.seats.count(), 256);
+        // Nor where it reports meanwhile.
+        let stands = LoadReport { running: 6, waiting: 3, ..LoadReport::default() };
+        (0..20).for_each(|it| replica.report(at(6_000 + 100 * it), stands));
+        assert_eq!(replica.seats.count(), 256);
+        for it in 0..5 {
+            replica.estimate.begins(at(9_000 + 100 * it));
+            replica.report(at(9_000 + 100 * it), stands);
+        }
+        assert_eq!(replica.seats.count(), 6);
+    }
+
+    #[test]
+    fn where_predictions_are_too_short_as_a_rule_a_longer_wait_is_needed_to_tell() {
+        let (mut fleet, id, forecast) = six_running();
+        let replica = fleet.get_mut(id).unwrap();
+        // Half as long again as predicted, and more: the margin grows with them.
+        for step in 0..60 {
+            let placed = at(1_000 * step);
+            replica.estimate.learn_ttft(placed + Duration::from_millis(180), placed, &forecast);
+        }
+        assert!(1.5 < replica.estimate.margins().0.value());
+        for step in 100..120 {
+            replica.learn_seats(at(1_000 * step + 300), at(1_000 * step), &forecast);
+        }
+        assert_eq!(replica.seats.count(), 256);
+    }
+
+    #[test]
+    fn a_count_that_goes_back_is_that_of_another_engine() {
+        let (mut fleet, id) = fleet_of_one();
+        let replica = fleet.get_mut(id).unwrap();
+        let report = |waiting, preemptions| LoadReport {
+            running: 6,
+            waiting,
+            preemptions: Some(preemptions),
+            ..LoadReport::default()
+        };
+        for it in 0..5 {
+            replica.estimate.begins(at(100 * it));
+            replica.report(at(100 * it), report(2, 7));
+        }
+        assert_eq!(replica.seats.count(), 6);
+        replica.report(at(600), report(0, 1));
+        assert_eq!(replica.seats.count(), 256);
     }
 }
