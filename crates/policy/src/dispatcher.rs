@@ -170,9 +170,7 @@ impl Dispatcher {
                 self.fleet.health_changed(now, replica, health);
             }
             Event::ModelsListed { replica, models } => {
-                if let Some(replica) = self.fleet.get_mut(replica) {
-                    replica.models = models;
-                }
+                self.fleet.list_models(replica, models);
             }
             Event::PromptsBounded { replica, prompt_max } => {
                 self.fleet.bound_prompts(replica, prompt_max);

@@ -34,6 +34,11 @@ use crate::{
 const LOOKS_IN_VAIN_MAX: u32 = 3;
 const LINES_MAX: usize = 4;
 
+/// Requests whose time is over that one event deals with, at most, and the replicas that take as long to look at for one
+/// that may still go.
+const EXPIRED_MAX: usize = 256;
+const EXPIRED_REPLICAS: usize = 8;
+
 /// Utilisation from which the rate of late says where the knee is.
 const KNEE_FROM: f64 = 0.5;
 
@@ -62,7 +67,8 @@ pub(super) struct Full {
     pub(super) after_s: f64,
     /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
     alone_s: f64,
-    /// Time per token where that is least with nobody else there; nothing where its pace stands in nobody's way.
+    /// Time per token, with its margin, where that is least with nobody else there; nothing where its pace stands in
+    /// nobody's way.
     alone_tpot_s: f64,
     /// Time for the rest of its answer.
     answer_s: f64,
@@ -133,7 +139,8 @@ impl Dispatcher {
             kept: kept_for(true).map(|it| it.replica),
         };
         let mut full = Full::nowhere(is_over_share);
-        let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
+        let line = self.fleet.line_of(request.model, request.prompt);
+        let (fleet, turn_s) = (&self.fleet, self.turn_s(now, line, candidates.len()));
         let is_first = matches!(comes, Comes::At(_));
         let barred = kept_for(false).filter(|it| request.priority <= it.priority);
         let drafts = self.book.drafts(request.id);
@@ -149,8 +156,8 @@ impl Dispatcher {
             let not_yet = (is_felt || is_kept).then_some(NOT_YET);
             let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
-            let tpot_s = if pass.ignores_pace(replica) { 0.0 } else { fleet.step_alone_s(replica) };
-            full.alone_tpot_s = full.alone_tpot_s.min(tpot_s);
+            let alone_tpot_s = pass.pace_margin(replica) * fleet.step_alone_s(replica);
+            full.alone_tpot_s = full.alone_tpot_s.min(alone_tpot_s);
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
                 let (gate, work_s) = (closed.gate, it.forecast.work_s);
@@ -165,7 +172,7 @@ impl Dispatcher {
         full.ready_s = open.fold(f64::INFINITY, f64::min);
         let may_wait = is_first && !is_for_later && full.hopeless(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
-            && self.waits_for(now, (request, arrived), &holder, &full, candidates)
+            && self.waits_for(now, (request, arrived, line), &holder, &full, candidates)
         {
             return Err(Full { has_choice: true, ..full });
         }
@@ -180,7 +187,7 @@ impl Dispatcher {
     fn waits_for(
         &self,
         now: Timestamp,
-        (request, arrived): (&Request, Timestamp),
+        (request, arrived, line): (&Request, Timestamp, u64),
         holder: &Holder,
         full: &Full,
         open: &[Candidate],
@@ -206,15 +213,15 @@ impl Dispatcher {
         let latest = latest.min(choice);
         // Those who go after it make way.
         let rank = (request.priority, full.is_over_share);
-        let has_place = self.admission.queue.has_place_for(rank, latest, config.queue_max as usize);
+        let most = config.queue_max as usize;
+        let has_place = self.admission.queue.has_place_for(line, rank, latest, most);
         let left_s = latest.since(now).as_secs_f64();
         has_place && holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
     }
 
-    /// Seconds between two placements on one replica, of late.
-    fn turn_s(&self, now: Timestamp) -> f64 {
-        let rate = self.admission.rate_per_s(now).max(0.1);
-        self.fleet.replicas().len() as f64 / rate
+    /// Seconds between two placements on one of the `replicas` that those of `line` ask, of late.
+    fn turn_s(&self, now: Timestamp, line: u64, replicas: usize) -> f64 {
+        replicas as f64 / self.admission.line_rate_per_s(now, line).max(0.1)
     }
 
     /// Lets those who wait go where they can, and turns away those who waited too long.
@@ -223,13 +230,33 @@ impl Dispatcher {
             return;
         }
         self.admission.looked = now;
-        while let Some(it) = self.admission.queue.expired(now) {
-            if it.has_choice
-                && let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
-                && is_patient(now, &it, found.chosen.forecast.alone_s)
-            {
-                self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);
-                continue;
+        // As long as somebody's time is over, nobody is looked at: those would be among them.
+        if self.expire(now, decisions) {
+            let held = self.look_at_starved(now, decisions);
+            self.look_at_lines(now, held, decisions);
+            self.let_in_later(now, decisions);
+        }
+        if let Some(kept) = self.admission.kept
+            && !self.admission.queue.contains(kept.request)
+        {
+            self.admission.kept = None;
+        }
+    }
+
+    /// Turns those away who waited too long, as many as one event may; says whether these were all.
+    fn expire(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) -> bool {
+        let mut left = EXPIRED_MAX;
+        while 0 < left {
+            let Some(it) = self.admission.queue.expired(now) else { return true };
+            left = left.saturating_sub(1);
+            if it.has_choice {
+                left = left.saturating_sub(self.fleet.replicas().len() / EXPIRED_REPLICAS);
+                if let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
+                    && is_patient(now, &it, found.chosen.forecast.alone_s)
+                {
+                    self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);
+                    continue;
+                }
             }
             let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
             let gate = it.gate;
@@ -240,14 +267,7 @@ impl Dispatcher {
             };
             self.decide(now, &it.request, Err(reject), decisions);
         }
-        let held = self.look_at_starved(now, decisions);
-        self.look_at_lines(now, held, decisions);
-        self.let_in_later(now, decisions);
-        if let Some(kept) = self.admission.kept
-            && !self.admission.queue.contains(kept.request)
-        {
-            self.admission.kept = None;
-        }
+        self.admission.queue.expires().is_none_or(|it| now <= it)
     }
 
     /// Looks at those who wait in their order, but for the one at `held`. Who finds nothing tells that those after it in
