@@ -95,6 +95,8 @@ struct InFlight {
     /// What it keeps with the replica's cache, where that is followed.
     reserved: Option<Reserved>,
     first_token: Option<Timestamp>,
+    /// For how long its client kept the end of its answer from coming.
+    held: Duration,
     /// What of its prompt was believed to be there, and when the last of that was used.
     believed: (Tokens, Option<u32>),
     /// The time per token that those who come after it must leave it.
@@ -156,6 +158,11 @@ impl Dispatcher {
                     let sharing = it.sharing(now);
                     it.estimate.learn_gaps(now, tokens, waited, sharing);
                 });
+            }
+            Event::AnswerHeld { request, held } => {
+                if let Some(it) = self.in_flight.get_mut(&request) {
+                    it.held = held;
+                }
             }
             Event::Ended { request, outcome, output, cached } => {
                 self.end(now, request, outcome, output, cached);

@@ -286,7 +286,11 @@ async fn an_error_that_nobody_has_room_to_mend_is_passed_on_and_counted() {
     assert_eq!((answer.status.as_u16(), answer.header("x-sluice-replica")), (500, "r0"));
     assert_eq!(answer.header("x-sluice-dropped-reason"), "");
     assert_eq!(stage.metric("sluice_retries_denied_total").await, 1);
-    assert_eq!(stage.metric("sluice_retries_left").await, 10, "nothing was sent, nothing is paid for");
+    assert_eq!(
+        stage.metric("sluice_retries_left").await,
+        10,
+        "nothing was sent, nothing is paid for"
+    );
 }
 
 #[tokio::test]

@@ -174,7 +174,8 @@ fn an_engine_tells_how_often_requests_lost_their_memory() {
         assert_eq!(told(&page.replace(idle, &idle.replace("0.0", "13.0"))), Some(13), "{name}");
         assert_eq!(told(&page.replace(idle, "")), None, "{name}: a page that does not say");
     }
-    let page = b"sglang:num_running_reqs 3.0\nsglang:num_retractions_sum{engine_type=\"unified\"} 13.0\n";
+    let page =
+        b"sglang:num_running_reqs 3.0\nsglang:num_retractions_sum{engine_type=\"unified\"} 13.0\n";
     let load = prometheus::read(page).unwrap().load;
     assert_eq!((load.preemptions, load.preemptions_of_ended), (None, Some(13)));
 }

@@ -125,6 +125,8 @@ impl Dispatcher {
             let turn = Turn { prompt: it.request.prompt, answer: output };
             self.sessions.answered(session, it.replica, turn);
         }
+        // When it ended, as far as that is the replica's doing.
+        let now = Timestamp::from_elapsed(now.elapsed().saturating_sub(it.held));
         let gaps = output.saturating_sub(Tokens(1)).0;
         let first = it.first_token.filter(|_| gaps > 0);
         let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));

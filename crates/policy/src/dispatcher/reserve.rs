@@ -107,6 +107,7 @@ impl Dispatcher {
             promised,
             is_counted,
             first_token: None,
+            held: Duration::ZERO,
             tried,
             request,
         };

@@ -103,3 +103,25 @@ fn a_pace_that_no_replica_keeps_as_far_as_was_seen_is_not_waited_for_either() {
     assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
     assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 13))).is_empty(), "this one is");
 }
+
+#[test]
+fn a_client_that_is_slow_to_take_the_end_of_its_answer_widens_no_margin() {
+    let margin = |held_s| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        let slo = Slo { tpot: Some(Duration::from_millis(50)), ..Slo::default() };
+        for id in 1..20 {
+            let began = id * 10_000;
+            let request = Request { slo, prompt: Tokens(100), ..long(id) };
+            told(&mut dispatcher, began, Event::Arrived(request));
+            told(&mut dispatcher, began + 20, Event::FirstToken(RequestId(id)));
+            let (request, held) = (RequestId(id), Duration::from_secs(held_s));
+            told(&mut dispatcher, began + 6_020, Event::AnswerHeld { request, held });
+            let (outcome, output) = (Outcome::Finished, Some(Tokens(101)));
+            let ended = Event::Ended { request, outcome, output, cached: None };
+            told(&mut dispatcher, began + 6_020, ended);
+        }
+        dispatcher.fleet.get(ReplicaId(0)).unwrap().estimate.margins().1.value()
+    };
+    assert!(1.1 < margin(0), "sixty milliseconds a token");
+    assert!(margin(2) < 1.0 + 1e-9, "forty");
+}
