@@ -1,7 +1,5 @@
 //! Requests that are placed, wait and leave, from many tasks at once.
 
-use std::time::Duration;
-
 use policy::{admission::AdmissionConfig, config::StrategyName};
 use types::{
     replica::{Health, ReplicaId},

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 mod turn_away;
+mod view;
 
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use types::{
     time::Timestamp,
 };
 
+pub use self::view::AdmissionView;
 use super::{
     Dispatcher, InFlight, Tried,
     later::{Later, MORE_WORK, NOT_YET},
 };
 use crate::{
     admission::{
-        Admission, AdmissionMode, Gate, Kept, Standing,
+        Admission, Gate, Kept, Standing,
         gate::{Closed, Pass},
     },
     estimate::Asked,
@@ -38,9 +40,6 @@ const LINES_MAX: usize = 4;
 /// that may still go.
 const EXPIRED_MAX: usize = 256;
 const EXPIRED_REPLICAS: usize = 8;
-
-/// Utilisation from which the rate of late says where the knee is.
-const KNEE_FROM: f64 = 0.5;
 
 /// Factor on what is predicted for a request whose replica failed it.
 const AGAIN: f64 = 0.8;
@@ -392,30 +391,6 @@ impl Dispatcher {
     pub(super) const fn forecasts(&self) -> bool {
         self.strategy.forecasts() || self.admission.config.mode.predicts()
     }
-
-    /// What admission knows, for people.
-    #[must_use]
-    pub fn admission_view(&self, now: Timestamp) -> AdmissionView {
-        let placed_per_s = self.admission.rate_per_s(now);
-        let prompt = types::quantity::Tokens(1);
-        let asked = Asked { prompt, output: 1.0, ..Asked::default() };
-        let ready: Vec<f64> = self
-            .fleet
-            .replicas()
-            .iter()
-            .filter(|it| it.is_ready())
-            .map(|it| {
-                let none = types::quantity::Tokens(0);
-                let tpot_max_s = it.promises.tightest().map(|it| it.as_secs_f64());
-                let asked = Asked { tpot_max_s, ..asked };
-                let forecast = it.estimate.forecast(now, &asked, none, 1.0, it.sharing(now));
-                it.estimate.taken(forecast.utilisation, tpot_max_s)
-            })
-            .collect();
-        let utilisation = ready.iter().sum::<f64>() / ready.len().max(1) as f64;
-        let knee_per_s = (KNEE_FROM <= utilisation).then(|| placed_per_s / utilisation);
-        AdmissionView { mode: self.admission.config.mode, placed_per_s, utilisation, knee_per_s }
-    }
 }
 
 /// What a request would meet.
@@ -425,21 +400,6 @@ pub struct Outlook {
     pub is_open: bool,
     /// Seconds of GPU time that it would take where it takes least.
     pub work_s: f64,
-}
-
-/// What admission knows of the fleet.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdmissionView {
-    /// The rule in force.
-    pub mode: AdmissionMode,
-    /// Requests placed in a second, of late.
-    pub placed_per_s: f64,
-    /// Share of the replicas' time that is spoken for at the pace that was promised: nothing on an idle fleet, 1 at
-    /// the knee.
-    pub utilisation: f64,
-    /// Requests a second that the fleet could take if they were like those of late, by the time per token; absent
-    /// below half of that, where too little is asked to tell.
-    pub knee_per_s: Option<f64>,
 }
 
 /// Whether the client of one who waits would still be there for an answer that begins after `alone_s`.

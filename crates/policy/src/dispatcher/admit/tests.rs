@@ -16,7 +16,7 @@ use types::{
 
 use super::*;
 use crate::{
-    admission::AdmissionConfig,
+    admission::{AdmissionConfig, AdmissionMode},
     config::{DispatcherConfig, StrategyName},
     estimate::EstimateConfig,
     event::Event,
@@ -306,13 +306,21 @@ fn what_a_dying_replica_leaves_goes_only_where_there_is_room() {
 
 /// What is known after twenty seconds of prompts of a thousand tokens, at a rate.
 fn at_rate(per_s: u64) -> AdmissionView {
+    at_rate_beside(per_s, 0)
+}
+
+/// The same where so many `others` serve another model, for which nobody asks.
+fn at_rate_beside(per_s: u64, others: u32) -> AdmissionView {
     let mut dispatcher = dispatcher(AdmissionConfig::off());
     // As the form has it, whenever the first tokens come here.
     let estimate = EstimateConfig { frozen: true, ..EstimateConfig::default() };
     dispatcher.fleet = FleetView::new(estimate);
-    told(&mut dispatcher, 0, Event::ReplicaJoined(ReplicaId(1)));
-    let ready = Event::HealthChanged { replica: ReplicaId(1), health: Health::Ready };
-    told(&mut dispatcher, 0, ready);
+    for (replica, model) in (1..=1 + others).map(|it| (ReplicaId(it), u64::from(it.min(2)))) {
+        told(&mut dispatcher, 0, Event::ReplicaJoined(replica));
+        let models = [ModelId(model)].into();
+        told(&mut dispatcher, 0, Event::ModelsListed { replica, models });
+        told(&mut dispatcher, 0, Event::HealthChanged { replica, health: Health::Ready });
+    }
     let last = per_s * 20;
     for id in 0..last {
         let ms = id * 1_000 / per_s;
@@ -337,4 +345,11 @@ fn the_knee_that_is_told_is_where_the_fleet_is_full_whatever_the_load() {
     let full = at_rate(knee).utilisation;
     assert!((0.9..1.1).contains(&full), "{full} at {knee}/s");
     assert!(told.iter().all(|it| (0.9..1.1).contains(&(it / told[0]))), "{told:?}");
+}
+
+#[test]
+fn the_knee_is_that_of_the_model_that_is_asked_for_however_idle_others_are() {
+    let (alone, beside) = (at_rate(20), at_rate_beside(20, 3));
+    assert!(beside.utilisation < 0.3 * alone.utilisation, "{beside:?}");
+    assert_eq!(beside.knee_per_s.map(f64::round), alone.knee_per_s.map(f64::round));
 }
