@@ -451,9 +451,9 @@ impl ReplicaEstimate {
         self.begun_last = now;
     }
 
-    /// When the last first token came.
-    pub(crate) const fn begun_last(&self) -> Timestamp {
-        self.begun_last
+    /// When a token last came, as far as is known by now.
+    pub(crate) fn moved(&self) -> Timestamp {
+        self.gaps_seen.map_or(self.begun_last, |it| it.max(self.begun_last))
     }
 
     /// Learns that an answer ends that began at `begun`.

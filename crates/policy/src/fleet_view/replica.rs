@@ -272,8 +272,8 @@ impl Replica {
             && report.kv_usage < KV_AMPLE
             && self.estimate.duty(now) < DUTY_LITTLE;
         if lacks_a_seat {
-            // An engine that stands still has everybody wait, as many as may run.
-            self.seats.were_taken(now, self.estimate.begun_last(), report.running);
+            // An engine that stands still has everybody wait, however many run.
+            self.seats.were_taken(now, self.estimate.moved(), report.running);
         } else {
             self.seats.ran(report.running);
         }
