@@ -159,11 +159,7 @@ impl Dispatcher {
                     it.estimate.learn_gaps(now, tokens, waited, sharing);
                 });
             }
-            Event::AnswerHeld { request, held } => {
-                if let Some(it) = self.in_flight.get_mut(&request) {
-                    it.held = held;
-                }
-            }
+            Event::AnswerHeld { request, held } => self.answer_held(request, held),
             Event::Ended { request, outcome, output, cached } => {
                 self.end(now, request, outcome, output, cached);
             }

@@ -1,5 +1,7 @@
 //! What the dispatcher learns from answers, and of caches.
 
+use std::time::Duration;
+
 use types::{
     outcome::Outcome, quantity::Tokens, replica::ReplicaId, request::RequestId, time::Timestamp,
 };
@@ -34,6 +36,13 @@ impl Dispatcher {
         });
         if let Some(session) = session {
             self.sessions.served(now, session, replica);
+        }
+    }
+
+    /// Learns that the end of an answer may have been there for as long as `held`.
+    pub(super) fn answer_held(&mut self, id: RequestId, held: Duration) {
+        if let Some(it) = self.in_flight.get_mut(&id) {
+            it.held = held;
         }
     }
 
