@@ -201,7 +201,6 @@ impl Admission {
         arrived: Timestamp,
         work_s: f64,
     ) {
-        self.placed.add(now, 1.0);
         if self.is_on() {
             self.tenants.gave(now, request.tenant, request.priority, work_s);
             self.sizes.decided(now, work_s, true);
@@ -210,9 +209,10 @@ impl Admission {
             if request.slo.completion.is_some() {
                 later.add(now, work_s);
             }
-            self.lines.placed(now, line);
+            self.lines.placed(now, line, self.placed);
             self.room_of(line, request).let_in(arrived, work_s);
         }
+        self.placed.add(now, 1.0);
     }
 
     /// What is known of room for requests like `request` of `line`.

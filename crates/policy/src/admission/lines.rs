@@ -7,10 +7,7 @@ use lru::LruCache;
 use rustc_hash::FxBuildHasher;
 use types::time::Timestamp;
 
-use super::{
-    RATE_TIME,
-    room::{Room, Watched},
-};
+use super::room::{Room, Watched};
 use crate::estimate::decay::Decayed;
 
 /// Lines that are remembered; the one that was asked least recently gives way.
@@ -20,20 +17,12 @@ const LINES_MAX: usize = 32;
 #[derive(Debug)]
 pub(super) struct Lines(LruCache<u64, Line, FxBuildHasher>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Line {
-    placed: Decayed,
-    /// When the first was placed.
-    since: Option<Timestamp>,
+    /// Requests that were placed of late, once one was.
+    placed: Option<Decayed>,
     /// Of those who wait for an answer, and of work for later.
     rooms: [Room; 2],
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        let rooms = [Room::default(), Room::default()];
-        Self { placed: Decayed::new(RATE_TIME), since: None, rooms }
-    }
 }
 
 impl Default for Lines {
@@ -50,22 +39,16 @@ impl Lines {
         self.0.get_or_insert_mut(line, Line::default)
     }
 
-    /// Notes that a request of `line` was placed.
-    pub(super) fn placed(&mut self, now: Timestamp, line: u64) {
-        let line = self.line(line);
-        line.since.get_or_insert(now);
-        line.placed.add(now, 1.0);
+    /// Notes that a request of `line` was placed, beside `all` that were placed of late. One that was not there before,
+    /// because replicas came or went, is taken to have had these.
+    pub(super) fn placed(&mut self, now: Timestamp, line: u64, all: Decayed) {
+        self.line(line).placed.get_or_insert(all).add(now, 1.0);
     }
 
-    /// Requests of `line` placed in a second, of late; of one that has not been there for as long as is averaged over,
-    /// since it is there.
+    /// Requests of `line` placed in a second, of late; nothing of one of which none was.
     pub(super) fn rate_per_s(&self, now: Timestamp, line: u64) -> f64 {
-        let Some((line, since)) = self.0.peek(&line).and_then(|it| Some((it, it.since?))) else {
-            return 0.0;
-        };
-        let seen_s = now.since(since).as_secs_f64();
-        let full_s = RATE_TIME.as_secs_f64();
-        line.placed.rate(now) * full_s / seen_s.clamp(1e-3, full_s)
+        let placed = self.0.peek(&line).and_then(|it| it.placed);
+        placed.map_or(0.0, |it| it.rate(now))
     }
 
     /// What is known of room for those of `line`, or for their work for later.
@@ -85,28 +68,34 @@ impl Lines {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::RATE_TIME, *};
 
     fn at(ms: u64) -> Timestamp {
         Timestamp::from_elapsed(Duration::from_millis(ms))
     }
 
     #[test]
-    fn each_line_has_its_own_rate_from_the_start() {
-        let mut lines = Lines::default();
-        for step in 0..100 {
-            lines.placed(at(60_000 + 10 * step), 1);
-        }
-        lines.placed(at(60_000), 2);
-        let [first, second, none] = [1, 2, 3].map(|it| lines.rate_per_s(at(61_000), it));
-        assert!((80.0..=100.0).contains(&first), "{first}");
-        assert!((0.7..=1.0).contains(&second) && none <= 0.0, "{second}, {none}");
+    fn each_line_has_its_own_rate_and_a_new_one_begins_with_that_of_all() {
+        let (mut lines, mut all) = (Lines::default(), Decayed::new(RATE_TIME));
+        let mut place = |lines: &mut Lines, ms, line| {
+            lines.placed(at(ms), line, all);
+            all.add(at(ms), 1.0);
+        };
+        (0..6_000).for_each(|step| place(&mut lines, 10 * step, 1));
+        place(&mut lines, 60_000, 2);
+        let rates = |lines: &Lines, ms| [1, 2, 3].map(|it| lines.rate_per_s(at(ms), it));
+        let [first, second, none] = rates(&lines, 60_000);
+        assert!((95.0..105.0).contains(&first) && (95.0..105.0).contains(&second), "{second}");
+        assert!(none <= 0.0);
+        (6_000..9_000).for_each(|step| place(&mut lines, 10 * step, 1));
+        let [first, second, _] = rates(&lines, 90_000);
+        assert!(95.0 < first && second < 3.0, "{first}, {second}");
     }
 
     #[test]
     fn lines_that_nobody_asks_any_more_are_forgotten() {
         let mut lines = Lines::default();
-        (0..1_000).for_each(|line| lines.placed(at(line), line));
+        (0..1_000).for_each(|line| lines.placed(at(line), line, Decayed::new(RATE_TIME)));
         assert_eq!(lines.0.len(), LINES_MAX);
         assert!(0.0 < lines.rate_per_s(at(1_000), 999));
     }

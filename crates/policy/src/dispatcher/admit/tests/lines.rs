@@ -14,7 +14,7 @@ fn one_replica_for_each_model() -> Dispatcher {
         told(&mut dispatcher, 0, Event::ModelsListed { replica, models });
         told(&mut dispatcher, 0, Event::HealthChanged { replica, health: Health::Ready });
         // So many go that whoever waits may hope to.
-        for id in 1_000..1_100 {
+        for id in 1_000..1_300 {
             let brief = Request { model: ModelId(number), prompt: Tokens(1), ..long(id) };
             told(&mut dispatcher, 0, Event::Arrived(brief));
             told(&mut dispatcher, 0, ended(id));
