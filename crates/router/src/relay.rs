@@ -37,7 +37,7 @@ use wire::{
 };
 
 use crate::{
-    app::{App, Cut},
+    app::{App, Signal},
     passage::{End, Passage},
     reply::Reply,
     upstream::{Answer, Begun},
@@ -416,7 +416,7 @@ impl Watch {
 #[derive(Debug)]
 struct Patience {
     stall: Duration,
-    cut: Cut,
+    cut: Signal,
     /// What is set up once there is something to wait for; most short answers need none of it.
     waiting: Option<Box<Waiting>>,
 }
@@ -445,7 +445,7 @@ impl Patience {
         let waiting = waiting.get_or_insert_with(|| {
             Box::new(Waiting {
                 silence: Box::pin(tokio::time::sleep_until(last_byte + *stall)),
-                cut: Box::pin(cut.comes()),
+                cut: Box::pin(cut.comes_owned()),
                 waker: Waker::noop().clone(),
             })
         });
