@@ -227,17 +227,17 @@ async fn attempt(
         return Attempt::Unawaited { within };
     }
     let until = client_waits.map_or(router_waits, |it| it.1);
-    let answer = tokio::time::timeout_at(until, answer);
     tokio::select! {
         biased;
-        answer = answer => answer.unwrap_or_else(|_| {
+        answer = answer => answer,
+        () = tokio::time::sleep_until(until) => match client_waits {
             // How long a client waits is its own affair: it may have been no time at all.
-            if let Some((within, _)) = client_waits {
-                return Attempt::Unawaited { within };
+            Some((within, _)) => Attempt::Unawaited { within },
+            None => {
+                replica.request_failed(Failure::TimedOut);
+                Attempt::Silent
             }
-            replica.request_failed(Failure::TimedOut);
-            Attempt::Silent
-        }),
+        },
         () = replica.hangs() => Attempt::Failed(Failure::TimedOut),
         () = app.cut.comes() => Attempt::Cut,
     }

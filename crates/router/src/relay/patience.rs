@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Break;
-use crate::app::Cut;
+use crate::app::Signal;
 
 /// How long a stream that has said that it is at its end is waited for, so that its connection can be used
 /// again.
@@ -20,7 +20,7 @@ const END_LONGEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Patience {
     stall: Duration,
-    cut: Cut,
+    cut: Signal,
     /// What is set up once there is something to wait for; most short answers need none of it.
     waiting: Option<Box<Waiting>>,
 }
@@ -35,7 +35,7 @@ struct Waiting {
 
 impl Patience {
     /// Waits for `stall` after each byte.
-    pub(super) const fn new(stall: Duration, cut: Cut) -> Self {
+    pub(super) const fn new(stall: Duration, cut: Signal) -> Self {
         Self { stall, cut, waiting: None }
     }
 
