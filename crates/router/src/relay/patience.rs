@@ -54,7 +54,7 @@ impl Patience {
         let waiting = waiting.get_or_insert_with(|| {
             Box::new(Waiting {
                 silence: Box::pin(tokio::time::sleep_until(last_byte + *stall)),
-                cut: Box::pin(cut.comes()),
+                cut: Box::pin(cut.comes_owned()),
                 waker: Waker::noop().clone(),
             })
         });
