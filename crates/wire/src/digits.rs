@@ -8,6 +8,7 @@ const TRIPLES: &str = match std::str::from_utf8(&TRIPLES_BYTES) {
     Err(_) => "",
 };
 
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
 const TRIPLES_BYTES: [u8; 3_000] = {
     let mut bytes = [b'0'; 3_000];
     let (mut at, mut digits) = (0, 0);
