@@ -93,7 +93,7 @@ impl Dispatcher {
         if is_counted {
             self.sharers.come(&request.blocks);
         }
-        let in_flight = InFlight {
+        let in_flight = Box::new(InFlight {
             replica: chosen.id,
             arrived,
             placed: now,
@@ -108,7 +108,7 @@ impl Dispatcher {
             first_token: None,
             tried,
             request,
-        };
+        });
         self.in_flight.insert(in_flight.request.id, in_flight);
     }
 
