@@ -149,9 +149,9 @@ async fn full_f1_a_million_prompts_that_nobody_shares() {
     };
     let data = stage.router.data;
     // Prompts too short for the index, so that all else is full that remembers conversations and requests.
-    let short = |it| async move { (String::new(), asking(&format!("{it}"), 1, false)) };
+    let short = |it: u64| async move { (String::new(), asking(&format!("{it}"), 1, false)) };
     each_ahead(data, 8, 0..110_000, short).await;
-    assert_eq!(stage.metric("sluice_prefix_index_blocks"), 0.0);
+    assert!(stage.metric("sluice_prefix_index_blocks") < 1.0);
     let base = stage.memory("VmRSS");
     let mut means = Vec::new();
     let mut from = stage.decisions();
