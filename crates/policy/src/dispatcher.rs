@@ -66,7 +66,8 @@ pub struct Dispatcher {
     sharers: Sharers,
     caches: Caches,
     sessions: Sessions,
-    in_flight: FxHashMap<RequestId, InFlight>,
+    /// Boxed: the table keeps the room of the most requests there were at once, and moves them all when it grows.
+    in_flight: FxHashMap<RequestId, Box<InFlight>>,
     elsewhere: Elsewhere,
     outputs: OutputLengths,
     admission: Admission,
@@ -253,7 +254,7 @@ impl Dispatcher {
         let Some(it) = self.in_flight.remove(&id) else { return };
         debug_assert!(it.first_token.is_none(), "{id:?} asks for a retry after its first byte");
         self.release(now, &it);
-        let InFlight { request, replica, arrived, mut tried, .. } = it;
+        let InFlight { request, replica, arrived, mut tried, .. } = *it;
         if let Some(session) = request.session {
             self.sessions.failed(session, replica);
         }

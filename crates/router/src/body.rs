@@ -113,7 +113,6 @@ impl Budget {
             bounds,
             share: Share::default(),
             kept: Vec::new(),
-            taken: 0,
             measured: Measured::begin(0),
         };
         tokio::select! {
@@ -163,6 +162,11 @@ impl Share {
         self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
+    /// Bytes that it is enough for.
+    fn bytes(&self) -> usize {
+        self.permits().saturating_mul(UNIT_BYTES)
+    }
+
     /// Permits that `bytes` take beyond those that are there.
     fn missing(&self, bytes: usize) -> u32 {
         let more = bytes.div_ceil(UNIT_BYTES).saturating_sub(self.permits());
@@ -190,8 +194,6 @@ struct Coming<'a> {
     bounds: Bounds,
     share: Share,
     kept: Vec<u8>,
-    /// Bytes that memory was taken for.
-    taken: usize,
     measured: Measured,
 }
 
@@ -254,8 +256,8 @@ impl Coming<'_> {
     /// Keeps `bytes`, in memory that was taken for them before.
     async fn keep(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let needed = self.kept.len().saturating_add(bytes.len());
-        if self.taken < needed {
-            self.taken = self.take_for(needed).await?;
+        if self.share.bytes() < needed {
+            self.take_for(needed).await?;
         }
         if self.kept.capacity() < needed {
             self.make_room();
@@ -270,29 +272,29 @@ impl Coming<'_> {
     }
 
     /// Takes memory for `needed` bytes: twice what is there where that can be had, so that little is
-    /// copied, else a step more, else just that. Returns for how many.
-    async fn take_for(&mut self, needed: usize) -> Result<usize, Refusal> {
+    /// copied, else a step more, else just that.
+    async fn take_for(&mut self, needed: usize) -> Result<(), Refusal> {
         let most = self.bounds.announced.unwrap_or(self.bounds.bytes_max).max(needed);
-        let doubled = self.taken.saturating_mul(2).max(FIRST_BYTES).max(needed);
+        let doubled = self.share.bytes().saturating_mul(2).max(FIRST_BYTES).max(needed);
         for capacity in [doubled, needed.saturating_add(STEP_BYTES), needed] {
             let capacity = capacity.min(most);
             if self.budget.try_grow(&mut self.share, capacity) {
-                return Ok(capacity);
+                return Ok(());
             }
         }
         self.budget.grow(&mut self.share, needed).await?;
         // It was not the client who took its time.
         self.measured = Measured::begin(self.kept.len());
-        Ok(needed)
+        Ok(())
     }
 
     /// Room for what memory was taken for; for all that is announced once more than a first part has come, unless the
     /// system promises no more.
     fn make_room(&mut self) {
-        let announced =
-            self.bounds.announced.filter(|it| STEP_BYTES < self.taken && self.taken <= *it);
+        let taken = self.share.bytes();
+        let announced = self.bounds.announced.filter(|_| STEP_BYTES < taken);
         let room = |bytes: usize| bytes.saturating_sub(self.kept.len());
-        let (taken, all) = (room(self.taken), announced.map(room));
+        let (taken, all) = (room(taken), announced.map(room));
         if all.is_none_or(|all| self.kept.try_reserve_exact(all).is_err()) {
             self.kept.reserve_exact(taken);
         }

@@ -75,6 +75,8 @@ impl fmt::Debug for Source {
 pub(crate) struct Reloader {
     source: Source,
     in_force: Mutex<Config>,
+    /// What the router was started with of that which a reload can't change.
+    started: [Fixed; FIXED],
 }
 
 /// What a reload changed.
@@ -84,13 +86,14 @@ pub(crate) struct Report {
     pub(crate) left: Vec<String>,
     /// What had been changed on the admin port, and is again as the file has it.
     pub(crate) restored: Vec<&'static str>,
-    /// What differs and is taken into force by a restart only.
+    /// What differs from what the router was started with, and is taken into force by a restart only.
     pub(crate) needs_restart: Vec<&'static str>,
 }
 
 impl Reloader {
     pub(crate) fn new(source: Source, in_force: Config) -> Self {
-        Self { source, in_force: Mutex::new(in_force) }
+        let started = fixed(&in_force);
+        Self { source, in_force: Mutex::new(in_force), started }
     }
 
     /// Where the configuration is read from.
@@ -105,7 +108,7 @@ impl Reloader {
     /// When it can't be used; nothing has changed then.
     pub(crate) fn reload(&self, app: &Arc<App>) -> Result<Report, ConfigError> {
         let result = self.source.read().and_then(|config| self.apply(app, config));
-        app.telemetry.reloaded(result.is_ok());
+        app.telemetry.reloaded(result.as_ref().ok().map(|it| it.needs_restart.len()));
         match &result {
             Ok(report) => tracing::info!(
                 joined = report.joined.len(),
@@ -127,12 +130,9 @@ impl Reloader {
                 problems: Problems(problems),
             }
         })?;
-        let needs_restart = fixed(&in_force)
-            .into_iter()
-            .zip(fixed(&config))
-            .filter(|(old, new)| old.1 != new.1)
-            .map(|(old, _)| old.0)
-            .collect();
+        let now = fixed(&config);
+        let differs = self.started.iter().zip(&now).filter(|(started, now)| started != now);
+        let needs_restart: Vec<_> = differs.map(|(started, _)| started.0).collect();
         let restored = decide_by(app, &in_force, &config);
         // Before anybody is promised what they say.
         app.telemetry.begin_classes(config.slo.classes.keys().map(String::as_str));
@@ -209,8 +209,13 @@ fn stamp(file: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-/// What is read at the start only, by name, in a form that can be compared.
-fn fixed(config: &Config) -> [(&'static str, String); 20] {
+/// A setting that is read at the start only: its name, and its value in a form that can be compared.
+type Fixed = (&'static str, String);
+
+/// How many there are.
+const FIXED: usize = 20;
+
+fn fixed(config: &Config) -> [Fixed; FIXED] {
     let Config { policy, limits, timeouts, .. } = config;
     [
         ("listen", config.listen.to_string()),

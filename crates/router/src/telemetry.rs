@@ -30,8 +30,8 @@ mod series;
 
 use names::{
     BUILD_INFO, CACHED_TOKENS, CLAMPED, DECISION_SECONDS, DECISIONS, DURATION, EXPECTED_TOKENS,
-    ITL, OUTPUT_TOKENS, PREDICTION_ERROR, PROMPT_TOKENS, RECOMPUTED_TOKENS, REJECTED, RELOADS,
-    REQUESTS, RETRIES, SHED, TTFT, WAIT_SECONDS,
+    ITL, NEEDS_RESTART, OUTPUT_TOKENS, PREDICTION_ERROR, PROMPT_TOKENS, RECOMPUTED_TOKENS,
+    REJECTED, RELOADS, REQUESTS, RETRIES, SHED, TTFT, WAIT_SECONDS,
 };
 pub use names::{Kind, METRICS, Metric};
 use series::Registry;
@@ -206,12 +206,15 @@ impl Telemetry {
         }
     }
 
-    /// Counts a reload.
-    pub(crate) fn reloaded(&self, taken: bool) {
+    /// Counts a reload; of one that was taken, how many settings wait for a restart since.
+    pub(crate) fn reloaded(&self, needs_restart: Option<usize>) {
         let [is_taken, is_refused] = RELOAD_RESULTS;
-        let result = if taken { is_taken } else { is_refused };
+        let result = if needs_restart.is_some() { is_taken } else { is_refused };
         metrics::with_local_recorder(&self.recorder, || {
             counter!(RELOADS, "result" => result).increment(1);
+            if let Some(settings) = needs_restart {
+                gauge!(NEEDS_RESTART).set(settings as f64);
+            }
         });
     }
 
@@ -290,6 +293,7 @@ fn start_at_zero() {
     for result in RELOAD_RESULTS {
         counter!(RELOADS, "result" => result).absolute(0);
     }
+    gauge!(NEEDS_RESTART).set(0.0);
 }
 
 /// An exporter that knows every metric, and the buckets of each histogram.

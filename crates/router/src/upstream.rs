@@ -277,8 +277,7 @@ async fn begin_error(replica: &Arc<Replica>, mut response: Response<Body>) -> At
     let length = response.body().size_hint().exact();
     let is_brief = length.is_some_and(|it| (1..=ERROR_BYTES_READ).contains(&it));
     let first = if is_brief {
-        let frame = tokio::time::timeout(ERROR_READ_WITHIN, response.body_mut().frame()).await;
-        frame.ok().flatten().and_then(Result::ok).and_then(|it| it.into_data().ok())
+        tokio::time::timeout(ERROR_READ_WITHIN, next_piece(&mut response)).await.ok().flatten()
     } else {
         None
     };
@@ -302,15 +301,15 @@ async fn begin_stream(
     let mut beginning = Beginning::new(endpoint);
     let mut until: Option<Instant> = None;
     while !beginning.is_told() {
-        let frame = response.body_mut().frame();
-        let frame = match until {
-            None => frame.await,
-            Some(until) => match tokio::time::timeout_at(until, frame).await {
-                Ok(frame) => frame,
+        let piece = next_piece(&mut response);
+        let piece = match until {
+            None => piece.await,
+            Some(until) => match tokio::time::timeout_at(until, piece).await {
+                Ok(piece) => piece,
                 Err(_) => break,
             },
         };
-        let Some(piece) = frame.and_then(Result::ok).and_then(|it| it.into_data().ok()) else {
+        let Some(piece) = piece else {
             replica.request_failed(Failure::Broken);
             return Attempt::Failed(Failure::Broken);
         };
@@ -320,6 +319,11 @@ async fn begin_stream(
     let has_failed = beginning.account.has_failed();
     let begun = Begun { response, first: Some(beginning.held), is_weighed: false };
     if has_failed { Attempt::Erred(begun) } else { Attempt::Answered(begun) }
+}
+
+/// The next piece of an answer's body; none where it has ended or broken off.
+async fn next_piece(response: &mut Response<Body>) -> Option<Bytes> {
+    response.body_mut().frame().await?.ok()?.into_data().ok()
 }
 
 /// What has come of a stream that has not begun.

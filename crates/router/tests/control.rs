@@ -312,6 +312,31 @@ async fn a_change_on_the_admin_port_leaves_the_rest_and_lasts_until_a_reload() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_restart_is_told_until_it_is_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("router.yaml");
+    let replica = emulate(Fault::None).await;
+    std::fs::write(&file, written(&[&replica], "")).unwrap();
+    let stage = stage_reading(&file).await;
+    let waits = async |more: &str| {
+        std::fs::write(&file, written(&[&replica], more)).unwrap();
+        let report = stage.admin(Method::POST, "/admin/reload", "").await.json();
+        let settings = report["needs_restart"].clone();
+        let counted = stage.metric("sluice_config_needs_restart").await;
+        assert_eq!(counted, settings.as_array().unwrap().len() as u64);
+        settings
+    };
+    assert_eq!(waits("").await, json!([]));
+    let seed = "hash_seed: 7\n";
+    assert_eq!(waits(seed).await, json!(["hash_seed"]));
+    // The second time too, and beside what has come since.
+    assert_eq!(waits(&format!("{seed}attempts_max: 2\n")).await, json!(["hash_seed"]));
+    let both = format!("{seed}timeouts: {{ connect: 3s }}\n");
+    assert_eq!(waits(&both).await, json!(["hash_seed", "timeouts.connect"]));
+    assert_eq!(waits("").await, json!([]));
+}
+
+#[tokio::test]
 async fn a_file_that_changes_is_read_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("router.yaml");
@@ -335,24 +360,7 @@ async fn replicas_restarted_one_after_another_cost_no_request() {
     let stage = Arc::new(stage_with(config, 4).await);
     let load = Load::start(&stage, 8);
     for at in 0..4 {
-        let (name, replica) = (format!("r{at}"), &stage.replicas[at]);
-        let path = format!("/admin/replicas/{name}");
-        let drained = stage.admin(Method::POST, &format!("{path}/drain"), "").await;
-        assert_eq!(drained.status, 202, "{}", drained.body);
-        until("it is idle", async || replica.stats().in_flight == 0).await;
-        assert_eq!(stage.admin(Method::DELETE, &path, "").await.status, 204);
-        replica.set_fault(Fault::Down).await.unwrap();
-        load.some_more().await;
-        replica.set_fault(Fault::None).await.unwrap();
-        let body = json!({ "name": name, "url": replica.url() }).to_string();
-        let joined = stage.admin(Method::POST, "/admin/replicas", &body).await;
-        assert_eq!(joined.status, 201, "{}", joined.body);
-        until("it is ready", async || {
-            let status = stage.admin(Method::GET, "/admin/replicas", "").await.json();
-            let all = status["replicas"].as_array().unwrap();
-            all.len() == 4 && all.iter().all(|it| it["health"] == "ready")
-        })
-        .await;
+        stage.restart(at, async || load.some_more().await).await;
         load.some_more().await;
     }
     load.end("A14: 4 replicas restarted").await;

@@ -1,5 +1,7 @@
 //! The one binary: parses arguments and starts one of the programs.
 
+#[cfg(target_os = "linux")]
+mod allocator;
 mod args;
 mod calibrate;
 mod check;
@@ -30,15 +32,12 @@ use router::{config::ConfigError, serve::StartError};
 
 use crate::args::{Args, Verb};
 
-/// Memory that streams took is the system's again soon after they have closed.
-#[cfg(target_os = "linux")]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 /// What `sysexits.h` calls `EX_CONFIG`: the configuration can't be used.
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    allocator::give_back();
     let Args { verb, log_format } = Args::parse();
     let _logs = logs::start(log_format, verb.log_filter());
     let result = match verb {

@@ -11,7 +11,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -274,14 +274,17 @@ fn full_b3_8_000_streams_that_say_nothing_give_their_memory_back() {
         after as f64 / idle as f64
     );
     assert!(each <= 20.0, "{each} KiB");
-    assert!(after.saturating_sub(idle) <= (full - idle) / 5, "{after} KB are left of {full}");
+    assert!(
+        after as f64 <= 1.3 * idle as f64,
+        "{after} KB are left of {full}, where {idle} is usual"
+    );
     until("nothing is reserved", || router.reserved() == 0);
 }
 
-/// Asks the router as others do while it is attacked; returns how many of how many were served.
-fn ask_others(data: SocketAddr, time: Duration) -> (usize, usize) {
-    let (mut served, mut asked, end) = (0, 0, Instant::now() + time);
-    while Instant::now() < end {
+/// Asks the router as others do while it is attacked, until that is over; returns how many of how many were served.
+fn ask_others(data: SocketAddr, is_over: &AtomicBool) -> (usize, usize) {
+    let (mut served, mut asked) = (0, 0);
+    while !is_over.load(Ordering::Relaxed) {
         asked += 1;
         let answer = Connection::to(data).and_then(|mut it| it.chat(&question("quick", 1, false)));
         served += usize::from(answer.is_ok_and(|it| it.is_whole()));
@@ -290,7 +293,11 @@ fn ask_others(data: SocketAddr, time: Duration) -> (usize, usize) {
     (served, asked)
 }
 
-/// Has slowhttptest attack a router for 40 s with 4,000 connections.
+/// Longest time that slowhttptest has to open 4,000 connections, and the router to end them. It opens them as fast as the
+/// machine lets it, in 5 s or in half a minute, and each has 10 s from then on.
+const ATTACKED: Duration = Duration::from_secs(60);
+
+/// Has slowhttptest attack a router with 4,000 connections, until all but few of them have been ended.
 fn withstands(id: &str, what: &str, path: &str, arguments: &str) {
     let runtime = runtime();
     let replica = runtime.block_on(replica(Written::default()));
@@ -298,28 +305,29 @@ fn withstands(id: &str, what: &str, path: &str, arguments: &str) {
     let (router, _folder) = before(replica, more);
     let idle = (memory_kb(&router), router.descriptors());
     let mut tool = Command::new("slowhttptest");
-    tool.args(arguments.split(' ')).args("-c 4000 -r 800 -l 40 -p 3".split(' '));
+    tool.args(arguments.split(' ')).args("-c 4000 -r 800 -l 70 -p 3".split(' '));
     tool.arg("-u").arg(format!("http://{}{path}", router.data));
     let Ok(mut attack) = tool.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
         println!("{id} skipped: slowhttptest is missing (apt-get install slowhttptest)");
         return;
     };
     let data = router.data;
+    let is_over = Arc::new(AtomicBool::new(false));
     let others: Vec<_> = (0..4)
-        .map(|_| std::thread::spawn(move || ask_others(data, Duration::from_secs(38))))
+        .map(|_| Arc::clone(&is_over))
+        .map(|is_over| std::thread::spawn(move || ask_others(data, &is_over)))
         .collect();
-    // All of them are there after some 5 s, and the time of each is over 10 s later.
     let (began, mut most, mut left) = (Instant::now(), 0, usize::MAX);
-    while began.elapsed() < Duration::from_secs(10)
-        || (200 < left && began.elapsed() < Duration::from_secs(38))
-    {
+    while began.elapsed() < Duration::from_secs(20) || (200 < left && began.elapsed() < ATTACKED) {
         left = router.descriptors().saturating_sub(idle.1);
         most = most.max(left);
         std::thread::sleep(Duration::from_millis(100));
     }
     let ended = began.elapsed().as_secs_f64();
+    is_over.store(true, Ordering::Relaxed);
     let others = others.into_iter().map(|it| it.join().unwrap());
     let (served, asked) = others.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+    attack.kill().unwrap();
     attack.wait().unwrap();
     until("its connections are given back", || router.descriptors() <= idle.1 + 4);
     println!(

@@ -17,7 +17,9 @@ use std::{
 };
 
 use common::{
-    Router, Start, get,
+    Start,
+    balanced::Balanced,
+    get,
     load::{Message, Pool, Replica, Wire, asking, listed, memory},
     until, written,
 };
@@ -161,42 +163,14 @@ async fn full_d1_two_routers_restarted_at_300_a_second() {
     let folder = tempfile::tempdir().unwrap();
     let more = format!("{HEALTH}drain: {{ lame_duck: 1s, timeout: 20s }}\n{}", listed(&replicas));
     let file = written(folder.path(), &more);
-    let mut routers: Vec<Router> = (0..2).map(|_| Start::with(&file).now()).collect();
-    routers.iter().for_each(Router::until_ready);
-    let ports: Vec<SocketAddr> = routers.iter().map(|it| it.data).collect();
-    let ready: Arc<Vec<AtomicBool>> = Arc::new((0..2).map(|_| AtomicBool::new(true)).collect());
-    let admins = Arc::new(Mutex::new(routers.iter().map(|it| it.admin).collect::<Vec<_>>()));
-    let stop = Arc::new(AtomicBool::new(false));
-    // The balancer looks every 50 ms, and takes whom it has found ready.
-    let balancer = {
-        let (ready, admins, stop) = (Arc::clone(&ready), Arc::clone(&admins), Arc::clone(&stop));
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let seen = admins.lock().unwrap().clone();
-                for (admin, ready) in seen.iter().zip(&*ready) {
-                    let is_ready = get(*admin, "/readyz").is_ok_and(|it| it.status == 200);
-                    ready.store(is_ready, Ordering::Relaxed);
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        })
-    };
-    let load = OpenLoop::start(300, ports.clone(), Arc::clone(&ready));
+    let mut routers = Balanced::start(file);
+    let load = OpenLoop::start(300, routers.ports.clone(), Arc::clone(&routers.ready));
     tokio::time::sleep(Duration::from_secs(2)).await;
     for round in 0..8 {
-        let at = round % 2;
-        routers[at].signal("TERM");
-        let (code, took) = routers[at].ended();
-        assert_eq!(code, Some(0), "{took:?}");
-        routers[at] = Start { data: Some(ports[at]), ..Start::with(&file) }.now();
-        routers[at].until_ready();
-        admins.lock().unwrap()[at] = routers[at].admin;
-        until("it is taken again", || ready[at].load(Ordering::Relaxed));
+        routers.restart(round % 2);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let sent = load.end("D1: 8 restarts of 2 routers at 300 requests a second").await;
-    stop.store(true, Ordering::Relaxed);
-    balancer.join().unwrap();
     assert!(3_000 < sent, "{sent}: the rate was not kept");
 }
 

@@ -18,7 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Connection, Fleet, Router, Start, chat, get, question, until, written};
+use common::{
+    Connection, Fleet, Router, Start, balanced::Balanced, chat, get, question, until, written,
+};
 
 #[test]
 fn it_serves_soon_after_it_is_started() {
@@ -186,43 +188,15 @@ fn d1_two_routers_restarted_one_after_the_other_lose_no_request() {
     let (fleet, folder) = (Fleet::of(2), tempfile::tempdir().unwrap());
     let more = "drain: { lame_duck: 1s, timeout: 20s }\n";
     let file = written(folder.path(), &fleet.configuration(more));
-    let mut routers: Vec<Router> = (0..2).map(|_| Start::with(&file).now()).collect();
-    routers.iter().for_each(Router::until_ready);
-    let ports: Vec<SocketAddr> = routers.iter().map(|it| it.data).collect();
-    let ready: Arc<Vec<AtomicBool>> = Arc::new((0..2).map(|_| AtomicBool::new(true)).collect());
-    let admins = Arc::new(Mutex::new(routers.iter().map(|it| it.admin).collect::<Vec<_>>()));
-    let stop = Arc::new(AtomicBool::new(false));
-    // The balancer looks every 50 ms, and takes whom it has found ready.
-    let balancer = {
-        let (ready, admins, stop) = (Arc::clone(&ready), Arc::clone(&admins), Arc::clone(&stop));
-        thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let seen = admins.lock().unwrap().clone();
-                for (admin, ready) in seen.iter().zip(&*ready) {
-                    let is_ready = get(*admin, "/readyz").is_ok_and(|it| it.status == 200);
-                    ready.store(is_ready, Ordering::Relaxed);
-                }
-                thread::sleep(Duration::from_millis(50));
-            }
-        })
-    };
-    let clients = Clients::start(6, &ports, &ready);
+    let mut routers = Balanced::start(file);
+    let clients = Clients::start(6, &routers.ports, &routers.ready);
     clients.some_more();
     for round in 0..4 {
-        let at = round % 2;
-        routers[at].signal("TERM");
-        let (code, took) = routers[at].ended();
-        assert_eq!(code, Some(0), "{took:?}");
-        routers[at] = Start { data: Some(ports[at]), ..Start::with(&file) }.now();
-        routers[at].until_ready();
-        admins.lock().unwrap()[at] = routers[at].admin;
-        until("it is taken again", || ready[at].load(Ordering::Relaxed));
+        routers.restart(round % 2);
         clients.some_more();
     }
     clients.stop.store(true, Ordering::Relaxed);
     clients.threads.into_iter().for_each(|it| it.join().unwrap());
-    stop.store(true, Ordering::Relaxed);
-    balancer.join().unwrap();
     let failed = clients.failed.lock().unwrap();
     let served = clients.served.load(Ordering::Relaxed);
     println!("D1: {served} requests in 4 restarts of 2 routers, {} failed", failed.len());

@@ -344,8 +344,14 @@ impl<'e> Layout<'e> {
         let mut has_user = false;
         loop {
             if items.is_at_object() {
-                let mut turn = Turn::default();
-                items.next_entries(|key, value| turn.learn(key, value));
+                // Made for the first entry: a body has room for millions of turns that have none.
+                let mut turn: Option<Turn<'_>> = None;
+                items.next_entries(|key, value| turn.get_or_insert_default().learn(key, value));
+                let Some(turn) = turn else {
+                    self.turn_to(is_opening, false);
+                    self.open("");
+                    continue;
+                };
                 let opens = matches!(turn.role, "system" | "developer" | "user");
                 self.turn_to(is_opening, !has_user && opens);
                 self.turn(&turn);

@@ -94,7 +94,7 @@ impl Dispatcher {
         if is_counted {
             self.sharers.come(&request.blocks);
         }
-        let in_flight = InFlight {
+        let in_flight = Box::new(InFlight {
             replica: chosen.id,
             arrived,
             placed: now,
@@ -110,7 +110,7 @@ impl Dispatcher {
             held: Duration::ZERO,
             tried,
             request,
-        };
+        });
         self.in_flight.insert(in_flight.request.id, in_flight);
     }
 

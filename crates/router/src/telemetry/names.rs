@@ -75,6 +75,7 @@ pub(super) const LIMIT: &str = "sluice_admission_limit_requests";
 pub(super) const PREDICTED: &str = "sluice_admission_predicted_seconds";
 pub(super) const OBSERVED: &str = "sluice_admission_observed_seconds";
 pub(super) const RELOADS: &str = "sluice_config_reloads_total";
+pub(super) const NEEDS_RESTART: &str = "sluice_config_needs_restart";
 pub(super) const JUDGED: &str = "sluice_judged_requests_total";
 pub(super) const COST_PER_ACCEPTED: &str = "sluice_cost_per_accepted";
 pub(super) const COST_PER_HOUR: &str = "sluice_cost_per_hour";
@@ -90,7 +91,7 @@ pub(super) const TASKS: &str = "sluice_tasks";
 pub(super) const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 62] = [
+pub const METRICS: [Metric; 63] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(
@@ -184,6 +185,11 @@ pub const METRICS: [Metric; 62] = [
     metric(PREDICTED, Kind::Gauge, "Mean TTFT and TPOT that were predicted of late, by replica"),
     metric(OBSERVED, Kind::Gauge, "Mean TTFT and TPOT of the same requests, by replica"),
     metric(RELOADS, Kind::Counter, "Reloads of the configuration, by whether it was taken"),
+    metric(
+        NEEDS_RESTART,
+        Kind::Gauge,
+        "Settings of the last configuration taken that wait for a restart",
+    ),
     metric(
         JUDGED,
         Kind::Counter,

@@ -207,6 +207,28 @@ impl Stage {
         samples.map(|it| it.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
+    /// Takes a replica out of the fleet and down, does `meanwhile`, and lets it in again.
+    pub async fn restart(&self, at: usize, meanwhile: impl AsyncFnOnce()) {
+        let (name, replica) = (format!("r{at}"), &self.replicas[at]);
+        let path = format!("/admin/replicas/{name}");
+        let drained = self.admin(Method::POST, &format!("{path}/drain"), "").await;
+        assert_eq!(drained.status, 202, "{}", drained.body);
+        until("it is idle", async || replica.stats().in_flight == 0).await;
+        assert_eq!(self.admin(Method::DELETE, &path, "").await.status, 204);
+        replica.set_fault(Fault::Down).await.unwrap();
+        meanwhile().await;
+        replica.set_fault(Fault::None).await.unwrap();
+        let body = json!({ "name": name, "url": replica.url() }).to_string();
+        let joined = self.admin(Method::POST, "/admin/replicas", &body).await;
+        assert_eq!(joined.status, 201, "{}", joined.body);
+        until("it is ready", async || {
+            let status = self.admin(Method::GET, "/admin/replicas", "").await.json();
+            let all = status["replicas"].as_array().unwrap();
+            all.len() == self.replicas.len() && all.iter().all(|it| it["health"] == "ready")
+        })
+        .await;
+    }
+
     pub async fn health(&self, replica: usize) -> String {
         let status = self.admin(Method::GET, "/admin/replicas", "").await.json();
         status["replicas"][replica]["health"].as_str().unwrap().to_owned()

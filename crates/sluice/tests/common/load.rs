@@ -19,6 +19,9 @@ use tokio::{
 /// Time between two tokens of a slow stream.
 const TOKEN_EVERY: Duration = Duration::from_millis(200);
 
+/// Bytes of each end of a body that a replica looks at.
+const END_BYTES: usize = 256;
+
 const HEAD_OF_STREAM: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 const TOKEN: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
@@ -92,8 +95,17 @@ async fn serve(mut wire: Wire, seen: &Seen) -> io::Result<()> {
         seen.requests.fetch_add(1, Ordering::Relaxed);
         seen.open.fetch_add(1, Ordering::Relaxed);
         let _open = Open(seen);
-        answer(&mut wire.socket, &String::from_utf8_lossy(&request.body), seen).await?;
+        answer(&mut wire.socket, &ends(&request.body), seen).await?;
     }
+}
+
+/// A body's two ends, where all stands that a replica is told: to look through the long ones takes longer than to
+/// answer them.
+fn ends(body: &[u8]) -> String {
+    let first = String::from_utf8_lossy(&body[..body.len().min(END_BYTES)]);
+    let rest = &body[body.len().min(END_BYTES)..];
+    let last = String::from_utf8_lossy(&rest[rest.len().saturating_sub(END_BYTES)..]);
+    first.into_owned() + &last
 }
 
 async fn answer(socket: &mut TcpStream, asked: &str, seen: &Seen) -> io::Result<()> {
@@ -192,11 +204,7 @@ impl Wire {
     }
 
     pub async fn send(&mut self, path: &str, headers: &str, body: &str) -> io::Result<()> {
-        let length = body.len();
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: r\r\n{headers}content-length: {length}\r\n\r\n{body}"
-        );
-        self.socket.write_all(request.as_bytes()).await
+        self.socket.write_all(request(path, headers, body).as_bytes()).await
     }
 
     pub async fn chat(&mut self, headers: &str, body: &str) -> io::Result<Message> {
@@ -239,6 +247,12 @@ impl Wire {
             _ => Ok(()),
         }
     }
+}
+
+/// A request as it is sent.
+pub fn request(path: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nhost: r\r\n{headers}content-length: {length}\r\n\r\n{body}")
 }
 
 /// Connections that are kept, and opened when there is none.
