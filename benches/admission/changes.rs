@@ -23,6 +23,10 @@ const HIGH: f64 = 3.0;
 const WINDOW_S: u32 = 5;
 const STEADY_WINDOW_S: u32 = 10;
 
+/// Refusals of which the median is taken, at least; where there are fewer, a run is so many times as long.
+const FOLLOWED_MIN: usize = 50;
+const LONGER: u32 = 4;
+
 pub(crate) fn burst_and_steady(terms: &Terms) {
     for case in case::synthetic(terms) {
         burst(&case, terms.seeds);
@@ -120,7 +124,13 @@ pub(crate) fn retry_after(terms: &Terms) {
         let mut case = case;
         case.follow = Some(2);
         for times in [1.2, 1.4, 2.0] {
-            let runs = case.runs(AdmissionConfig::default(), times, terms.seeds);
+            let mut runs = case.runs(AdmissionConfig::default(), times, terms.seeds);
+            let followed: usize = runs.iter().map(|it| it.refusals.len()).sum();
+            if followed < FOLLOWED_MIN {
+                // Of a few, the median says nothing.
+                let longer = case.clone().lasting(terms.duration * LONGER);
+                runs = longer.runs(AdmissionConfig::default(), times, terms.seeds);
+            }
             told(&case, &runs, &format!("at {times} x"));
         }
         let runs = bursting(&case).runs(AdmissionConfig::default(), HIGH, terms.seeds);
