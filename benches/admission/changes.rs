@@ -9,7 +9,7 @@ use crate::{
     Terms,
     case::{self, Case, Ran, mean, quantile_of},
     goodput::at_knee,
-    line::{Bar, put},
+    line::{Bar, put, say},
 };
 
 /// When the burst begins and ends, and when the run does, seconds.
@@ -141,6 +141,9 @@ pub(crate) fn retry_after(terms: &Terms) {
 /// Compares what those who were turned away were told with when there was room for them.
 fn told(case: &Case, runs: &[Ran], when: &str) {
     let followed = || runs.iter().flat_map(|it| &it.refusals);
+    if followed().next().is_none() {
+        return say("retry-after", &case.name, when, "nobody was turned away");
+    }
     let pairs =
         || followed().filter_map(|it| Some((it.told.as_secs_f64(), it.free_after?.as_secs_f64())));
     let mut off: Vec<f64> = pairs().map(|(told, free)| (told / free).ln().abs()).collect();
