@@ -29,7 +29,13 @@ use types::{
 const PROMPTS: [u32; 6] = [64, 700, 3_000, 12_000, 40_000, 150_000];
 
 /// The memory of every replica is full, so that nobody finds room beside the one that it serves.
-const FULL: LoadReport = LoadReport { running: 1, waiting: 0, kv_usage: 1.0, preemptions: 0 };
+const FULL: LoadReport = LoadReport {
+    running: 1,
+    waiting: 0,
+    kv_usage: 1.0,
+    preemptions: None,
+    preemptions_of_ended: None,
+};
 
 /// Has a full fleet decide on `rate` requests a second from two threads while `wait` others wait.
 pub(crate) fn measure(replicas: u32, rate: f64, wait: u32, seconds: f64) -> anyhow::Result<()> {

@@ -8,7 +8,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 scratch=${1:-${TMPDIR:-/tmp}/sluice-peers} seconds=${2:-3}
-bin=$PWD/${CARGO_TARGET_DIR:-target}/release
+target=${CARGO_TARGET_DIR:-target}
+[[ $target = /* ]] || target=$PWD/$target
+bin=$target/release
 mkdir -p "$scratch"
 venv() { # name, requirement
   [ -x "$scratch/$1/bin/pip" ] || python3 -m venv "$scratch/$1"

@@ -367,7 +367,8 @@ impl Engine {
             running: u32::try_from(self.batch.running()).unwrap_or(u32::MAX),
             waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
             kv_usage: held as f32 / capacity.max(1) as f32,
-            preemptions: u32::try_from(self.counters.preemptions).unwrap_or(u32::MAX),
+            preemptions: Some(u32::try_from(self.counters.preemptions).unwrap_or(u32::MAX)),
+            preemptions_of_ended: None,
         }
     }
 

@@ -222,8 +222,8 @@ impl Body {
 
 /// Gives the connection back once its answer is over, if another request can be sent on it.
 fn give_back_if_over(lease: &mut Option<Lease>) {
-    if let Some(Lease { mut connection, pool }) = lease.take_if(|it| it.connection.is_over())
-        && connection.is_free()
+    if let Some(Lease { connection, pool }) = lease.take_if(|it| it.connection.is_over())
+        && connection.may_be_kept()
     {
         pool.keep(connection);
     }

@@ -19,6 +19,7 @@
 pub mod config;
 pub mod gate;
 pub mod limit;
+mod lines;
 pub mod peer_limit;
 mod room;
 pub mod shares;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use types::{
     replica::ReplicaId,
-    request::{Priority, Request, RequestId},
+    request::{Priority, Request, RequestId, TenantId},
     time::Timestamp,
 };
 
@@ -39,6 +40,7 @@ pub use self::{
     shares::Promises,
 };
 use self::{
+    lines::Lines,
     room::{Room, Watched},
     shares::{Sizes, Tenants},
 };
@@ -48,13 +50,14 @@ use crate::{
     wait_queue::{Place, WaitQueue},
 };
 
-/// Over how long the rate at which requests are placed is averaged.
+/// Over how long the rates at which requests are placed are averaged.
 const RATE_TIME: Duration = Duration::from_secs(5);
 
 /// How long a class counts as there after its last request.
 const CLASS_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// Retries that may come at once, as when a replica dies with all it had.
+/// Retries that may come at once, as when a replica dies with all it had; and as many may come of clients that say that
+/// they were turned away.
 const RETRIES_AT_ONCE: f64 = 200.0;
 
 /// How long a request without a promise of a first token may wait.
@@ -66,6 +69,9 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Time between two looks at those who wait, when nothing else gives cause.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Time until those are dealt with who waited too long, and were too many for one event: others want the lock.
+const REST_AFTER: Duration = Duration::from_millis(1);
 
 /// Part of the GPU time that work for later is given at least once its window is about to end, and over how long
 /// that is counted.
@@ -110,12 +116,15 @@ pub(crate) struct Admission {
     pub(crate) queue: WaitQueue,
     pub(crate) tenants: Tenants,
     pub(crate) sizes: Sizes,
-    /// Of those who wait for an answer, and of work for later.
-    rooms: [Room; 2],
+    lines: Lines,
     /// When it may next be looked whether there is room for one of those who were turned away.
     look_for_room: Timestamp,
     placed: Decayed,
+    /// What the router may send again after a failed attempt.
     retries: TokenBucket,
+    /// What may wait of all that clients say they send again. A claim costs nothing to make: so it takes nothing from
+    /// those whose replica failed them, and of the other tenants no more than all have.
+    claims: TokenBucket,
     /// When each class last came.
     seen: [Option<Timestamp>; Priority::ALL.len()],
     /// When those who wait were last looked at.
@@ -149,10 +158,11 @@ impl Admission {
             queue: WaitQueue::default(),
             tenants: Tenants::default(),
             sizes: Sizes::default(),
-            rooms: [Room::default(), Room::default()],
+            lines: Lines::default(),
             look_for_room: Timestamp::ZERO,
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
+            claims: TokenBucket::full(RETRIES_AT_ONCE),
             seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             looked_until: None,
@@ -171,8 +181,9 @@ impl Admission {
     pub(crate) fn came(&mut self, now: Timestamp, request: &Request) {
         let priority = request.priority;
         self.retries.add(self.config.retry_share);
+        self.claims.add(self.config.retry_share);
         if self.is_on() {
-            self.tenants.asked(now, request.tenant, priority);
+            self.tenants.asked(now, request.tenant, priority, self.config.retry_share);
         }
         if let Some(seen) = self.seen.get_mut(priority as usize) {
             *seen = Some(now);
@@ -181,7 +192,7 @@ impl Admission {
 
     /// Notes that somebody was turned away, or a promised pace not kept.
     pub(crate) fn had_trouble(&mut self, now: Timestamp) {
-        self.trouble = Some(now);
+        self.trouble = self.trouble.max(Some(now));
     }
 
     /// How many times the promise the measured pace may be. It varies, and what it is for a moment an answer need not
@@ -191,16 +202,26 @@ impl Admission {
         if self.trouble.is_some_and(|it| now.since(it) <= EASE_AFTER) { 1.0 } else { EASE }
     }
 
-    /// Whether one more may be sent again.
+    /// Whether one more may be sent again after a failed attempt.
     pub(crate) fn may_retry(&mut self) -> bool {
         !self.is_on() || self.retries.take()
     }
 
-    /// Notes that a request of `work_s` was placed.
+    /// Gives back what was taken for one that is not sent again after all.
+    pub(crate) fn not_retried(&mut self) {
+        self.retries.add(1.0);
+    }
+
+    /// Whether one more may wait of those of whom `tenant` says that they were turned away before.
+    pub(crate) fn may_claim(&mut self, tenant: TenantId) -> bool {
+        self.claims.has_one() && self.tenants.claims(tenant).take() && self.claims.take()
+    }
+
+    /// Notes that a request of `work_s`, one of `line`, was placed.
     pub(crate) fn placed(
         &mut self,
         now: Timestamp,
-        request: &Request,
+        (request, line): (&Request, u64),
         arrived: Timestamp,
         work_s: f64,
     ) {
@@ -213,14 +234,14 @@ impl Admission {
             if request.slo.completion.is_some() {
                 later.add(now, work_s);
             }
-            self.room_of(request).let_in(arrived, work_s);
+            self.lines.placed(now, line);
+            self.room_of(line, request).let_in(arrived, work_s);
         }
     }
 
-    /// What is known of room for requests like `request`.
-    pub(crate) fn room_of(&mut self, request: &Request) -> &mut Room {
-        let [urgent, later] = &mut self.rooms;
-        if request.slo.completion.is_none() { urgent } else { later }
+    /// What is known of room for requests like `request` of `line`.
+    pub(crate) fn room_of(&mut self, line: u64, request: &Request) -> &mut Room {
+        self.lines.room(line, request.slo.completion.is_some())
     }
 
     /// One who was turned away and is watched, if it is time to look whether there is room for it in a fleet of so
@@ -229,8 +250,7 @@ impl Admission {
         if now < self.look_for_room {
             return None;
         }
-        let [urgent, later] = &mut self.rooms;
-        let watched = urgent.due(now).or_else(|| later.due(now))?;
+        let watched = self.lines.due(now)?;
         let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
         self.look_for_room = now + LOOK_EVERY_REPLICAS.saturating_mul(replicas);
         Some(watched)
@@ -256,7 +276,7 @@ impl Admission {
         is_starved.then_some(place)
     }
 
-    /// Requests placed in a second, of late.
+    /// Requests placed in a second, of late, whoever serves them.
     pub(crate) fn rate_per_s(&self, now: Timestamp) -> f64 {
         self.placed.rate(now)
     }
@@ -336,21 +356,31 @@ impl Admission {
         arrived + patience.saturating_sub(needed.saturating_add(LOOK_EVERY))
     }
 
-    /// How long a request that must go by `latest` would wait, as far as the rate of late tells.
+    /// How long a request of `line` that must go by `latest` would wait, as far as the rate of late tells.
     pub(crate) fn expected_wait_s(
         &self,
         now: Timestamp,
-        (priority, is_over_share): (Priority, bool),
+        line: u64,
+        rank: (Priority, bool),
         latest: Timestamp,
     ) -> f64 {
-        let before = self.queue.before(priority, is_over_share, latest) as f64;
-        let rate = self.rate_per_s(now);
+        let before = self.queue.before(line, rank, latest) as f64;
+        let rate = self.line_rate_per_s(now, line);
         if rate <= 0.0 { 0.0 } else { before / rate }
+    }
+
+    /// Requests of `line` placed in a second, of late.
+    pub(crate) fn line_rate_per_s(&self, now: Timestamp, line: u64) -> f64 {
+        self.lines.rate_per_s(now, line)
     }
 
     /// When those who wait should be looked at again.
     pub(crate) fn next_look(&self) -> Option<Timestamp> {
         let expires = self.queue.expires()?;
+        if expires < self.looked {
+            // More than one event may deal with were too late at once.
+            return Some(self.looked + REST_AFTER);
+        }
         // One nanosecond later, it is too late.
         Some((self.looked + LOOK_EVERY).min(expires + Duration::from_nanos(1)))
     }

@@ -95,6 +95,8 @@ struct InFlight {
     /// What it keeps with the replica's cache, where that is followed.
     reserved: Option<Reserved>,
     first_token: Option<Timestamp>,
+    /// For how long its client kept the end of its answer from coming.
+    held: Duration,
     /// What of its prompt was believed to be there, and when the last of that was used.
     believed: (Tokens, Option<u32>),
     /// The time per token that those who come after it must leave it.
@@ -157,6 +159,7 @@ impl Dispatcher {
                     it.estimate.learn_gaps(now, tokens, waited, sharing);
                 });
             }
+            Event::AnswerHeld { request, held } => self.answer_held(request, held),
             Event::Ended { request, outcome, output, cached } => {
                 self.end(now, request, outcome, output, cached);
             }
@@ -170,9 +173,7 @@ impl Dispatcher {
                 self.fleet.health_changed(now, replica, health);
             }
             Event::ModelsListed { replica, models } => {
-                if let Some(replica) = self.fleet.get_mut(replica) {
-                    replica.models = models;
-                }
+                self.fleet.list_models(replica, models);
             }
             Event::PromptsBounded { replica, prompt_max } => {
                 self.fleet.bound_prompts(replica, prompt_max);
@@ -262,10 +263,13 @@ impl Dispatcher {
             return self.decide(now, &request, verdict, decisions);
         }
         match self.seek(now, &request, arrived, &tried) {
-            Ok(Some(found)) => self.commit(now, request, arrived, &found, tried, decisions),
+            Ok(Some(found)) => {
+                return self.commit(now, request, arrived, &found, tried, decisions);
+            }
             Ok(None) => self.refuse(now, &request, &tried, decisions),
             Err(full) => self.refuse_again(now, &request, &full, decisions),
         }
+        self.admission.not_retried();
     }
 
     /// Requests placed and not yet gone.

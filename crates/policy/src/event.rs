@@ -29,6 +29,9 @@ pub enum Event {
     /// Tokens came after the first ones, on all answers of a replica since it was last told: how many,
     /// and how long their streams waited for them, added up. The quotient is the mean gap.
     TokensCame { replica: ReplicaId, tokens: u32, waited: Duration },
+    /// The last of an answer that ends now may have been there for so long: its client was slow to take it. Time that
+    /// is none of the replica's.
+    AnswerHeld { request: RequestId, held: Duration },
     /// A request left, whichever way.
     Ended {
         /// Which request.
@@ -99,6 +102,7 @@ impl Event {
             Self::Arrived(_)
             | Self::PeerTold { news: News::Placed { .. }, .. }
             | Self::TokensCame { .. }
+            | Self::AnswerHeld { .. }
             | Self::ReplicaJoined(_)
             | Self::PromptsBounded { .. }
             | Self::AdaptersListed { .. }

@@ -5,11 +5,9 @@
 //! placed is read from the engine's own reports.
 
 mod glance;
+mod lines;
 mod replica;
 
-use std::hash::{Hash as _, Hasher as _};
-
-use rustc_hash::FxHasher;
 use types::{
     quantity::Tokens,
     replica::{Health, LoadReport, ReplicaId},
@@ -19,7 +17,7 @@ use types::{
 
 pub(crate) use self::glance::Glance;
 pub use self::replica::{Accuracy, Load, Replica};
-use self::{glance::Replicas, replica::ANY_LENGTH};
+use self::{glance::Replicas, lines::Lines, replica::ANY_LENGTH};
 use crate::{
     estimate::{
         Coefficients, EstimateConfig, ReplicaEstimate, Seats,
@@ -44,6 +42,7 @@ pub struct FleetView {
     is_pooled: bool,
     /// Whether some replica lists adapters.
     has_adapters: bool,
+    lines: Lines,
 }
 
 impl FleetView {
@@ -63,6 +62,7 @@ impl FleetView {
         }
         let seats = Seats::new(self.estimate.coefficients.sequences_max);
         self.replicas.insert(at, Replica::new(id, slot, estimate, seats));
+        self.lines.forget();
     }
 
     /// Lets the estimate of replica `id` learn, which from then on takes for its own only what differs
@@ -109,6 +109,7 @@ impl FleetView {
     pub fn leave(&mut self, id: ReplicaId) -> Option<Replica> {
         let position = self.position(id).ok()?;
         let replica = self.replicas.remove(position);
+        self.lines.forget();
         self.speed.changed(replica.estimate.observed(), Observed::default());
         Some(replica)
     }
@@ -241,6 +242,15 @@ impl FleetView {
         if let Some(it) = self.get_mut(id) {
             it.prompt_max = Some(prompt_max);
             self.is_pooled = true;
+            self.lines.forget();
+        }
+    }
+
+    /// Learns which models replica `id` serves; none means any.
+    pub fn list_models(&mut self, id: ReplicaId, models: Box<[ModelId]>) {
+        if let Some(it) = self.get_mut(id) {
+            it.models = models;
+            self.lines.forget();
         }
     }
 
@@ -288,11 +298,10 @@ impl FleetView {
         all().filter(move |(_, it)| !self.is_pooled || Some(it.longest) == bound)
     }
 
-    /// A number that those have in common who ask the same replicas: [those](Self::pool_for) that take such a request.
-    pub(crate) fn line_of(&self, model: ModelId, prompt: Tokens) -> u64 {
-        let mut hasher = FxHasher::default();
-        self.pool_for(model, prompt, &[]).for_each(|(_, it)| it.id.hash(&mut hasher));
-        hasher.finish()
+    /// A number that those have in common who ask the same replicas: [those](Self::pool_for) that take such a request
+    /// when all are ready.
+    pub(crate) fn line_of(&mut self, model: ModelId, prompt: Tokens) -> u64 {
+        self.lines.of(&self.replicas, model, prompt)
     }
 
     /// Learns what replica `id` says of its load: whatever exceeds what was placed here is the
@@ -339,7 +348,7 @@ mod tests {
         let id = ReplicaId(3);
         fleet.join(id, Slot::default());
         fleet.reserve(id, Tokens(10));
-        let report = LoadReport { running: 4, waiting: 2, kv_usage: 0.5, preemptions: 0 };
+        let report = LoadReport { running: 4, waiting: 2, kv_usage: 0.5, ..LoadReport::default() };
         fleet.report(Timestamp::ZERO, id, report);
         let requests = |now| fleet.get(id).unwrap().requests(now);
         assert_eq!(requests(Timestamp::ZERO), 6);

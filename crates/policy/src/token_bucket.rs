@@ -19,10 +19,16 @@ impl TokenBucket {
         self.tokens = (self.tokens + tokens.max(0.0)).min(self.tokens_max);
     }
 
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_one(&self) -> bool {
+        self.tokens >= 1.0
+    }
+
     /// Takes one token, if there is one.
     #[must_use]
     pub fn take(&mut self) -> bool {
-        let has_one = self.tokens >= 1.0;
+        let has_one = self.has_one();
         if has_one {
             self.tokens -= 1.0;
         }

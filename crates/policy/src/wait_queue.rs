@@ -8,6 +8,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     ops::Bound::{Excluded, Included, Unbounded},
+    time::Duration,
 };
 
 use rustc_hash::FxHashMap;
@@ -52,8 +53,14 @@ impl Waiting {
 /// arrival.
 pub type Place = (Reverse<Priority>, bool, Timestamp, RequestId);
 
+/// What comes before the time in a place.
+type Rank = (Reverse<Priority>, bool);
+
 /// The place before all others.
 const FIRST: Place = (Reverse(Priority::System), false, Timestamp::ZERO, RequestId(0));
+
+/// Those that are counted one by one behind a place, at most: whoever comes goes to the end of its class or near it.
+const BEHIND_MAX: usize = 512;
 
 /// A bounded queue of requests.
 #[derive(Debug, Default)]
@@ -66,6 +73,8 @@ pub struct WaitQueue {
     sizes: BTreeSet<(usize, Place)>,
     /// Those of each line.
     lines: BTreeSet<(u64, Place)>,
+    /// How many of each line are as urgent and as much within their tenant's share.
+    ranks: BTreeMap<(u64, Rank), usize>,
 }
 
 impl WaitQueue {
@@ -81,28 +90,50 @@ impl WaitQueue {
         self.waiting.is_empty()
     }
 
-    /// Requests that wait and go before one of `priority` that must go by `latest`.
+    /// Requests that wait in `line` and go before one of `priority` that must go by `latest`; where more than some hundred of
+    /// its class go after it, no fewer than those.
     #[must_use]
-    pub fn before(&self, priority: Priority, is_over_share: bool, latest: Timestamp) -> usize {
-        let place = (Reverse(priority), is_over_share, latest, RequestId(u64::MAX));
-        self.waiting.range(..place).count()
+    pub fn before(
+        &self,
+        line: u64,
+        (priority, is_over_share): (Priority, bool),
+        latest: Timestamp,
+    ) -> usize {
+        let (first, own) = ((Reverse(Priority::System), false), (Reverse(priority), is_over_share));
+        let up_to_own = self.ranks.range((line, first)..=(line, own)).map(|it| it.1).sum::<usize>();
+        let place = |latest, id| (line, (own.0, own.1, latest, RequestId(id)));
+        let end = Timestamp::from_elapsed(Duration::MAX);
+        let behind = self.lines.range(place(latest, u64::MAX)..=place(end, u64::MAX));
+        up_to_own.saturating_sub(behind.take(BEHIND_MAX).count())
     }
 
-    /// Whether one of `priority` that must go by `latest` would have a place where `most` may wait.
+    /// Whether one of `line` and `priority` that must go by `latest` would have a place where `most` may wait.
     #[must_use]
     pub fn has_place_for(
         &self,
+        line: u64,
         (priority, is_over_share): (Priority, bool),
         latest: Timestamp,
         most: usize,
     ) -> bool {
-        let place = (Reverse(priority), is_over_share, latest, RequestId(u64::MAX));
-        let last = self.waiting.keys().next_back();
-        self.waiting.len() < most || last.is_some_and(|last| 0 < most && place < *last)
+        let own = (Reverse(priority), is_over_share);
+        let Some(last) = self.waiting.keys().next_back().filter(|_| most <= self.waiting.len())
+        else {
+            return 0 < most;
+        };
+        let least = (last.0, last.1);
+        if own != least || most == 0 {
+            return 0 < most && own < least;
+        }
+        let others = self.ranks.iter().filter(|it| it.0.1 == own && it.0.0 != line);
+        let with_it = self.ranks.get(&(line, own)).map_or(1, |it| it.saturating_add(1));
+        let place = (own.0, own.1, latest, RequestId(u64::MAX));
+        others.map(|it| *it.1).any(|it| with_it < it)
+            || self.last_of(line, own).is_some_and(|last| place < last)
     }
 
-    /// Adds a request. Where `most` wait already, the last in the order does not, whoever that is, and
-    /// is returned.
+    /// Adds a request. Where `most` wait already, one of those who are the least urgent, or had the most, makes way and is
+    /// returned: the last of the line in which there are most of them, which may be the one that is added.
     pub fn push(&mut self, waiting: Waiting, most: usize) -> Option<Waiting> {
         let place = waiting.place();
         self.places.insert(waiting.request.id, place);
@@ -111,12 +142,26 @@ impl WaitQueue {
             self.sizes.insert((size_of(waiting.work_s), place));
         }
         self.lines.insert((waiting.line, place));
+        let rank = self.ranks.entry((waiting.line, (place.0, place.1))).or_default();
+        *rank = rank.saturating_add(1);
         self.waiting.insert(place, waiting);
         if self.waiting.len() <= most {
             return None;
         }
-        let last = self.waiting.keys().next_back().copied()?;
-        self.take(last)
+        let last = self.waiting.keys().next_back()?;
+        let least = (last.0, last.1);
+        let of_least = self.ranks.iter().filter(|it| it.0.1 == least);
+        let lasts = of_least.filter_map(|(of, count)| Some((*count, self.last_of(of.0, least)?)));
+        let out = lasts.max()?.1;
+        self.take(out)
+    }
+
+    /// The last of those in `line` that are as urgent, and as much within their tenant's share.
+    fn last_of(&self, line: u64, (priority, is_over_share): Rank) -> Option<Place> {
+        let end = Timestamp::from_elapsed(Duration::MAX);
+        let of = |latest, id| (line, (priority, is_over_share, latest, RequestId(id)));
+        let mut all = self.lines.range(of(Timestamp::ZERO, 0)..=of(end, u64::MAX));
+        all.next_back().map(|it| it.1)
     }
 
     /// The place after `place`, or the first.
@@ -173,6 +218,13 @@ impl WaitQueue {
         self.latest.remove(&(waiting.latest, waiting.request.id));
         self.sizes.remove(&(size_of(waiting.work_s), place));
         self.lines.remove(&(waiting.line, place));
+        let rank = (waiting.line, (place.0, place.1));
+        if let Some(count) = self.ranks.get_mut(&rank) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.ranks.remove(&rank);
+            }
+        }
         Some(waiting)
     }
 
@@ -203,14 +255,13 @@ impl WaitQueue {
     /// Those who wait, by urgency, the least urgent first.
     #[must_use]
     pub fn by_priority(&self) -> [usize; Priority::ALL.len()] {
-        Priority::ALL.map(|of| self.waiting.values().filter(|it| it.request.priority == of).count())
+        let of = |of| self.ranks.iter().filter(move |it| it.0.1.0.0 == of).map(|it| *it.1);
+        Priority::ALL.map(|priority| of(priority).sum())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::{collection::vec, prelude::*, sample::select};
     use types::{quantity::Tokens, request::ModelId};
 
@@ -252,16 +303,13 @@ mod tests {
         let over =
             |id, latest| Waiting { is_over_share: true, ..waiting(id, Priority::Default, latest) };
         for it in [over(1, 10), waiting(2, Priority::Default, 30), waiting(3, Priority::Batch, 5)] {
-            assert!(queue.push(it, 3).is_none());
+            assert!(queue.push(Waiting { line: 0, ..it }, 3).is_none());
         }
         assert_eq!(order(&queue), [2, 1, 3]);
         let latest = Timestamp::from_elapsed(Duration::from_millis(40));
-        assert_eq!(
-            queue.before(Priority::Default, false, latest),
-            1,
-            "it waits for no one over it"
-        );
-        assert_eq!(queue.before(Priority::Default, true, latest), 2);
+        let before = |is_over| queue.before(0, (Priority::Default, is_over), latest);
+        assert_eq!(before(false), 1, "it waits for no one over it");
+        assert_eq!(before(true), 2);
         assert_eq!(queue.first_of(size_of(0.1)), queue.next(None), "all are of one size");
         queue.remove(RequestId(2));
         let first = queue.first_of(size_of(0.1)).map(|it| it.3);
@@ -307,6 +355,31 @@ mod tests {
     }
 
     #[test]
+    fn those_of_other_lines_go_neither_before_nor_after() {
+        let mut queue = WaitQueue::default();
+        // Those with even numbers stand in one line, the others in another.
+        (0..1_000).for_each(|id| drop(queue.push(waiting(id, Priority::Default, 10 * id), 2_000)));
+        let before = |priority, ms| {
+            queue.before(0, (priority, false), Timestamp::from_elapsed(Duration::from_millis(ms)))
+        };
+        let counts = [9_990, 5_010, 10, 0].map(|ms| before(Priority::Default, ms));
+        assert_eq!(counts, [500, 251, 1, 1], "whoever must go at the same time came first");
+        assert_eq!((before(Priority::Interactive, 9_990), before(Priority::Batch, 0)), (0, 500));
+        assert_eq!(queue.by_priority(), [0, 1_000, 0, 0]);
+    }
+
+    #[test]
+    fn of_very_many_behind_it_those_who_come_before_are_told_no_fewer_than_they_are() {
+        let mut queue = WaitQueue::default();
+        for id in 0..2_000 {
+            queue.push(Waiting { line: 0, ..waiting(id, Priority::Default, id) }, 2_000);
+        }
+        let at = |ms| Timestamp::from_elapsed(Duration::from_millis(ms));
+        let before = |ms| queue.before(0, (Priority::Default, false), at(ms));
+        assert_eq!([before(1_999), before(1_600), before(3)], [2_000, 1_601, 1_488]);
+    }
+
+    #[test]
     fn those_who_can_be_done_later_are_looked_at_in_turn() {
         let mut queue = WaitQueue::default();
         assert_eq!(queue.next_later(None), None);
@@ -335,16 +408,34 @@ mod tests {
         let mut queue = WaitQueue::default();
         let has_place = |queue: &WaitQueue, priority, ms| {
             let latest = Timestamp::from_elapsed(Duration::from_millis(ms));
-            queue.has_place_for((priority, false), latest, 1)
+            queue.has_place_for(1, (priority, false), latest, 1)
         };
         assert!(has_place(&queue, Priority::Batch, 900));
         queue.push(waiting(1, Priority::Default, 500), 1);
+        assert!(!queue.has_place_for(1, (Priority::System, false), Timestamp::ZERO, 0));
         assert!(has_place(&queue, Priority::Interactive, 900), "it goes before the last");
         assert!(has_place(&queue, Priority::Default, 499));
         assert!(!has_place(&queue, Priority::Default, 501));
         let out = queue.push(waiting(2, Priority::Interactive, 900), 1).unwrap();
         assert_eq!(out.request.id, RequestId(1));
         let out = queue.push(waiting(3, Priority::Batch, 1), 1).unwrap();
+        assert_eq!(out.request.id, RequestId(3));
+    }
+
+    #[test]
+    fn of_those_who_are_alike_the_longest_line_makes_way() {
+        let mut queue = WaitQueue::default();
+        // One in one line, who has the most time of all; the others in another.
+        queue.push(waiting(1, Priority::Default, 900), 4);
+        (1..4).for_each(|id| drop(queue.push(waiting(2 * id, Priority::Default, 100 * id), 4)));
+        let at = |ms| Timestamp::from_elapsed(Duration::from_millis(ms));
+        let has_place = |line, ms| queue.has_place_for(line, (Priority::Default, false), at(ms), 4);
+        assert!(has_place(1, 1_000) && has_place(2, 1_000), "of shorter lines");
+        assert!(has_place(0, 250) && !has_place(0, 350), "only before others of its own");
+        let out = queue.push(waiting(8, Priority::Default, 150), 4).unwrap();
+        assert_eq!(out.request.id, RequestId(6), "the last of three");
+        // Who is less urgent makes way first, however few these are.
+        let out = queue.push(waiting(3, Priority::Batch, 1), 4).unwrap();
         assert_eq!(out.request.id, RequestId(3));
     }
 
@@ -373,7 +464,7 @@ mod tests {
                 out.extend(queue.take(place).map(|it| it.request.id));
             }
             prop_assert!(queue.places.is_empty() && queue.latest.is_empty());
-            prop_assert!(queue.sizes.is_empty() && queue.lines.is_empty());
+            prop_assert!(queue.sizes.is_empty() && queue.lines.is_empty() && queue.ranks.is_empty());
             out.sort();
             out.dedup();
             prop_assert_eq!(out.len(), total);

@@ -13,7 +13,9 @@ use fleet::fleet::Fleet;
 use http::{HeaderName, HeaderValue};
 use report::{cost::Prices, rolling::View};
 use rustls::ServerConfig;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{
+    CancellationToken, WaitForCancellationFuture, WaitForCancellationFutureOwned,
+};
 use types::block::HashKey;
 use wire::digits::push_hex;
 
@@ -58,7 +60,7 @@ pub(crate) struct App {
     /// Set when the router has begun to end: it still serves, and says that it is not ready.
     pub(crate) ending: AtomicBool,
     /// Comes when the time for open answers is over.
-    pub(crate) cut: Cut,
+    pub(crate) cut: Signal,
     /// Where this router listens itself.
     pub(crate) own_ports: OwnPorts,
     /// What is known of the other routers of the fleet.
@@ -166,15 +168,15 @@ fn bearer(key: &str) -> Result<HeaderValue, String> {
     Ok(value)
 }
 
-/// The moment from which answers that are still open are cut off.
+/// A moment that comes once: from which answers that are still open are cut off, or connections closed.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cut {
+pub(crate) struct Signal {
     /// Read with every event of every stream, where the token's lock would be contended.
     has_come: Arc<AtomicBool>,
     token: CancellationToken,
 }
 
-impl Cut {
+impl Signal {
     /// Makes it now.
     pub(crate) fn now(&self) {
         self.has_come.store(true, Ordering::Release);
@@ -186,7 +188,12 @@ impl Cut {
     }
 
     /// Completes when it comes.
-    pub(crate) fn comes(&self) -> WaitForCancellationFutureOwned {
+    pub(crate) fn comes(&self) -> WaitForCancellationFuture<'_> {
+        self.token.cancelled()
+    }
+
+    /// The same, for what outlives the call.
+    pub(crate) fn comes_owned(&self) -> WaitForCancellationFutureOwned {
         self.token.clone().cancelled_owned()
     }
 }
@@ -218,7 +225,7 @@ impl App {
             reloader: OnceLock::new(),
             bodies: Budget::new(config.limits.body_bytes_in_flight_max.0),
             ending: AtomicBool::new(false),
-            cut: Cut::default(),
+            cut: Signal::default(),
             own_ports: OwnPorts::default(),
             peers: Peers::new(run),
             over: CancellationToken::new(),

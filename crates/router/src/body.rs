@@ -116,8 +116,13 @@ impl Budget {
             taken: 0,
             measured: Measured::begin(0),
         };
-        let received = tokio::time::timeout(bounds.within, coming.receive(body)).await;
-        received.unwrap_or(Err(Refusal::BodyTimedOut { after: bounds.within }))
+        tokio::select! {
+            biased;
+            received = coming.receive(body) => received,
+            () = tokio::time::sleep(bounds.within) => {
+                Err(Refusal::BodyTimedOut { after: bounds.within })
+            }
+        }
     }
 
     /// Makes `share` large enough for `bytes`, at once or not at all.

@@ -11,8 +11,6 @@
 //! in an error or because the client hung up, the passage is dropped, and that is the one place
 //! where the ticket is given back, the metrics are counted and the line is logged.
 
-use std::sync::Arc;
-
 use http::{Request, Response};
 use hyper::body::Incoming;
 use wire::openai::Endpoint;
@@ -29,13 +27,13 @@ use crate::{
 
 /// Serves one request of the data port.
 pub(crate) async fn complete(
-    app: Arc<App>,
+    app: &App,
     endpoint: Endpoint,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Response<Reply> {
-    let mut passage = Passage::begin(&app, endpoint, request.headers());
-    match answer(&app, &mut passage, request).await {
-        Ok(answer) => relay::stream(&app, answer, passage),
+    let mut passage = Passage::begin(app, endpoint, request.headers());
+    match answer(app, &mut passage, request).await {
+        Ok(answer) => relay::stream(app, answer, passage),
         Err(refusal) => reject::respond(&refusal, passage),
     }
 }
@@ -43,7 +41,7 @@ pub(crate) async fn complete(
 async fn answer(
     app: &App,
     passage: &mut Passage,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Result<Answer, Refusal> {
     // Parses what routing needs and names the prompt's blocks.
     let intake = intake::read(app, passage, request).await?;

@@ -2,10 +2,11 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     net::SocketAddr,
     pin::pin,
     sync::{Arc, atomic::Ordering},
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     addresses::{Addresses, Place},
-    app::App,
+    app::{App, Signal},
     client_io::{ClientIo, Protocol},
     config::{Config, Timeouts},
     h2_streams::Streams,
@@ -56,13 +57,13 @@ pub(crate) struct Phases {
     /// Clients are told to leave.
     pub(crate) ending: CancellationToken,
     /// The port closes, and connections that nobody uses.
-    pub(crate) close: CancellationToken,
+    pub(crate) close: Signal,
 }
 
 impl Phases {
     /// Completes when a connection that has said nothing yet is given up.
     async fn closed(&self) {
-        self.close.cancelled().await;
+        self.close.comes().await;
         tokio::time::sleep(LAST_WORD).await;
     }
 }
@@ -105,7 +106,7 @@ impl Doors {
         let (open, mut all_closed) = mpsc::channel(1);
         tokio::select! {
             () = self.accept(&listener, &open, &phases) => {}
-            () = phases.close.cancelled() => {}
+            () = phases.close.comes() => {}
         }
         // Whom the system has let in meanwhile is let in here.
         if let Ok(listener) = listener.into_std() {
@@ -178,9 +179,12 @@ impl Doors {
         let asked = Arc::clone(&late);
         // Boxed for each request, so that what a request needs before its answer begins is
         // given back then: a connection lives on, and so may its stream.
-        let service = service_fn(move |request| {
+        // The request stays where it is, and is lent: handed on, it would be in there once for each step.
+        let service = service_fn(move |mut request| {
             let (app, asked) = (Arc::clone(&shared), Arc::clone(&asked));
-            Box::pin(async move { Ok::<_, Infallible>(serve_one(app, request, &asked).await) })
+            Box::pin(
+                async move { Ok::<_, Infallible>(serve_one(&app, &mut request, &asked).await) },
+            )
         });
         let (http1, http2) = (self.http1.clone(), self.http2.clone());
         let greeted = ClientIo::greeted(io, self.client_head, self.client_stall);
@@ -195,11 +199,12 @@ impl Doors {
             let ended = match greeted {
                 Ok((io, Protocol::Http1)) => {
                     let connection = http1.serve_connection(io, service);
-                    Box::pin(until_closed(connection, phases.close.cancelled())).await
+                    let close = &phases.close;
+                    Box::pin(until_closed(connection, close.comes(), || close.has_come())).await
                 }
                 Ok((io, Protocol::Http2)) => {
                     let connection = http2.serve_connection(io, service);
-                    Box::pin(until_closed(connection, leaving(&phases, &late))).await
+                    Box::pin(until_closed(connection, leaving(&phases, &late), || true)).await
                 }
                 Err(_) => return,
             };
@@ -223,9 +228,9 @@ struct Held {
 /// Serves a request. Once the router ends, the answer tells the client to come back over another
 /// connection: over HTTP/1 by itself, over HTTP/2 by what the connection does when it learns that there
 /// was one `late`.
-async fn serve_one(app: Arc<App>, request: Request<Incoming>, late: &Notify) -> Response<Reply> {
+async fn serve_one(app: &App, request: &mut Request<Incoming>, late: &Notify) -> Response<Reply> {
     let is_http1 = request.version() <= Version::HTTP_11;
-    let mut answer = routes::route(Arc::clone(&app), request).await;
+    let mut answer = routes::route(app, request).await;
     if app.ending.load(Ordering::Relaxed) {
         late.notify_one();
         if is_http1 {
@@ -246,21 +251,35 @@ async fn leaving(phases: &Phases, late: &Notify) {
     };
     tokio::select! {
         () = told => {}
-        () = phases.close.cancelled() => {}
+        () = phases.close.comes() => {}
     }
 }
 
-/// Serves `connection` to its end; from `closing` on it takes no request but those that are on their way.
+/// Serves `connection` to its end; from `closing` on it takes no request but those that are on their way. Whether that
+/// has come is looked at when it `may_have`: a look takes locks that all connections share, and a connection is
+/// moved on with every event that it relays.
 async fn until_closed<C: GracefulConnection>(
     connection: C,
     closing: impl Future<Output = ()>,
+    may_have: impl Fn() -> bool,
 ) -> Result<(), C::Error> {
-    let mut connection = pin!(connection);
-    tokio::select! {
+    let (mut connection, mut closing) = (pin!(connection), pin!(closing));
+    let mut told: Option<Waker> = None;
+    let ended = poll_fn(|cx| {
         // What has come is read first.
-        biased;
-        ended = &mut connection => return ended,
-        () = closing => connection.as_mut().graceful_shutdown(),
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        let would_tell = told.as_ref().is_some_and(|it| it.will_wake(cx.waker()));
+        if would_tell && !may_have() {
+            return Poll::Pending;
+        }
+        told = Some(cx.waker().clone());
+        closing.as_mut().poll(cx).map(|()| None)
+    });
+    if let Some(ended) = ended.await {
+        return ended;
     }
+    connection.as_mut().graceful_shutdown();
     connection.await
 }

@@ -37,9 +37,9 @@ const REQUEST_ID_BYTES_MAX: usize = 256;
 pub(crate) async fn take(
     app: &App,
     tenant: TenantId,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Result<Response<Reply>, Refusal> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let body = Limited::new(request.body_mut(), BODY_BYTES_MAX).collect();
     let body = tokio::time::timeout(BODY_TIMEOUT, body).await;
     let body = body.map_err(|_| Refusal::BodyTimedOut { after: BODY_TIMEOUT })?;
     let body = body.map_err(|error| {

@@ -65,14 +65,13 @@ struct Read {
     tokenised_from: Option<ChainSeed>,
 }
 
-/// Reads `request`.
+/// Reads `request`, of which the headers are taken.
 pub(crate) async fn read(
     app: &App,
     passage: &mut Passage,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Result<Intake, Refusal> {
-    let (head, body) = request.into_parts();
-    let mut headers = head.headers;
+    let mut headers = std::mem::take(request.headers_mut());
     if headers.get(header::CONTENT_ENCODING).is_some_and(|it| it != "identity") {
         return Err(Refusal::Encoded);
     }
@@ -84,18 +83,18 @@ pub(crate) async fn read(
     }
     let tenant = tenant(&settings, known.as_deref(), &headers)?;
     let nothing = HeaderMap::new();
-    let wishes = if headers::wants_anything(&headers) { &headers } else { &nothing };
-    if let Some(problem) = misunderstood(wishes) {
+    let wishes = headers::wants_anything(&headers).then_some(&headers);
+    if let Some(problem) = wishes.and_then(misunderstood) {
         return Err(problem);
     }
-    let (slo, priority) = promised(app, passage, wishes, tenant.as_deref());
+    let (slo, priority) = promised(app, passage, wishes.unwrap_or(&nothing), tenant.as_deref());
     let bounds = Bounds {
         bytes_max: settings.limits.body_bytes_max.0,
         announced: headers.get(header::CONTENT_LENGTH).and_then(length),
         within: settings.timeouts.client_body,
-        refuses_trailers: head.version < Version::HTTP_2,
+        refuses_trailers: request.version() < Version::HTTP_2,
     };
-    let (body, share) = app.bodies.receive(bounds, body).await?;
+    let (body, share) = app.bodies.receive(bounds, request.body_mut()).await?;
     let endpoint = passage.endpoint();
     let mut read = interpret(&settings.reader, endpoint, &headers, tenant, &body).await?;
     if let Some(seed) = read.tokenised_from {
@@ -113,7 +112,7 @@ pub(crate) async fn read(
     // Libraries say that they come again, and wish for nothing.
     let (came_again, patience) = (came_again(&headers), patience(&headers, passage.received()));
     for_replica(&mut headers, &settings);
-    let outbound = outgoing(&head.uri, headers, body, passage.request_id());
+    let outbound = outgoing(request.uri(), headers, body, passage.request_id());
     Ok(Intake {
         request: Routed {
             session: read.session,

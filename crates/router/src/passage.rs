@@ -306,6 +306,13 @@ impl Passage {
         }
     }
 
+    /// Learns that the end of the answer may have been there for so long: its client was slow to take it.
+    pub(crate) fn was_held(&mut self, held: Duration) {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.was_held(held);
+        }
+    }
+
     /// Learns what the answer had said that it cost when its client hung up.
     pub(crate) fn left_off(&mut self, usage: Usage) {
         if self.end == End::ClientGone {

@@ -9,11 +9,14 @@
 //! replica's. So a slow client slows the replica down, and a client that hangs up drops this body,
 //! which closes the replica's connection and gives the ticket back.
 
+mod pace;
+mod patience;
+
 use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -25,8 +28,7 @@ use fleet::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio::time::Instant;
 use types::quantity::Tokens;
 use wire::{
     error_body::{ErrorBody, ErrorKind},
@@ -36,8 +38,9 @@ use wire::{
     usage::{self, Answer as Account},
 };
 
+use self::{pace::Pace, patience::Patience};
 use crate::{
-    app::{App, Cut},
+    app::App,
     passage::{End, Passage},
     reply::Reply,
     upstream::{Answer, Begun},
@@ -45,10 +48,6 @@ use crate::{
 
 /// Longest answer, other than a stream, that is kept to read what it cost.
 const WHOLE_BYTES_MAX: usize = 256 << 10;
-
-/// How long a stream that has said that it is at its end is waited for, so that its connection can be used
-/// again.
-const END_LONGEST: Duration = Duration::from_secs(1);
 
 /// How often a replica's health is told that bytes flow.
 const BYTES_TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -86,11 +85,12 @@ pub(crate) fn stream(app: &App, answer: Answer, mut passage: Passage) -> Respons
             is_weighed,
             last_byte: now,
             last_told: now,
+            pace: Pace::new(now),
             has_token: false,
             tokens: 0,
             passage,
         },
-        patience: Patience { stall, cut: app.cut.clone(), waiting: None },
+        patience: Patience::new(stall, app.cut.clone()),
         breaking: None,
         is_over: false,
     };
@@ -126,6 +126,7 @@ struct Watch {
     is_weighed: bool,
     last_byte: Instant,
     last_told: Instant,
+    pace: Pace,
     has_token: bool,
     /// Pieces of the answer so far; engines send a token in each.
     tokens: u32,
@@ -226,6 +227,7 @@ impl http_body::Body for Relay {
                 Poll::Ready(None)
             }
             Poll::Pending => {
+                this.watch.pace.waits();
                 let reason = ready!(this.patience.poll(cx, this.watch.last_byte));
                 this.break_off(cx, reason)
             }
@@ -349,11 +351,15 @@ impl Watch {
             self.passage.streamed(Tokens(self.tokens));
         }
         if had_token {
-            let gap = now.duration_since(self.last_byte);
-            self.passage.gap(gap);
-            self.replica.tokens_came(now, pieces, gap);
-        } else if self.has_token {
-            self.passage.first_token(now);
+            self.passage.gap(now.duration_since(self.last_byte));
+            if let Some((tokens, waited)) = self.pace.came(now, pieces) {
+                self.replica.tokens_came(now, tokens, waited);
+            }
+        } else {
+            self.pace.begins(now);
+            if self.has_token {
+                self.passage.first_token(now);
+            }
         }
         self.last_byte = now;
         if BYTES_TOLD_EVERY <= now.duration_since(self.last_told) {
@@ -386,6 +392,7 @@ impl Watch {
         if let Form::Document(kept) = &self.form {
             self.account.body(kept);
         }
+        self.passage.was_held(self.pace.held(Instant::now()));
         let end = self.end();
         if matches!(end, End::Complete | End::BadRequest) {
             self.replica.answered();
@@ -408,61 +415,6 @@ impl Watch {
                 End::ReplicaFailed
             }
             (_, Some(_) | None) => End::Complete,
-        }
-    }
-}
-
-/// How long a silent replica is waited for, and until when the router serves at all.
-#[derive(Debug)]
-struct Patience {
-    stall: Duration,
-    cut: Cut,
-    /// What is set up once there is something to wait for; most short answers need none of it.
-    waiting: Option<Box<Waiting>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    silence: Pin<Box<Sleep>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Who is woken when either comes.
-    waker: Waker,
-}
-
-impl Patience {
-    /// Waits no longer than for `END_LONGEST` from now on.
-    fn hurry(&mut self) {
-        if END_LONGEST < self.stall {
-            (self.stall, self.waiting) = (END_LONGEST, None);
-        }
-    }
-
-    /// Ready when patience is over. Looking at the timer and the cut costs as much as relaying an
-    /// event, so nothing is done while both stand as they were left; and the timer is not set anew
-    /// with every byte: when it fires, it is set to what is left since the last byte.
-    fn poll(&mut self, cx: &mut Context<'_>, last_byte: Instant) -> Poll<Break> {
-        let Self { stall, cut, waiting } = self;
-        let waiting = waiting.get_or_insert_with(|| {
-            Box::new(Waiting {
-                silence: Box::pin(tokio::time::sleep_until(last_byte + *stall)),
-                cut: Box::pin(cut.comes()),
-                waker: Waker::noop().clone(),
-            })
-        });
-        if waiting.waker.will_wake(cx.waker()) && !waiting.silence.is_elapsed() && !cut.has_come() {
-            return Poll::Pending;
-        }
-        waiting.waker.clone_from(cx.waker());
-        if waiting.cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Break::Cut);
-        }
-        loop {
-            ready!(waiting.silence.as_mut().poll(cx));
-            let deadline = last_byte + *stall;
-            if deadline <= Instant::now() {
-                return Poll::Ready(Break::Silence);
-            }
-            waiting.silence.as_mut().reset(deadline);
         }
     }
 }

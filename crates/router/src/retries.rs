@@ -63,6 +63,11 @@ impl Retries {
         Some(SPREAD_LONGEST.mul_f64(part))
     }
 
+    /// Gives back what was paid for a retry that is not made after all.
+    pub(crate) fn give_back(&self) {
+        self.saved.fetch_add(COST, Ordering::Relaxed);
+    }
+
     /// Counts a retry that was wanted and is not made.
     pub(crate) fn deny(&self) {
         self.denied.fetch_add(1, Ordering::Relaxed);
@@ -101,6 +106,16 @@ mod tests {
         (0..10_000).for_each(|_| retries.earn());
         assert_eq!(std::iter::from_fn(|| retries.spend()).count(), 10);
         assert!(retries.saved() < 1.0 && retries.denied() == 1);
+    }
+
+    #[test]
+    fn what_was_paid_for_a_retry_that_is_not_made_is_there_for_the_next() {
+        let retries = Retries::new(1);
+        for _ in 0..100 {
+            assert!(retries.spend().is_some());
+            retries.give_back();
+        }
+        assert_eq!(std::iter::from_fn(|| retries.spend()).count(), 10);
     }
 
     #[test]

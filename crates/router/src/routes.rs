@@ -3,8 +3,6 @@
 //! A closed list: whatever is not on it is answered with 404, so that the engines' own
 //! administration paths can't be reached through the router.
 
-use std::sync::Arc;
-
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use wire::{
@@ -18,10 +16,10 @@ use crate::{
 };
 
 /// Serves one request of the data port.
-pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Reply> {
+pub(crate) async fn route(app: &App, request: &mut Request<Incoming>) -> Response<Reply> {
     let endpoint = Endpoint::from_path(request.uri().path());
     let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let problem = problem(&request);
+    let problem = problem(request);
     if let Some(endpoint) = endpoint
         && request.method() == Method::POST
         && problem.is_none()
@@ -34,10 +32,10 @@ pub(crate) async fn route(app: Arc<App>, request: Request<Incoming>) -> Response
     }
     // Rare, and boxed so that what is not does not carry its size.
     Box::pin(async {
-        let visit = Visit::begin(&app, &request);
+        let visit = Visit::begin(app, request);
         let answer = match problem {
             Some(refusal) => Err(refusal),
-            None => answer(&app, endpoint, request).await,
+            None => answer(app, endpoint, request).await,
         };
         let dialect = endpoint.map_or(Dialect::OpenAi, Endpoint::dialect);
         let mut response = visit.answer(answer, dialect);
@@ -84,7 +82,7 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
 async fn answer(
     app: &App,
     endpoint: Option<Endpoint>,
-    mut request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Result<Response<Reply>, Refusal> {
     let settings = app.settings.load_full();
     let known = settings.tenants.identify(request.headers_mut())?;

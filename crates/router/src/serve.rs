@@ -263,7 +263,7 @@ async fn end(app: &App, drain: Drain, phases: Phases, open: impl Future<Output =
     phases.ending.cancel();
     tokio::pin!(open);
     let _ = tokio::time::timeout(drain.lame_duck, &mut open).await;
-    phases.close.cancel();
+    phases.close.now();
     if tokio::time::timeout(drain.timeout, &mut open).await.is_err() {
         tracing::warn!("cutting off the answers that are still open");
         app.cut.now();

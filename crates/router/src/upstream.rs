@@ -169,23 +169,21 @@ async fn retried(app: &App, passage: &mut Passage) -> bool {
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }
-    match passage.retry() {
-        Ok(()) => true,
-        Err(Reject::AllTried | Reject::NoReplicas) => false,
-        Err(
-            Reject::UnknownModel
-            | Reject::TooLong { .. }
-            | Reject::RetriesUsedUp { .. }
-            | Reject::Saturated { .. }
-            | Reject::Infeasible { .. }
-            | Reject::OverShare { .. }
-            | Reject::Expired { .. }
-            | Reject::Evicted { .. },
-        ) => {
-            app.retries.deny();
-            false
-        }
+    let Err(reject) = passage.retry() else { return true };
+    // Nothing was sent: what it would have cost is there for another.
+    app.retries.give_back();
+    match reject {
+        Reject::AllTried | Reject::NoReplicas => {}
+        Reject::UnknownModel
+        | Reject::TooLong { .. }
+        | Reject::RetriesUsedUp { .. }
+        | Reject::Saturated { .. }
+        | Reject::Infeasible { .. }
+        | Reject::OverShare { .. }
+        | Reject::Expired { .. }
+        | Reject::Evicted { .. } => app.retries.deny(),
     }
+    false
 }
 
 /// Why a request is not sent again. Where nobody is left to try, what went wrong says more than that.
@@ -229,17 +227,17 @@ async fn attempt(
         return Attempt::Unawaited { within };
     }
     let until = client_waits.map_or(router_waits, |it| it.1);
-    let answer = tokio::time::timeout_at(until, answer);
     tokio::select! {
         biased;
-        answer = answer => answer.unwrap_or_else(|_| {
+        answer = answer => answer,
+        () = tokio::time::sleep_until(until) => match client_waits {
             // How long a client waits is its own affair: it may have been no time at all.
-            if let Some((within, _)) = client_waits {
-                return Attempt::Unawaited { within };
+            Some((within, _)) => Attempt::Unawaited { within },
+            None => {
+                replica.request_failed(Failure::TimedOut);
+                Attempt::Silent
             }
-            replica.request_failed(Failure::TimedOut);
-            Attempt::Silent
-        }),
+        },
         () = replica.hangs() => Attempt::Failed(Failure::TimedOut),
         () = app.cut.comes() => Attempt::Cut,
     }

@@ -39,7 +39,10 @@ pub struct LoadReport {
     /// Share of the KV cache in use, 0 to 1.
     pub kv_usage: f32,
     /// Times that a running request had to give up its memory and was computed anew, since the engine
-    /// started; 0 where it does not say.
-    #[serde(default)]
-    pub preemptions: u32,
+    /// started; `None` where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemptions: Option<u32>,
+    /// The same of an engine that counts a request once it has ended, with all the times that it gave way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemptions_of_ended: Option<u32>,
 }

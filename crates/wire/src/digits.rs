@@ -2,53 +2,64 @@
 //!
 //! The way through `core::fmt` takes several times the instructions of writing the digits.
 
-/// Digits of the largest number.
-const DIGITS_MAX: usize = 20;
+/// The numbers below a thousand, each in three digits: a piece of a text needs no check that it is one.
+const TRIPLES: &str = match std::str::from_utf8(&TRIPLES_BYTES) {
+    Ok(text) => text,
+    Err(_) => "",
+};
+
+const TRIPLES_BYTES: [u8; 3_000] = {
+    let mut bytes = [b'0'; 3_000];
+    let (mut at, mut digits) = (0, 0);
+    while at < 1_000 {
+        let number = [at / 100, at / 10 % 10, at % 10];
+        while digits < 3 * (at + 1) {
+            bytes[digits] = b"0123456789"[number[digits % 3]];
+            digits += 1;
+        }
+        at += 1;
+    }
+    bytes
+};
+
+/// Digits of the largest number in hexadecimal.
+const HEX_DIGITS_MAX: usize = 16;
 
 /// Appends a whole number.
 pub fn push_whole(out: &mut String, value: u64) {
-    let mut digits = [b'0'; DIGITS_MAX];
-    let used = fill::<10>(&mut digits, value);
-    push(out, &digits, used);
+    if value < 1_000 {
+        let skipped = if value < 10 { 2 } else { usize::from(value < 100) };
+        out.push_str(triple(value).get(skipped..).unwrap_or_default());
+    } else {
+        push_whole(out, value / 1_000);
+        out.push_str(triple(value % 1_000));
+    }
 }
 
 /// Appends a number in hexadecimal, in at least `least` digits.
 pub fn push_hex(out: &mut String, value: u64, least: usize) {
-    let mut digits = [b'0'; DIGITS_MAX];
-    let used = fill::<16>(&mut digits, value);
-    push(out, &digits, used.max(least));
+    let used = HEX_DIGITS_MAX.saturating_sub(value.leading_zeros() as usize / 4).max(1);
+    for _ in HEX_DIGITS_MAX..least {
+        out.push('0');
+    }
+    for place in (0..used.max(least.min(HEX_DIGITS_MAX))).rev() {
+        // A digit fits.
+        let digit = u32::try_from((value >> (4 * place)) & 0xf).unwrap_or(0);
+        out.push(char::from_digit(digit, 16).unwrap_or('0'));
+    }
 }
 
 /// Appends a number of which `thousandths` are known, with three decimals.
 pub fn push_thousandths(out: &mut String, thousandths: u64) {
     push_whole(out, thousandths / 1_000);
-    let mut digits = [b'0'; DIGITS_MAX];
-    fill::<10>(&mut digits, thousandths % 1_000);
     out.push('.');
-    push(out, &digits, 3);
+    out.push_str(triple(thousandths % 1_000));
 }
 
-/// Writes `value` to that `BASE` at the end of `digits`; returns how many it has.
-fn fill<const BASE: u64>(digits: &mut [u8; DIGITS_MAX], mut value: u64) -> usize {
-    let mut used = 0_usize;
-    for place in digits.iter_mut().rev() {
-        // A digit fits.
-        let digit = u8::try_from(value % BASE).unwrap_or(0);
-        *place = if digit < 10 { b'0' + digit } else { b'a' + (digit - 10) };
-        used = used.saturating_add(1);
-        value /= BASE;
-        if value == 0 {
-            break;
-        }
-    }
-    used
-}
-
-/// Appends the last `used` digits.
-fn push(out: &mut String, digits: &[u8; DIGITS_MAX], used: usize) {
-    for digit in digits.get(DIGITS_MAX.saturating_sub(used)..).unwrap_or_default() {
-        out.push(char::from(*digit));
-    }
+/// A number below a thousand in three digits.
+fn triple(value: u64) -> &'static str {
+    let from = usize::try_from(value).unwrap_or(0).saturating_mul(3);
+    TRIPLES.get(from..from.saturating_add(3)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -68,5 +79,14 @@ mod tests {
             push_hex(&mut out, value, 8);
             assert_eq!(out, format!("{value:08x}"));
         }
+        for value in 0..2_048 {
+            let (mut whole, mut hex) = (String::new(), String::new());
+            push_whole(&mut whole, value);
+            push_hex(&mut hex, value, 1);
+            assert_eq!((whole, hex), (value.to_string(), format!("{value:x}")));
+        }
+        let mut out = String::new();
+        push_hex(&mut out, 7, 20);
+        assert_eq!(out, format!("{:020x}", 7));
     }
 }

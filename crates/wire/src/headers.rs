@@ -101,6 +101,23 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Takes off what concerns one connection: the fixed list and what `connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Nearly all say nothing, or no more than whether the connection stays.
+    let mut said = headers.get_all(header::CONNECTION).iter();
+    let names_others = match (said.next(), said.next()) {
+        (None, _) => false,
+        (Some(one), None) => {
+            ![&b"keep-alive"[..], b"close"].iter().any(|it| one.as_bytes().eq_ignore_ascii_case(it))
+        }
+        (Some(_), Some(_)) => true,
+    };
+    if names_others {
+        strip_named(headers);
+    }
+    strip(headers, is_hop_by_hop);
+}
+
+/// Takes off what `connection` names.
+fn strip_named(headers: &mut HeaderMap) {
     let named = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -114,7 +131,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    strip(headers, is_hop_by_hop);
 }
 
 /// Takes off what only Sluice may say: every header that it adds to answers, and whatever else begins as
@@ -176,7 +192,13 @@ pub fn framing_problem(version: Version, headers: &HeaderMap) -> Option<&'static
 /// Whether `value` names a host, or none as HTTP allows (RFC 9112, 3.2).
 fn is_host(value: &HeaderValue) -> bool {
     let host = value.as_bytes();
-    host.is_empty() || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
+    // Nothing is amiss with letters and digits, and the parser copies what it looks at.
+    let is_plain = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-');
+    let colons = || host.iter().filter(|it| **it == b':').count();
+    let is_name = host.iter().all(|it| is_plain(it) || *it == b':') && colons() <= 1;
+    host.is_empty()
+        || (is_name && !host.starts_with(b":"))
+        || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
 }
 
 fn is_length(value: &HeaderValue) -> bool {

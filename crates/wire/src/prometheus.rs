@@ -52,6 +52,7 @@ enum Metric {
     Waiting,
     KvUsage,
     Preemptions,
+    PreemptionsOfEnded,
     BlockTokens,
     CacheBlocks,
     CacheTokens,
@@ -67,7 +68,7 @@ impl Metric {
             Self::Running | Self::Waiting => 1e6,
             // A share; some engines have told more than there is, and some per cent.
             Self::KvUsage => 1e6,
-            Self::Preemptions => 4e9,
+            Self::Preemptions | Self::PreemptionsOfEnded => 4e9,
             Self::BlockTokens => 1e6,
             Self::CacheBlocks | Self::CacheTokens => 4e9,
             // Seconds since 1970, for some thousand years.
@@ -114,8 +115,9 @@ impl<'t> Samples<'t> {
             | b"vllm:gpu_cache_usage_perc"
             | b"sglang:token_usage"
             | b"llamacpp:kv_cache_usage_ratio" => Metric::KvUsage,
-            // A request of SGLang counts once it has ended, with all the times that it gave way.
-            b"vllm:num_preemptions_total" | b"sglang:num_retractions_sum" => Metric::Preemptions,
+            b"vllm:num_preemptions_total" => Metric::Preemptions,
+            // SGLang observes how often a request gave way once it has ended.
+            b"sglang:num_retractions_sum" => Metric::PreemptionsOfEnded,
             b"sglang:page_size" => Metric::BlockTokens,
             b"sglang:max_total_num_tokens" => Metric::CacheTokens,
             b"process_start_time_seconds" => Metric::Started,
@@ -209,7 +211,8 @@ impl<'t> Samples<'t> {
                 running: self.total(Metric::Running).map(whole).unwrap_or_default(),
                 waiting: self.total(Metric::Waiting).map(whole).unwrap_or_default(),
                 kv_usage: share(usage, ranks),
-                preemptions: self.total(Metric::Preemptions).map(whole).unwrap_or_default(),
+                preemptions: self.total(Metric::Preemptions).map(whole),
+                preemptions_of_ended: self.total(Metric::PreemptionsOfEnded).map(whole),
             },
             block,
             cache_blocks: self

@@ -15,7 +15,7 @@
 //! and unescaping would cost more than the hash. Separators are control characters, which JSON
 //! text cannot hold unescaped, so that no content can pose as another turn.
 
-use std::{cell::Cell, ops::ControlFlow};
+use std::cell::Cell;
 
 use types::{
     block::{BlockHash, BlockHasher, ChainSeed, HashKey, Scope},
@@ -34,6 +34,8 @@ const TURN: &[u8] = b"\x1e";
 const PART: &[u8] = b"\x1f";
 /// Opens a turn whose role is not known: [`TURN`] and [`PART`].
 const TURN_OF_NOBODY: &[u8] = b"\x1e\x1f";
+/// Most bytes of short pieces that are gathered before they are hashed: a few of the usual blocks.
+const GATHERED_BYTES: usize = 512;
 /// Tokens that an image, a sound or a video counts as, whatever the length of its encoding.
 ///
 /// LLaVA-1.5 spends 576 on an image, Qwen2-VL one on each 28 × 28 pixels: 1,337 for a megapixel.
@@ -141,14 +143,15 @@ impl View<'_> {
             }
             Content::Prompts(prompts) => {
                 let mut first = true;
+                let mut count = |piece: &[u8]| {
+                    bytes_beside = bytes_beside.saturating_add(piece.len());
+                };
+                let mut others = Layout::new(&mut count);
                 for_each_prompt(prompts, |prompt| {
                     if std::mem::take(&mut first) {
                         Layout::new(&mut |piece| hasher.update(piece)).prompt(prompt);
                     } else {
-                        let mut count = |piece: &[u8]| {
-                            bytes_beside = bytes_beside.saturating_add(piece.len());
-                        };
-                        Layout::new(&mut count).prompt(prompt);
+                        others.prompt(prompt);
                     }
                 });
             }
@@ -181,9 +184,10 @@ fn hash_conversation(
     };
     let mut layout = Layout::new(&mut emit);
     layout.tools(tools);
-    is_opening.set(true);
+    layout.turn_to(&is_opening, true);
     layout.system(system);
     let has_user = turns.is_some_and(|turns| layout.turns(turns, &is_opening));
+    drop(layout);
     has_user.then(|| opening.digest128())
 }
 
@@ -215,37 +219,97 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Lays a prompt out as a stream of bytes.
-struct Layout<'e> {
+/// Where the pieces of a layout go. A body has room for millions of turns of nothing, and to hash each by itself would
+/// cost many times what its bytes do; so short pieces are gathered.
+struct Pieces<'e> {
     emit: &'e mut dyn FnMut(&[u8]),
+    gathered: [u8; GATHERED_BYTES],
+    /// Bytes of it that are there.
+    len: usize,
+}
+
+impl Pieces<'_> {
+    #[inline]
+    fn put(&mut self, piece: &[u8]) {
+        let end = self.len.saturating_add(piece.len());
+        if let ([byte], Some(room)) = (piece, self.gathered.get_mut(self.len)) {
+            // Without a call, which a copy of any length is.
+            *room = *byte;
+            self.len = end;
+        } else if let Some(room) = self.gathered.get_mut(self.len..end) {
+            room.copy_from_slice(piece);
+            self.len = end;
+        } else {
+            self.put_long(piece);
+        }
+    }
+
+    #[cold]
+    fn put_long(&mut self, piece: &[u8]) {
+        self.flush();
+        match self.gathered.get_mut(..piece.len()) {
+            Some(room) => {
+                room.copy_from_slice(piece);
+                self.len = piece.len();
+            }
+            None => (self.emit)(piece),
+        }
+    }
+
+    /// Passes on what has been gathered.
+    fn flush(&mut self) {
+        if let Some(gathered @ [_, ..]) = self.gathered.get(..self.len) {
+            (self.emit)(gathered);
+        }
+        self.len = 0;
+    }
+}
+
+impl Drop for Pieces<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Lays a prompt out as a stream of bytes, all of which have gone out once it is dropped.
+struct Layout<'e> {
+    out: Pieces<'e>,
     media_parts: usize,
 }
 
 impl<'e> Layout<'e> {
     fn new(emit: &'e mut dyn FnMut(&[u8])) -> Self {
-        Self { emit, media_parts: 0 }
+        Self { out: Pieces { emit, gathered: [0; GATHERED_BYTES], len: 0 }, media_parts: 0 }
     }
 
     fn open(&mut self, role: &str) {
-        // In one piece where there is no role: a body has room for millions of turns of nothing, and each piece costs.
         if role.is_empty() {
-            return (self.emit)(TURN_OF_NOBODY);
+            return self.out.put(TURN_OF_NOBODY);
         }
-        (self.emit)(TURN);
-        (self.emit)(role.as_bytes());
-        (self.emit)(PART);
+        self.out.put(TURN);
+        self.out.put(role.as_bytes());
+        self.out.put(PART);
     }
 
     fn name(&mut self, name: &str) {
-        (self.emit)(PART);
-        (self.emit)(name.as_bytes());
-        (self.emit)(PART);
+        self.out.put(PART);
+        self.out.put(name.as_bytes());
+        self.out.put(PART);
+    }
+
+    /// Lays out a value as it stands, but for its white space, which only what holds other values can have.
+    fn compact(&mut self, value: &str) {
+        if json::starts_with(value, b'[') || json::starts_with(value, b'{') {
+            json::compact(value, &mut |piece| self.out.put(piece));
+        } else {
+            self.out.put(value.as_bytes());
+        }
     }
 
     fn tools(&mut self, tools: Option<&str>) {
         if let Some(tools) = tools {
             self.open("tools");
-            json::compact(tools, self.emit);
+            self.compact(tools);
         }
     }
 
@@ -256,31 +320,40 @@ impl<'e> Layout<'e> {
         }
     }
 
+    /// Says whether what comes now opens the conversation.
+    fn turn_to(&mut self, is_opening: &Cell<bool>, opens: bool) {
+        if is_opening.get() != opens {
+            self.out.flush();
+            is_opening.set(opens);
+        }
+    }
+
     /// Lays out an array of turns, or a text that stands for one turn of the user's. Sets
     /// `is_opening` while a turn is laid out that opens the conversation: all of the system's and
     /// the user's up to the user's first. Returns whether the user has a turn.
     fn turns(&mut self, turns: &str, is_opening: &Cell<bool>) -> bool {
         if let Some(text) = json::quoted(turns) {
             self.open("user");
-            (self.emit)(text.as_bytes());
+            self.out.put(text.as_bytes());
             return true;
         }
         let Some(mut items) = walk::items(turns) else {
-            json::compact(turns, self.emit);
+            self.compact(turns);
             return false;
         };
         let mut has_user = false;
         loop {
-            let mut turn = Turn::default();
-            if items.next_entries(|key, value| turn.learn(key, value)) {
+            if items.is_at_object() {
+                let mut turn = Turn::default();
+                items.next_entries(|key, value| turn.learn(key, value));
                 let opens = matches!(turn.role, "system" | "developer" | "user");
-                is_opening.set(!has_user && opens);
+                self.turn_to(is_opening, !has_user && opens);
                 self.turn(&turn);
                 has_user |= turn.role == "user";
             } else if let Some(item) = items.next() {
-                is_opening.set(false);
+                self.turn_to(is_opening, false);
                 self.open("");
-                json::compact(item, self.emit);
+                self.compact(item);
             } else {
                 break;
             }
@@ -304,21 +377,21 @@ impl<'e> Layout<'e> {
     /// Lays out a text or an array of parts; anything else as it stands.
     fn content(&mut self, content: &str, depth: u32) {
         if let Some(text) = json::quoted(content) {
-            (self.emit)(text.as_bytes());
+            self.out.put(text.as_bytes());
             return;
         }
         let parts = if depth == 0 { None } else { walk::items(content) };
         let Some(parts) = parts else {
-            json::compact(content, self.emit);
+            self.compact(content);
             return;
         };
         for (at, part) in parts.enumerate() {
             if at > 0 {
-                (self.emit)(PART);
+                self.out.put(PART);
             }
             match walk::entries(part) {
                 Some(entries) => self.part(entries, depth.saturating_sub(1)),
-                None => json::compact(part, self.emit),
+                None => self.compact(part),
             }
         }
     }
@@ -333,7 +406,7 @@ impl<'e> Layout<'e> {
             }
         }
         if let Some(text) = text {
-            (self.emit)(text.as_bytes());
+            self.out.put(text.as_bytes());
         } else if ["image", "audio", "video"].iter().any(|it| kind.contains(it)) {
             self.media(part, depth);
         } else {
@@ -346,13 +419,15 @@ impl<'e> Layout<'e> {
         let mut hasher = Xxh3::new();
         let mut emit = |piece: &[u8]| hasher.update(piece);
         // What lies within a medium is part of its digest and has no length of its own.
-        Layout { emit: &mut emit, media_parts: MEDIA_PARTS_MAX }.entries(part, depth);
+        let mut within = Layout { media_parts: MEDIA_PARTS_MAX, ..Layout::new(&mut emit) };
+        within.entries(part, depth);
+        drop(within);
         let digest = hasher.digest128().to_le_bytes();
         let counts = self.media_parts < MEDIA_PARTS_MAX;
         self.media_parts = self.media_parts.saturating_add(1);
         let tokens = if counts { MEDIA_TOKENS } else { 1 };
         for _ in 0..tokens.saturating_mul(BYTES_PER_TOKEN).div_ceil(digest.len()) {
-            (self.emit)(&digest);
+            self.out.put(&digest);
         }
     }
 
@@ -363,7 +438,7 @@ impl<'e> Layout<'e> {
             if key == "content" {
                 self.content(value, depth);
             } else {
-                json::compact(value, self.emit);
+                self.compact(value);
             }
         }
     }
@@ -371,15 +446,14 @@ impl<'e> Layout<'e> {
     /// Lays out a text, or token ids as four little-endian bytes each; anything else as it stands.
     fn prompt(&mut self, prompt: &str) {
         if let Some(text) = json::quoted(prompt) {
-            (self.emit)(text.as_bytes());
+            self.out.put(text.as_bytes());
             return;
         }
-        let regular = json::for_each_item(prompt, |id: u32| {
-            (self.emit)(&id.to_le_bytes());
-            ControlFlow::Continue(())
-        });
-        if !regular {
-            json::compact(prompt, self.emit);
+        let mut ids = walk::items(prompt).into_iter().flatten();
+        let is_regular = json::starts_with(prompt, b'[')
+            && ids.all(|it| it.parse().map(|id: u32| self.out.put(&id.to_le_bytes())).is_ok());
+        if !is_regular {
+            self.compact(prompt);
         }
     }
 }

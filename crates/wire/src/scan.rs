@@ -7,8 +7,8 @@
 /// Deepest nesting that is followed.
 const DEPTH_MAX: u32 = 63;
 
-/// Length up to which a string is looked at byte by byte: most are keys and words, for which setting up a
-/// search costs more.
+/// Bytes without an escape from which on a string's end is searched for: most strings are keys and words, some are full of
+/// escapes, and for both setting up a search costs more than looking at each byte.
 const SHORT_STRING_BYTES: usize = 16;
 
 /// Calls `visit` with each key of the object that `text` is and with its value, both as they stand, the key
@@ -205,18 +205,19 @@ impl Scan<'_> {
 
     /// Passes over a string whose first quote has been passed.
     fn string(&mut self) -> Option<()> {
-        for byte in self.text.get(self.at..)?.iter().take(SHORT_STRING_BYTES) {
-            match byte {
-                b'"' => {
-                    self.advance(1);
-                    return Some(());
-                }
-                b'\\' => break,
-                0..=0x1f => return None,
-                _ => self.advance(1),
-            }
-        }
         loop {
+            let mut plain = 0;
+            while plain < SHORT_STRING_BYTES {
+                match self.next()? {
+                    b'"' => return Some(()),
+                    b'\\' => {
+                        self.escaped()?;
+                        plain = 0;
+                    }
+                    0..=0x1f => return None,
+                    _ => plain = plain.saturating_add(1),
+                }
+            }
             let rest = self.text.get(self.at..)?;
             let run = rest.get(..memchr::memchr2(b'"', b'\\', rest)?)?;
             // Without an early exit, so that many bytes are looked at at once.
@@ -224,18 +225,19 @@ impl Scan<'_> {
                 return None;
             }
             self.advance(run.len());
-            if self.next()? == b'"' {
-                return Some(());
+        }
+    }
+
+    /// Passes over what stands behind a backslash.
+    fn escaped(&mut self) -> Option<()> {
+        match self.next()? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(()),
+            b'u' => {
+                let end = self.at.saturating_add(4);
+                let is_hex = self.text.get(self.at..end)?.iter().all(u8::is_ascii_hexdigit);
+                is_hex.then(|| self.at = end)
             }
-            match self.next()? {
-                b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
-                b'u' => {
-                    let end = self.at.saturating_add(4);
-                    let is_hex = self.text.get(self.at..end)?.iter().all(u8::is_ascii_hexdigit);
-                    is_hex.then(|| self.at = end)?;
-                }
-                _ => return None,
-            }
+            _ => None,
         }
     }
 }

@@ -4,34 +4,39 @@
 //! is passed over by a search for its quote, and nothing is copied or unescaped. Text that is not
 //! valid after all gives fewer items, never a panic.
 
-use crate::json::end_of_string;
+use crate::json::{end_of_string, quoted, starts_with};
 
 /// The values of an array, as received; `None` for anything else.
 pub(crate) fn items(array: &str) -> Option<Items<'_>> {
-    Some(Items { rest: array.strip_prefix('[')? })
+    starts_with(array, b'[').then_some(Items(Walk { text: array, at: 1 }))
 }
 
 /// The entries of an object in their order, keys as they stand between their quotes; `None` for
 /// anything else.
 pub(crate) fn entries(object: &str) -> Option<Entries<'_>> {
-    Some(Entries { rest: object.strip_prefix('{')? })
+    starts_with(object, b'{').then_some(Entries(Walk { text: object, at: 1 }))
 }
 
 /// See [`items`].
 #[derive(Clone, Debug)]
-pub(crate) struct Items<'a> {
-    rest: &'a str,
-}
+pub(crate) struct Items<'a>(Walk<'a>);
 
 impl<'a> Items<'a> {
-    /// Calls `visit` with each entry of the next item, when that is an object, and so passes over it
-    /// without having looked for its end before; returns whether it was one.
-    pub(crate) fn next_entries(&mut self, mut visit: impl FnMut(&'a str, &'a str)) -> bool {
-        let Some(mut entries) = start(self.rest).and_then(entries) else { return false };
+    /// Whether the next item is an object.
+    #[inline]
+    pub(crate) fn is_at_object(&mut self) -> bool {
+        self.0.start() == Some(b'{')
+    }
+
+    /// Calls `visit` with each entry of the next item, which is an object, and so passes over it
+    /// without having looked for its end before.
+    pub(crate) fn next_entries(&mut self, mut visit: impl FnMut(&'a str, &'a str)) {
+        debug_assert!(self.is_at_object(), "only an object has entries");
+        let mut entries = Entries(Walk { at: self.0.at.saturating_add(1), ..self.0 });
         entries.by_ref().for_each(|(key, value)| visit(key, value));
-        let rest = entries.rest.trim_ascii_start();
-        self.rest = rest.strip_prefix('}').unwrap_or_default();
-        true
+        let is_at_its_end = entries.0.start() == Some(b'}');
+        let after = entries.0.at.saturating_add(1);
+        self.0.at = if is_at_its_end { after } else { self.0.text.len() };
     }
 }
 
@@ -39,58 +44,80 @@ impl<'a> Iterator for Items<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        let (value, rest) = take_value(self.rest)?;
-        self.rest = rest;
-        Some(value)
+        self.0.next()
     }
 }
 
 /// See [`entries`].
 #[derive(Clone, Debug)]
-pub(crate) struct Entries<'a> {
-    rest: &'a str,
-}
+pub(crate) struct Entries<'a>(Walk<'a>);
 
 impl<'a> Iterator for Entries<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<(&'a str, &'a str)> {
-        let (key, rest) = take_value(self.rest)?;
-        let (value, rest) = take_value(rest)?;
-        self.rest = rest;
-        Some((key.strip_prefix('"')?.strip_suffix('"')?, value))
+        let key = quoted(self.0.next()?)?;
+        Some((key, self.0.next()?))
+    }
+}
+
+/// A text and how far it has been passed over.
+#[derive(Clone, Copy, Debug)]
+struct Walk<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// Passes over what stands between values; the first byte of the next one, or of what closes the whole.
+    #[inline]
+    fn start(&mut self) -> Option<u8> {
+        loop {
+            match *self.text.as_bytes().get(self.at)? {
+                b' ' | b'\n' | b'\r' | b'\t' | b',' | b':' => self.at = self.at.saturating_add(1),
+                first => return Some(first),
+            }
+        }
+    }
+
+    /// The next value; `None` at the end of the whole.
+    #[inline]
+    fn next(&mut self) -> Option<&'a str> {
+        let (first, from) = (self.start()?, self.at);
+        self.at = value_end(self.text.as_bytes(), first, from);
+        // What closes the whole has no length.
+        self.text.get(from..self.at).filter(|it| !it.is_empty())
     }
 }
 
 /// Splits off the next value, past what stands between values; `None` at the end of the whole.
 pub(crate) fn take_value(text: &str) -> Option<(&str, &str)> {
-    let text = start(text)?;
-    let end = value_end(text.as_bytes());
-    if end == 0 { None } else { Some((text.get(..end)?, text.get(end..)?)) }
+    let mut walk = Walk { text, at: 0 };
+    let value = walk.next()?;
+    Some((value, text.get(walk.at..)?))
 }
 
-/// The text from where the next value starts, past what stands between values.
-fn start(text: &str) -> Option<&str> {
-    let between = |it: &u8| matches!(it, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':');
-    let start = text.as_bytes().iter().position(|it| !between(it))?;
-    text.get(start..)
-}
-
-/// Length of the value with which `text` starts; 0 where none starts.
-fn value_end(text: &[u8]) -> usize {
-    match text.first() {
-        Some(b'"') => end_of_string(text, 1),
-        Some(b'{' | b'[') => nest_end(text),
-        Some(_) | None => {
-            let ends = |it: &u8| matches!(it, b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t');
-            text.iter().position(ends).unwrap_or(text.len())
+/// Where the value ends that starts at `from` with `first`; at `from` where none starts.
+#[inline]
+fn value_end(text: &[u8], first: u8, from: usize) -> usize {
+    match first {
+        b'"' => end_of_string(text, from.saturating_add(1)),
+        b'{' | b'[' => nest_end(text, from),
+        _ => {
+            let mut at = from;
+            while let Some(byte) = text.get(at)
+                && !matches!(byte, b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t')
+            {
+                at = at.saturating_add(1);
+            }
+            at
         }
     }
 }
 
-/// Length of the array or object with which `text` starts.
-fn nest_end(text: &[u8]) -> usize {
-    let (mut at, mut depth) = (0_usize, 0_usize);
+/// Where the array or object ends that starts at `from`.
+fn nest_end(text: &[u8], from: usize) -> usize {
+    let (mut at, mut depth) = (from, 0_usize);
     while let Some(byte) = text.get(at) {
         at = at.saturating_add(1);
         match byte {
@@ -125,9 +152,11 @@ mod tests {
         let mut items = items(r#"[ { "a" : "}" , "b":[{}] } , {} ,7,{"c":1}]"#).unwrap();
         let mut seen = Vec::new();
         let mut enter = |items: &mut Items<'_>| {
-            items.next_entries(|key, value| {
-                seen.push(format!("{key}={value}"));
-            })
+            let is_object = items.is_at_object();
+            if is_object {
+                items.next_entries(|key, value| seen.push(format!("{key}={value}")));
+            }
+            is_object
         };
         assert!(enter(&mut items) && enter(&mut items) && !enter(&mut items));
         assert_eq!(items.next(), Some("7"));

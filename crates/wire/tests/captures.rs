@@ -168,9 +168,14 @@ fn an_engine_tells_how_often_requests_lost_their_memory() {
     for name in ["vllm-0.32.0", "vllm-0.11.0"] {
         let page = String::from_utf8(capture(&format!("{name}/metrics_busy.txt"))).unwrap();
         let told = |page: &str| prometheus::read(page.as_bytes()).unwrap().load.preemptions;
-        assert_eq!(told(&page), 0, "{name}");
+        assert_eq!(told(&page), Some(0), "{name}");
         // Nobody was preempted when the pages were captured, so the count is put in.
         assert!(page.contains(idle), "{name}");
-        assert_eq!(told(&page.replace(idle, &idle.replace("0.0", "13.0"))), 13, "{name}");
+        assert_eq!(told(&page.replace(idle, &idle.replace("0.0", "13.0"))), Some(13), "{name}");
+        assert_eq!(told(&page.replace(idle, "")), None, "{name}: a page that does not say");
     }
+    let page =
+        b"sglang:num_running_reqs 3.0\nsglang:num_retractions_sum{engine_type=\"unified\"} 13.0\n";
+    let load = prometheus::read(page).unwrap().load;
+    assert_eq!((load.preemptions, load.preemptions_of_ended), (None, Some(13)));
 }

@@ -220,11 +220,15 @@ impl Connection {
         }
     }
 
-    /// Whether the last answer has come to its end, with nothing behind it, and the next request can be sent.
+    /// Whether the last answer has come to its end, with nothing behind it that has been read, and the replica takes
+    /// another request. Whether it `is_free` is asked when that comes.
+    pub(super) fn may_be_kept(&self) -> bool {
+        self.keeps && self.is_over() && self.unread.is_empty()
+    }
+
+    /// Whether the next request can be sent.
     pub(super) fn is_free(&mut self) -> bool {
-        self.keeps
-            && self.is_over()
-            && self.unread.is_empty()
+        self.may_be_kept()
             // Closed, or with bytes that nobody asked for: there is nothing to read from one that waits.
             && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }

@@ -16,8 +16,8 @@ pub struct AdmissionConfig {
     pub queue_max: u32,
     /// Share of the time to first token promised that a request may spend waiting, 0 to 1.
     pub wait_share: f64,
-    /// Sent again, at most, for each request that comes: by the router after a failed attempt, and by
-    /// clients who were turned away, as far as they say so.
+    /// Sent again, at most, for each request that comes, by the router after a failed attempt. As many may
+    /// wait of those that clients say they send again: for each request of their tenant, and of all.
     pub retry_share: f64,
     /// How much earlier than others whoever is over its share, or less urgent than others who are
     /// there, is turned away: the factor by which its predictions are raised.

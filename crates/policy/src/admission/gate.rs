@@ -189,10 +189,17 @@ impl Pass<'_> {
         [ttft, tpot, e2e].into_iter().flatten().max_by(|a, b| a.excess.total_cmp(&b.excess))
     }
 
-    /// Whether the pace of an answer on `replica` stands in nobody's way.
-    pub(crate) fn ignores_pace(&self, replica: &Replica) -> bool {
+    /// The factor on a predicted pace on `replica` with which it is held against the promise, were nobody to be left
+    /// room for; nothing where the pace stands in nobody's way.
+    pub(crate) fn pace_margin(&self, replica: &Replica) -> f64 {
         let looks = self.mode.predicts() && self.mode != AdmissionMode::TtftOnly;
-        !looks || !self.is_sized || !replica.is_predictable()
+        if !looks || !self.is_sized || !replica.is_predictable() {
+            0.0
+        } else if self.mode == AdmissionMode::FixedMargins {
+            1.0
+        } else {
+            replica.estimate.margins().1.value()
+        }
     }
 
     fn count(&self, candidate: &Candidate, most: f64) -> Option<Closed> {

@@ -107,10 +107,15 @@ impl Room {
         }
     }
 
+    /// When the one who was looked at longest ago was.
+    pub(crate) fn looked(&self) -> Option<Timestamp> {
+        self.watched.front().map(|it| it.looked)
+    }
+
     /// The one who was looked at longest ago, if that is long enough ago; whoever has no room is given back to
     /// [`Self::had_none`].
     pub(crate) fn due(&mut self, now: Timestamp) -> Option<Watched> {
-        let looked = self.watched.front()?.looked;
+        let looked = self.looked()?;
         if now.since(looked) < LOOK_EVERY { None } else { self.watched.pop_front() }
     }
 

@@ -12,7 +12,7 @@ use types::{
     time::Timestamp,
 };
 
-use crate::estimate::decay::Decayed;
+use crate::{estimate::decay::Decayed, token_bucket::TokenBucket};
 
 /// Over how long a tenant's use counts.
 const USE_TIME: Duration = Duration::from_secs(20);
@@ -25,6 +25,9 @@ const OVER: f64 = 1.2;
 
 /// How long a tenant counts as there after it last asked: for longer, nobody needs to be left room for.
 const PRESENT: Duration = Duration::from_secs(5);
+
+/// Requests of which one tenant may say at once that they were turned away before.
+const CLAIMS_AT_ONCE: f64 = 50.0;
 
 /// Size classes: powers of four of a hundredth of a second of GPU time.
 pub(crate) const SIZES: usize = 6;
@@ -48,11 +51,17 @@ pub(crate) struct Tenants {
 struct Tenant {
     had: [Decayed; CLASSES],
     asked: [Option<Timestamp>; CLASSES],
+    /// Requests that may wait of those that it says it sends again.
+    claims: TokenBucket,
 }
 
 impl Default for Tenant {
     fn default() -> Self {
-        Self { had: [Decayed::new(USE_TIME); CLASSES], asked: [None; CLASSES] }
+        Self {
+            had: [Decayed::new(USE_TIME); CLASSES],
+            asked: [None; CLASSES],
+            claims: TokenBucket::full(CLAIMS_AT_ONCE),
+        }
     }
 }
 
@@ -79,9 +88,17 @@ impl Default for Tenants {
 }
 
 impl Tenants {
-    /// Notes that `tenant` asked, whether or not it is let in.
-    pub(crate) fn asked(&mut self, now: Timestamp, tenant: TenantId, class: Priority) {
+    /// Notes that `tenant` asked, whether or not it is let in, and that by this so much of one more of its
+    /// requests `may_come_again`.
+    pub(crate) fn asked(
+        &mut self,
+        now: Timestamp,
+        tenant: TenantId,
+        class: Priority,
+        may_come_again: f64,
+    ) {
         let it = self.tenant(tenant);
+        it.claims.add(may_come_again);
         if let Some(asked) = it.asked.get_mut(class as usize) {
             *asked = Some(now);
         }
@@ -93,6 +110,11 @@ impl Tenants {
         if let Some(had) = it.had.get_mut(class as usize) {
             had.add(now, work_s);
         }
+    }
+
+    /// Requests of `tenant` that may wait of those that it says it sends again.
+    pub(crate) fn claims(&mut self, tenant: TenantId) -> &mut TokenBucket {
+        &mut self.tenant(tenant).claims
     }
 
     fn tenant(&mut self, tenant: TenantId) -> &mut Tenant {
@@ -221,7 +243,7 @@ mod tests {
 
     /// Has `tenant` ask for `work_s` and get it, at `ms`.
     fn let_in(tenants: &mut Tenants, ms: u64, (tenant, class): (u64, Priority), work_s: f64) {
-        tenants.asked(at(ms), TenantId(tenant), class);
+        tenants.asked(at(ms), TenantId(tenant), class, 0.0);
         tenants.gave(at(ms), TenantId(tenant), class, work_s);
     }
 
@@ -249,7 +271,7 @@ mod tests {
         (1_100..1_700).for_each(|step| let_in(&mut tenants, step * 10, (1, CLASS), 0.05));
         assert!(!is_over(&mut tenants, 17_000), "the other has not asked for seven seconds");
         // Who gets nothing is there all the same.
-        tenants.asked(at(17_100), TenantId(2), CLASS);
+        tenants.asked(at(17_100), TenantId(2), CLASS, 0.0);
         assert!(!is_over(&mut tenants, 17_150), "who is there was looked at a moment ago");
         assert!(is_over(&mut tenants, 17_600));
     }

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 mod turn_away;
+mod view;
 
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use types::{
     time::Timestamp,
 };
 
+pub use self::view::AdmissionView;
 use super::{
     Dispatcher, InFlight, Tried,
     later::{Later, MORE_WORK, NOT_YET},
 };
 use crate::{
     admission::{
-        Admission, AdmissionMode, Gate, Kept, Standing,
+        Admission, Gate, Kept, Standing,
         gate::{Closed, Pass},
     },
     estimate::Asked,
@@ -34,8 +36,10 @@ use crate::{
 const LOOKS_IN_VAIN_MAX: u32 = 3;
 const LINES_MAX: usize = 4;
 
-/// Utilisation from which the rate of late says where the knee is.
-const KNEE_FROM: f64 = 0.5;
+/// Requests whose time is over that one event deals with, at most, and the replicas that take as long to look at for one
+/// that may still go.
+const EXPIRED_MAX: usize = 256;
+const EXPIRED_REPLICAS: usize = 8;
 
 /// Factor on what is predicted for a request whose replica failed it.
 const AGAIN: f64 = 0.8;
@@ -62,7 +66,8 @@ pub(super) struct Full {
     pub(super) after_s: f64,
     /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
     alone_s: f64,
-    /// Time per token where that is least with nobody else there; nothing where its pace stands in nobody's way.
+    /// Time per token, with its margin, where that is least with nobody else there; nothing where its pace stands in
+    /// nobody's way.
     alone_tpot_s: f64,
     /// Time for the rest of its answer.
     answer_s: f64,
@@ -134,7 +139,8 @@ impl Dispatcher {
             ease: self.admission.ease(now),
         };
         let mut full = Full::nowhere(is_over_share);
-        let (fleet, turn_s) = (&self.fleet, self.turn_s(now));
+        let line = self.fleet.line_of(request.model, request.prompt);
+        let (fleet, turn_s) = (&self.fleet, self.turn_s(now, line, candidates.len()));
         let is_first = matches!(comes, Comes::At(_));
         let barred = kept_for(false).filter(|it| request.priority <= it.priority);
         let drafts = self.book.drafts(request.id);
@@ -150,8 +156,8 @@ impl Dispatcher {
             let not_yet = (is_felt || is_kept).then_some(NOT_YET);
             let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
-            let tpot_s = if pass.ignores_pace(replica) { 0.0 } else { fleet.step_alone_s(replica) };
-            full.alone_tpot_s = full.alone_tpot_s.min(tpot_s);
+            let alone_tpot_s = pass.pace_margin(replica) * fleet.step_alone_s(replica);
+            full.alone_tpot_s = full.alone_tpot_s.min(alone_tpot_s);
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
                 let (gate, work_s) = (closed.gate, it.forecast.work_s);
@@ -166,7 +172,7 @@ impl Dispatcher {
         full.ready_s = open.fold(f64::INFINITY, f64::min);
         let may_wait = is_first && !is_for_later && full.hopeless(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
-            && self.waits_for(now, (request, arrived), &holder, &full, candidates)
+            && self.waits_for(now, (request, arrived, line), &holder, &full, candidates)
         {
             return Err(Full { has_choice: true, ..full });
         }
@@ -181,7 +187,7 @@ impl Dispatcher {
     fn waits_for(
         &self,
         now: Timestamp,
-        (request, arrived): (&Request, Timestamp),
+        (request, arrived, line): (&Request, Timestamp, u64),
         holder: &Holder,
         full: &Full,
         open: &[Candidate],
@@ -207,15 +213,15 @@ impl Dispatcher {
         let latest = latest.min(choice);
         // Those who go after it make way.
         let rank = (request.priority, full.is_over_share);
-        let has_place = self.admission.queue.has_place_for(rank, latest, config.queue_max as usize);
+        let most = config.queue_max as usize;
+        let has_place = self.admission.queue.has_place_for(line, rank, latest, most);
         let left_s = latest.since(now).as_secs_f64();
         has_place && holder.after_s < left_s && holder.cost_s + holder.after_s < best_s
     }
 
-    /// Seconds between two placements on one replica, of late.
-    fn turn_s(&self, now: Timestamp) -> f64 {
-        let rate = self.admission.rate_per_s(now).max(0.1);
-        self.fleet.replicas().len() as f64 / rate
+    /// Seconds between two placements on one of the `replicas` that those of `line` ask, of late.
+    fn turn_s(&self, now: Timestamp, line: u64, replicas: usize) -> f64 {
+        replicas as f64 / self.admission.line_rate_per_s(now, line).max(0.1)
     }
 
     /// Lets those who wait go where they can, and turns away those who waited too long.
@@ -224,13 +230,33 @@ impl Dispatcher {
             return;
         }
         self.admission.looked = now;
-        while let Some(it) = self.admission.queue.expired(now) {
-            if it.has_choice
-                && let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
-                && is_patient(now, &it, found.chosen.forecast.alone_s)
-            {
-                self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);
-                continue;
+        // As long as somebody's time is over, nobody is looked at: those would be among them.
+        if self.expire(now, decisions) {
+            let held = self.look_at_starved(now, decisions);
+            self.look_at_lines(now, held, decisions);
+            self.let_in_later(now, decisions);
+        }
+        if let Some(kept) = self.admission.kept
+            && !self.admission.queue.contains(kept.request)
+        {
+            self.admission.kept = None;
+        }
+    }
+
+    /// Turns those away who waited too long, as many as one event may; says whether these were all.
+    fn expire(&mut self, now: Timestamp, decisions: &mut Vec<Decision>) -> bool {
+        let mut left = EXPIRED_MAX;
+        while 0 < left {
+            let Some(it) = self.admission.queue.expired(now) else { return true };
+            left = left.saturating_sub(1);
+            if it.has_choice {
+                left = left.saturating_sub(self.fleet.replicas().len() / EXPIRED_REPLICAS);
+                if let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
+                    && is_patient(now, &it, found.chosen.forecast.alone_s)
+                {
+                    self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);
+                    continue;
+                }
             }
             let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
             let gate = it.gate;
@@ -241,14 +267,7 @@ impl Dispatcher {
             };
             self.decide(now, &it.request, Err(reject), decisions);
         }
-        let held = self.look_at_starved(now, decisions);
-        self.look_at_lines(now, held, decisions);
-        self.let_in_later(now, decisions);
-        if let Some(kept) = self.admission.kept
-            && !self.admission.queue.contains(kept.request)
-        {
-            self.admission.kept = None;
-        }
+        self.admission.queue.expires().is_none_or(|it| now <= it)
     }
 
     /// Looks at those who wait in their order, but for the one at `held`. Who finds nothing tells that those after it in
@@ -373,30 +392,6 @@ impl Dispatcher {
     pub(super) const fn forecasts(&self) -> bool {
         self.strategy.forecasts() || self.admission.config.mode.predicts()
     }
-
-    /// What admission knows, for people.
-    #[must_use]
-    pub fn admission_view(&self, now: Timestamp) -> AdmissionView {
-        let placed_per_s = self.admission.rate_per_s(now);
-        let prompt = types::quantity::Tokens(1);
-        let asked = Asked { prompt, output: 1.0, ..Asked::default() };
-        let ready: Vec<f64> = self
-            .fleet
-            .replicas()
-            .iter()
-            .filter(|it| it.is_ready())
-            .map(|it| {
-                let none = types::quantity::Tokens(0);
-                let tpot_max_s = it.promises.tightest().map(|it| it.as_secs_f64());
-                let asked = Asked { tpot_max_s, ..asked };
-                let forecast = it.estimate.forecast(now, &asked, none, 1.0, it.sharing(now));
-                it.estimate.taken(forecast.utilisation, tpot_max_s)
-            })
-            .collect();
-        let utilisation = ready.iter().sum::<f64>() / ready.len().max(1) as f64;
-        let knee_per_s = (KNEE_FROM <= utilisation).then(|| placed_per_s / utilisation);
-        AdmissionView { mode: self.admission.config.mode, placed_per_s, utilisation, knee_per_s }
-    }
 }
 
 /// What a request would meet.
@@ -406,21 +401,6 @@ pub struct Outlook {
     pub is_open: bool,
     /// Seconds of GPU time that it would take where it takes least.
     pub work_s: f64,
-}
-
-/// What admission knows of the fleet.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdmissionView {
-    /// The rule in force.
-    pub mode: AdmissionMode,
-    /// Requests placed in a second, of late.
-    pub placed_per_s: f64,
-    /// Share of the replicas' time that is spoken for at the pace that was promised: nothing on an idle fleet, 1 at
-    /// the knee.
-    pub utilisation: f64,
-    /// Requests a second that the fleet could take if they were like those of late, by the time per token; absent
-    /// below half of that, where too little is asked to tell.
-    pub knee_per_s: Option<f64>,
 }
 
 /// Whether the client of one who waits would still be there for an answer that begins after `alone_s`.

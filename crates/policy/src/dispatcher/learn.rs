@@ -1,5 +1,7 @@
 //! What the dispatcher learns from answers, and of caches.
 
+use std::time::Duration;
+
 use types::{
     outcome::Outcome, quantity::Tokens, replica::ReplicaId, request::RequestId, time::Timestamp,
 };
@@ -27,13 +29,20 @@ impl Dispatcher {
         self.fleet.learn(replica, |it| {
             it.estimate.begins(now);
             if is_sized {
-                it.learn_seats(now, took_s, &forecast);
+                it.learn_seats(now, placed, &forecast);
                 it.estimate.learn_ttft(now, placed, &forecast);
                 Accuracy::move_to(&mut it.accuracy.ttft, forecast.ttft_s, took_s);
             }
         });
         if let Some(session) = session {
             self.sessions.served(now, session, replica);
+        }
+    }
+
+    /// Learns that the end of an answer may have been there for as long as `held`.
+    pub(super) fn answer_held(&mut self, id: RequestId, held: Duration) {
+        if let Some(it) = self.in_flight.get_mut(&id) {
+            it.held = held;
         }
     }
 
@@ -125,6 +134,8 @@ impl Dispatcher {
             let turn = Turn { prompt: it.request.prompt, answer: output };
             self.sessions.answered(session, it.replica, turn);
         }
+        // When it ended, as far as that is the replica's doing.
+        let now = Timestamp::from_elapsed(now.elapsed().saturating_sub(it.held));
         let gaps = output.saturating_sub(Tokens(1)).0;
         let first = it.first_token.filter(|_| gaps > 0);
         let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));

@@ -54,7 +54,8 @@ impl Dispatcher {
             ttft: explain::duration(forecast.ttft_s),
         };
         self.decide(now, &request, Ok(placement), decisions);
-        self.admission.placed(now, &request, arrived, found.work_s());
+        let line = self.fleet.line_of(request.model, request.prompt);
+        self.admission.placed(now, (&request, line), arrived, found.work_s());
         self.reserve(now, request, arrived, chosen, forecast, tried);
     }
 
@@ -106,6 +107,7 @@ impl Dispatcher {
             promised,
             is_counted,
             first_token: None,
+            held: Duration::ZERO,
             tried,
             request,
         };

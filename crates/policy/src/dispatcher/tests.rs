@@ -166,6 +166,9 @@ fn event() -> impl Strategy<Value = Event> {
             let (output, cached) = (Some(Tokens(9)), cached.map(Tokens));
             Event::Ended { request, outcome, output, cached }
         }),
+        1 => (id(), 0..2_000_u64).prop_map(|(request, ms)| {
+            Event::AnswerHeld { request, held: Duration::from_millis(ms) }
+        }),
         2 => replica().prop_map(Event::ReplicaJoined),
         4 => (replica(), health).prop_map(|(replica, health)| Event::HealthChanged { replica, health }),
         1 => (replica(), 0..9_u32).prop_map(|(replica, tokens)| Event::TokensCame {

@@ -29,6 +29,15 @@ pub struct Overrun {
     counted: Option<u32>,
 }
 
+/// What a count says that was not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// How many are new.
+    pub new: u32,
+    /// Whether it is that of another process.
+    pub is_anew: bool,
+}
+
 impl Default for Overrun {
     fn default() -> Self {
         Self { factor: 1.0, counted: None }
@@ -42,13 +51,13 @@ impl Overrun {
         self.factor
     }
 
-    /// Learns how many requests lost their memory since the engine started, and returns how many are new. The first count
-    /// is of what was before, and so is one that is less than the last: another process counts.
-    pub fn count(&mut self, preemptions: u32) -> u32 {
+    /// Learns how many requests lost their memory since the engine started. The first count is of what was before, and
+    /// so is one that is less than the last.
+    pub fn count(&mut self, preemptions: u32) -> Counted {
         let before = self.counted.replace(preemptions).unwrap_or(preemptions);
         let new = preemptions.saturating_sub(before);
         self.factor = (self.factor + STEP * f64::from(new.min(AT_ONCE_MAX))).min(MOST);
-        new
+        Counted { new, is_anew: preemptions < before }
     }
 
     /// Learns that a request ended.
@@ -64,8 +73,8 @@ mod tests {
     #[test]
     fn memory_that_is_overrun_is_learned_at_once_and_forgotten_slowly() {
         let mut overrun = Overrun::default();
-        assert_eq!(overrun.count(700), 0, "what was before says nothing of what is there");
-        assert_eq!(overrun.count(705), 5);
+        assert_eq!(overrun.count(700).new, 0, "what was before says nothing of what is there");
+        assert_eq!(overrun.count(705).new, 5);
         assert!((overrun.factor() - 1.1).abs() < 1e-9, "{overrun:?}");
         (0..100).for_each(|_| overrun.ended());
         assert!(1.07 < overrun.factor(), "{overrun:?}");
@@ -77,7 +86,8 @@ mod tests {
     fn an_engine_that_started_anew_counts_from_there() {
         let mut overrun = Overrun::default();
         overrun.count(40);
-        assert_eq!((overrun.count(3), overrun.count(4)), (0, 1));
+        let counted = [3, 4].map(|it| overrun.count(it));
+        assert_eq!(counted, [(0, true), (1, false)].map(|(new, is_anew)| Counted { new, is_anew }));
     }
 
     #[test]

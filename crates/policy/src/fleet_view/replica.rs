@@ -1,5 +1,8 @@
 //! What is believed of one replica.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use types::{
@@ -263,26 +266,51 @@ impl Replica {
         let foreign = requests.saturating_sub(self.known());
         self.foreign = Some((now, foreign));
         self.report = Some((now, report));
-        self.gave_way = 0 < self.overrun.count(report.preemptions);
+        self.learn_preemptions(&report);
         let lacks_a_seat = 0 < report.waiting
             && !self.gave_way
             && report.kv_usage < KV_AMPLE
             && self.estimate.duty(now) < DUTY_LITTLE;
-        self.seats.observe(report.running, lacks_a_seat);
+        if lacks_a_seat {
+            // An engine that stands still has everybody wait, however many run.
+            self.seats.were_taken(now, self.estimate.moved(), report.running);
+        } else {
+            self.seats.ran(report.running);
+        }
         self.learn_kv(&report);
     }
 
-    /// Learns from a first token that came after `took_s` how many requests run at once, where the engine does not say:
-    /// as many as had theirs when others waited for longer than what was computed before them explains.
-    pub(crate) fn learn_seats(&mut self, now: Timestamp, took_s: f64, forecast: &Forecast) {
+    /// Learns how many requests lost their memory, where that is told. Who waits now does so for what just happened, not
+    /// for what is told of requests that are over.
+    fn learn_preemptions(&mut self, report: &LoadReport) {
+        let told = report.preemptions.or(report.preemptions_of_ended);
+        let counted = told.map(|it| self.overrun.count(it)).unwrap_or_default();
+        self.gave_way = report.preemptions.is_some() && 0 < counted.new;
+        if counted.is_anew {
+            self.seats.forget();
+        }
+    }
+
+    /// Learns from a first token that came `now`, of a request placed at `placed`, how many requests run at once, where
+    /// the engine does not say: as many as had theirs when others waited for longer than what was computed before them
+    /// explains.
+    pub(crate) fn learn_seats(&mut self, now: Timestamp, placed: Timestamp, forecast: &Forecast) {
         if self.report.is_some_and(|it| now.since(it.0) <= REPORT_AGE_MAX) {
             return;
         }
-        let explained_s = forecast.ttft_s - forecast.room_s;
+        // Predictions that are too short as a rule are no reason to look for another.
+        let raised = self.estimate.margins().0.value().max(1.0);
+        let explained_s = raised * (forecast.ttft_s - forecast.room_s);
+        let took_s = now.since(placed).as_secs_f64();
         let lacked_a_seat = UNEXPLAINED.0 * explained_s + UNEXPLAINED.1 < took_s
             && self.estimate.duty(now) < DUTY_LITTLE;
         let waiting = u32::try_from(self.estimate.waiting()).unwrap_or(u32::MAX);
-        self.seats.observe(self.load.in_flight.saturating_sub(waiting), lacked_a_seat);
+        let running = self.load.in_flight.saturating_sub(waiting);
+        if lacked_a_seat {
+            self.seats.were_taken(now, placed, running);
+        } else {
+            self.seats.ran(running);
+        }
     }
 
     /// Learns how many tokens the KV cache holds from how full it is, once that is telling.
@@ -314,7 +342,7 @@ impl Replica {
     }
 
     /// The longest prompt it is meant for.
-    pub(super) fn longest(&self) -> Tokens {
+    pub(crate) fn longest(&self) -> Tokens {
         self.prompt_max.unwrap_or(ANY_LENGTH)
     }
 
@@ -323,10 +351,12 @@ impl Replica {
         self.is_ready() && self.warming.is_none_or(|it| HEAD_START < it.age(now))
     }
 
-    /// Learns that its cache is empty; `is_held_back` where its share is to grow little by little.
+    /// Learns that its cache is empty, as that of an engine that started anew; `is_held_back` where its share is to grow
+    /// little by little.
     pub(super) fn warm(&mut self, now: Timestamp, is_held_back: bool) {
         self.is_cold = false;
         self.adapters.lost();
+        self.seats.forget();
         self.warming = is_held_back.then(|| Warming::from(now));
     }
 
@@ -355,92 +385,5 @@ impl Replica {
 
     pub(super) fn serves(&self, model: ModelId) -> bool {
         self.models.is_empty() || model == ModelId::ANY || self.models.contains(&model)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{fleet_view::FleetView, strategy::testing::candidate};
-
-    #[test]
-    fn a_seat_or_memory_that_is_lacking_is_waited_for() {
-        let mut fleet = FleetView::default();
-        let id = ReplicaId(3);
-        fleet.join(id, Slot::default());
-        let asked = |ttft_max_s| Asked {
-            prompt: Tokens(100),
-            output: 100.0,
-            ttft_max_s,
-            ..Asked::default()
-        };
-        let ttft_s = |fleet: &FleetView, now| {
-            let replica = fleet.get(id).unwrap();
-            replica.forecast(now, &asked(None), Tokens(0), replica.sharing(now)).ttft_s
-        };
-        (0..255).for_each(|_| fleet.reserve(id, Tokens(0)));
-        let with_a_seat = ttft_s(&fleet, Timestamp::ZERO);
-        (0..25).for_each(|_| fleet.reserve(id, Tokens(0)));
-        assert!(1.5 * with_a_seat < ttft_s(&fleet, Timestamp::ZERO));
-        (0..25).for_each(|_| fleet.release_request(id));
-        let full =
-            LoadReport { running: 200, waiting: 55, kv_usage: 0.99, ..LoadReport::default() };
-        fleet.report(Timestamp::ZERO, id, full);
-        let without_memory = ttft_s(&fleet, Timestamp::ZERO);
-        assert!(1.5 * with_a_seat < without_memory, "{with_a_seat} {without_memory}");
-        let replica = fleet.get(id).unwrap();
-        let sharing = replica.sharing(Timestamp::ZERO);
-        let late = |most| replica.forecast(Timestamp::ZERO, &asked(most), Tokens(0), sharing);
-        assert!(late(Some(with_a_seat / 2.0)).is_late);
-        assert!(!late(Some(with_a_seat * 2.5)).is_late && !late(None).is_late);
-    }
-
-    fn fleet_of_one() -> (FleetView, ReplicaId) {
-        let (mut fleet, id) = (FleetView::default(), ReplicaId(3));
-        fleet.join(id, Slot::default());
-        (fleet, id)
-    }
-
-    #[test]
-    fn a_count_of_preemptions_that_rises_closes_the_gate_of_memory() {
-        let (mut fleet, id) = fleet_of_one();
-        let replica = fleet.get_mut(id).unwrap();
-        replica.cache_sized(Tokens(10_000));
-        let mut candidate = candidate(3, 4, 0);
-        candidate.forecast.context = 8_000.0;
-        let report = |preemptions| LoadReport { running: 4, preemptions, ..LoadReport::default() };
-        let now = Timestamp::ZERO;
-        replica.report(now, report(7));
-        let before = replica.kv_usage_with(now, &candidate);
-        assert!((before - 0.8).abs() < 1e-9, "{before}");
-        replica.report(now, report(7));
-        assert!((replica.kv_usage_with(now, &candidate) - before).abs() < 1e-9);
-        replica.report(now, report(20));
-        let after = replica.kv_usage_with(now, &candidate);
-        assert!(0.95 < after, "{after}");
-        assert!(!replica.lacks_memory(now), "nobody waits");
-        replica.report(now, LoadReport { waiting: 1, ..report(21) });
-        assert!(replica.lacks_memory(now));
-        replica.report(now, LoadReport { waiting: 1, ..report(21) });
-        assert!(!replica.lacks_memory(now), "who waits now may lack something else");
-    }
-
-    #[test]
-    fn first_tokens_that_nothing_explains_tell_how_many_run_at_once() {
-        let (mut fleet, id) = fleet_of_one();
-        (0..6).for_each(|_| fleet.reserve(id, Tokens(0)));
-        let replica = fleet.get_mut(id).unwrap();
-        let forecast = Forecast { ttft_s: 0.1, ..Forecast::default() };
-        let now = Timestamp::ZERO;
-        (0..20).for_each(|_| replica.learn_seats(now, 0.15, &forecast));
-        assert_eq!(replica.seats.count(), 256, "nobody waited");
-        // An engine that reports is believed instead.
-        let running = LoadReport { running: 6, ..LoadReport::default() };
-        replica.report(now, running);
-        (0..20).for_each(|_| replica.learn_seats(now, 3.0, &forecast));
-        assert_eq!(replica.seats.count(), 256);
-        let later = now + REPORT_AGE_MAX + Duration::from_millis(1);
-        (0..5).for_each(|_| replica.learn_seats(later, 3.0, &forecast));
-        assert_eq!(replica.seats.count(), 6);
     }
 }

@@ -54,7 +54,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => request.prop_map(|request| Event::Ended { request, outcome: Outcome::Finished, output: None, cached: None }),
         1 => (replica.clone(), any::<f32>()).prop_map(|(replica, kv)| Event::LoadReported {
             replica,
-            report: LoadReport { running: 3, waiting: 1, kv_usage: if kv.is_finite() { kv } else { 0.5 }, preemptions: 7 },
+            report: LoadReport { running: 3, waiting: 1, kv_usage: if kv.is_finite() { kv } else { 0.5 }, preemptions: Some(7), preemptions_of_ended: None },
         }),
         1 => replica.clone().prop_map(|replica| Event::HealthChanged { replica, health: Health::Ejected }),
         1 => replica.prop_map(Event::CacheLost),

@@ -101,11 +101,31 @@ fn memory_has_a_bound_whatever_clients_send() {
         rolling.open(at(0), &id, Duration::ZERO);
     }
     assert!(rolling.keys.len() <= KEYS_MAX + 1, "{}", rolling.keys.len());
-    assert_eq!((rolling.recent.len(), rolling.order.len()), (RECENT_MAX, RECENT_MAX));
+    assert_eq!((rolling.recent.names.len(), rolling.recent.left.len()), (RECENT_MAX, RECENT_MAX));
     assert_eq!(rolling.disruptions.len(), DISRUPTIONS_MAX);
     assert!(!rolling.label("", "0", true) && rolling.label("", &RECENT_MAX.to_string(), true));
     let all: u64 = rolling.view(at(9), None).keys.iter().map(|it| it.of.undisturbed.requests).sum();
     assert_eq!(all, RECENT_MAX as u64 + 500);
+}
+
+#[test]
+fn a_label_is_for_the_last_request_of_its_name() {
+    let mut rolling = Rolling::default();
+    for id in ["a", "b", "a", "c"] {
+        rolling.count(at(1), key("m"), &good(id, 0), None);
+    }
+    assert_eq!(rolling.recent.find(hashed("", "a")), Some(2));
+    assert_eq!(rolling.recent.find(hashed("", "b")), Some(1));
+    // Once around, the row lies in two pieces.
+    let mut recent = Recent::default();
+    let left = |slot| Left { slot, ..rolling.recent.left[0].clone() };
+    let names = 0..(RECENT_MAX as u64 + 10);
+    names.clone().for_each(|it| recent.add(it, left(it)));
+    for name in names.skip(10).step_by(4_099) {
+        let found = recent.find(name).and_then(|it| recent.left.get(it)).map(|it| it.slot);
+        assert_eq!(found, Some(name));
+    }
+    assert_eq!(recent.find(9), None);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub const CHAT: &str = "/v1/chat/completions";
 pub const MODEL: &str = "llama-3-8b-h100";
 
 /// Longest wait for anything; reached only when a test fails.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage {
     pub replicas: Vec<Handle>,

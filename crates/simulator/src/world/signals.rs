@@ -153,7 +153,7 @@ impl World<'_> {
                 report.kv_usage = 0.0;
             }
             if !signals.preemptions_told {
-                report.preemptions = 0;
+                report.preemptions = None;
             }
             let at = self.now + signals.scrape_delay;
             self.enter_news(at, Event::Reported { router, replica, report });

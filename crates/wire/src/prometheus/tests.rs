@@ -27,7 +27,13 @@ vllm:cache_config_info{block_size=\"32\",engine=\"1\",num_gpu_blocks=\"512\"} 1.
     assert_eq!(
         read(page.as_bytes()),
         Some(Scrape {
-            load: LoadReport { running: 20, waiting: 8, kv_usage: 0.375, preemptions: 12 },
+            load: LoadReport {
+                running: 20,
+                waiting: 8,
+                kv_usage: 0.375,
+                preemptions: Some(12),
+                ..LoadReport::default()
+            },
             block: Some(Tokens(32)),
             cache_blocks: Some(Blocks(1024)),
             ..Scrape::default()

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use types::{
-    block::{BlockHash, HashKey},
+    block::{BlockHash, BlockHasher, ChainSeed, HashKey, Scope},
     quantity::Tokens,
 };
 
@@ -177,6 +177,9 @@ fn the_first_turn_needs_a_user() {
     assert_eq!(prompt.first_turn, None);
 }
 
+/// Lengths about that from which on pieces are not gathered.
+const LENGTHS: [usize; 8] = [0, 1, 2, 255, 510, 512, 513, 2_000];
+
 fn message() -> impl Strategy<Value = String> {
     let role = prop::sample::select(vec!["system", "user", "assistant", "tool"]);
     let text = "[a-z \\\\\"\u{e9}]{0,20}";
@@ -191,6 +194,36 @@ fn message() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    /// How long its pieces are does not matter: the blocks are those of the layout as one text.
+    #[test]
+    fn short_and_long_pieces_are_laid_out_alike(
+        pieces in prop::collection::vec((0..3_usize, prop::sample::select(&LENGTHS[..])), 0..8),
+    ) {
+        let (mut turns, mut laid_out) = (Vec::new(), String::new());
+        for (kind, length) in pieces {
+            let text = "x".repeat(length);
+            laid_out += "\x1e";
+            turns.push(match kind {
+                0 => {
+                    laid_out += &format!("user\x1f{text}");
+                    format!(r#"{{"role":"user","content":"{text}"}}"#)
+                }
+                1 => {
+                    laid_out += &format!("\x1f\"{text}\"");
+                    format!("\"{text}\"")
+                }
+                _ => {
+                    laid_out += &format!("{text}\x1f");
+                    format!(r#"{{"role":"{text}"}}"#)
+                }
+            });
+        }
+        let scope = Scope { model: "m", ..Scope::default() };
+        let mut hasher = BlockHasher::new(ChainSeed::new(KEY, &scope), 4);
+        hasher.update(laid_out.as_bytes());
+        prop_assert_eq!(chat(&format!("[{}]", turns.join(","))).blocks, hasher.finish());
+    }
+
     #[test]
     fn appending_turns_only_appends_blocks(
         turns in prop::collection::vec(message(), 0..8),

@@ -2,6 +2,8 @@
 
 mod lines;
 mod pace;
+mod retries;
+mod too_late;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use types::{
@@ -14,7 +16,7 @@ use types::{
 
 use super::*;
 use crate::{
-    admission::AdmissionConfig,
+    admission::{AdmissionConfig, AdmissionMode},
     config::{DispatcherConfig, StrategyName},
     estimate::EstimateConfig,
     event::Event,
@@ -67,21 +69,6 @@ fn who_finds_no_room_waits_until_there_is_some() {
     assert_eq!(decisions[0].request, RequestId(2));
     assert!(decisions[0].verdict.is_ok(), "{decisions:?}");
     assert_eq!((waiting(&dispatcher), dispatcher.next_wakeup()), (0, None));
-}
-
-#[test]
-fn who_waited_too_long_is_turned_away_when_time_has_passed() {
-    let mut dispatcher = dispatcher(AdmissionConfig::default());
-    told(&mut dispatcher, 0, Event::Arrived(long(1)));
-    told(&mut dispatcher, 0, Event::Arrived(long(2)));
-    let mut decisions = Vec::new();
-    while decisions.is_empty() {
-        let due = dispatcher.next_wakeup().unwrap();
-        dispatcher.handle(due, Event::TimePassed, &mut decisions);
-    }
-    let reject = decisions[0].verdict.unwrap_err();
-    assert!(matches!(reject, Reject::Expired { .. }), "{reject:?}");
-    assert!(reject.retry_after().unwrap() > Duration::ZERO);
 }
 
 /// C10: of those who were turned away at once, no twentieth of the time in which they come again has more than three
@@ -148,7 +135,7 @@ fn room_is_looked_for_once_at_a_time_and_the_more_rarely_the_more_replicas_there
     fn looks(replicas: usize) -> usize {
         let mut admission = Admission::new(AdmissionConfig::default());
         for (id, work_s) in (0..).zip([0.005, 0.02, 0.1, 0.5, 2.0, 20.0]) {
-            admission.room_of(&long(id)).turned_away(at(0), &long(id), work_s, 1.0);
+            admission.room_of(1, &long(id)).turned_away(at(0), &long(id), work_s, 1.0);
         }
         let times = (50_000..51_000).map(|us| Timestamp::from_elapsed(Duration::from_micros(us)));
         times.filter(|now| admission.watched(*now, replicas).is_some()).count()
@@ -156,35 +143,6 @@ fn room_is_looked_for_once_at_a_time_and_the_more_rarely_the_more_replicas_there
     assert_eq!(looks(25), 6, "each of them once");
     assert_eq!(looks(64), 4, "a quarter of a millisecond apart");
     assert_eq!(looks(1_024), 1);
-}
-
-#[test]
-fn nobody_is_slowed_below_its_promise_for_one_who_has_none() {
-    let mut dispatcher = dispatcher(AdmissionConfig::default());
-    let tight = Slo { tpot: Some(Duration::from_millis(9)), ..Slo::default() };
-    let first = Request { slo: tight, prompt: Tokens(100), ..long(1) };
-    assert!(told(&mut dispatcher, 0, Event::Arrived(first))[0].verdict.is_ok());
-    let without = Request { slo: Slo::default(), came_again: 1, ..long(2) };
-    let decisions = told(&mut dispatcher, 0, Event::Arrived(without));
-    assert!(decisions.first().is_none_or(|it| it.verdict.is_err()), "{decisions:?}");
-}
-
-#[test]
-fn a_pace_that_nobody_can_keep_holds_nobody_back() {
-    let lets_in_beside = |tpot_ms| {
-        let mut dispatcher = dispatcher(AdmissionConfig::default());
-        let slo = Slo { tpot: Some(Duration::from_millis(tpot_ms)), ..Slo::default() };
-        let first = Request { slo, prompt: Tokens(100), ..long(1) };
-        assert!(told(&mut dispatcher, 0, Event::Arrived(first))[0].verdict.is_ok());
-        let second = Request { prompt: Tokens(12_000), ..long(2) };
-        let lets_in = !told(&mut dispatcher, 0, Event::Arrived(second)).is_empty();
-        told(&mut dispatcher, 1, ended(2));
-        told(&mut dispatcher, 1, ended(1));
-        assert_eq!(dispatcher.fleet.get(ReplicaId(0)).unwrap().promises.tightest(), None);
-        lets_in
-    };
-    assert!(lets_in_beside(1), "it will run slower than that whoever else is there");
-    assert!(!lets_in_beside(9));
 }
 
 /// A prompt that was promised a pace, and time enough for its first token.
@@ -207,63 +165,6 @@ fn waits(request: Request) -> Waiting {
         is_over_share: false,
         line: 0,
     }
-}
-
-#[test]
-fn who_has_a_choice_is_not_sent_once_its_client_has_gone() {
-    let is_sent = |patience_ms| {
-        let mut dispatcher = dispatcher(AdmissionConfig::default());
-        let patience_ms = std::num::NonZeroU32::new(patience_ms);
-        let request = Request { prompt: Tokens(100), patience_ms, ..long(1) };
-        let waiting = Waiting { has_choice: true, ..waits(request) };
-        dispatcher.admission.queue.push(waiting, 8);
-        told(&mut dispatcher, 400, Event::TimePassed)[0].verdict.is_ok()
-    };
-    assert!(!is_sent(300) && is_sent(600));
-    // It is looked at, and chooses, before that is too late.
-    let patience_ms = std::num::NonZeroU32::new(300);
-    let latest = Admission::latest_choice;
-    assert_eq!(latest(&Request { patience_ms, ..long(1) }, at(0), 0.1), at(180));
-    assert!(at(3_600_000) < latest(&long(1), at(0), 0.1));
-}
-
-#[test]
-fn a_pace_that_no_replica_can_keep_is_not_waited_for() {
-    let mut dispatcher = dispatcher(AdmissionConfig::default());
-    assert!(told(&mut dispatcher, 0, Event::Arrived(long(1)))[0].verdict.is_ok());
-    let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 1)))[0].verdict.unwrap_err();
-    assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
-    assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 9))).is_empty(), "this one can be");
-}
-
-#[test]
-fn nobody_waits_for_hours_for_an_answer_that_somebody_waits_for() {
-    let mut dispatcher = dispatcher(AdmissionConfig::default());
-    told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(1, 9) }));
-    told(&mut dispatcher, 0, Event::Arrived(paced(2, 9)));
-    assert_eq!(waiting(&dispatcher), 1);
-    assert!(told(&mut dispatcher, 29_000, Event::TimePassed).is_empty());
-    let decisions = told(&mut dispatcher, 31_000, Event::TimePassed);
-    assert!(matches!(decisions[0].verdict, Err(Reject::Expired { .. })), "{decisions:?}");
-}
-
-#[test]
-fn no_replica_is_kept_for_who_could_go_nowhere_in_an_idle_fleet_either() {
-    let is_kept_for = |tpot_ms| {
-        let mut dispatcher = dispatcher(AdmissionConfig::default());
-        told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(1, 9) }));
-        for _ in 0..100 {
-            dispatcher.admission.sizes.decided(at(0), 0.1, true);
-            dispatcher.admission.sizes.decided(at(0), 1.0, false);
-        }
-        // It came when such a pace was kept there.
-        let waiting = Waiting { latest: at(1_000), ..waits(paced(2, tpot_ms)) };
-        dispatcher.admission.queue.push(waiting, 8);
-        told(&mut dispatcher, 1, Event::TimePassed);
-        assert!(dispatcher.admission.queue.contains(RequestId(2)));
-        dispatcher.admission.kept.is_some()
-    };
-    assert!(is_kept_for(9) && !is_kept_for(1));
 }
 
 #[test]
@@ -355,26 +256,6 @@ proptest! {
     }
 }
 
-#[test]
-fn nothing_waits_for_longer_than_its_client() {
-    let mut dispatcher = dispatcher(AdmissionConfig::default());
-    told(&mut dispatcher, 0, Event::Arrived(long(1)));
-    let slo = Slo { ttft: Some(Duration::from_secs(60)), ..Slo::default() };
-    let brief = Request { prompt: Tokens(100), slo, ..long(2) };
-    let brief = Request { patience_ms: std::num::NonZeroU32::new(200), ..brief };
-    let tight = Slo { tpot: Some(Duration::from_millis(9)), ..slo };
-    told(&mut dispatcher, 0, Event::Arrived(Request { slo: tight, ..brief }));
-    assert_eq!(waiting(&dispatcher), 1);
-    let mut decisions = Vec::new();
-    let mut due = at(0);
-    while decisions.is_empty() {
-        due = dispatcher.next_wakeup().unwrap();
-        dispatcher.handle(due, Event::TimePassed, &mut decisions);
-    }
-    assert!(matches!(decisions[0].verdict, Err(Reject::Expired { .. })), "{decisions:?}");
-    assert!(due < at(200), "{due:?}: there must be time left for its answer to begin");
-}
-
 /// Two replicas that take `most` requests each.
 fn two_of(strategy: StrategyName, most: u32) -> Dispatcher {
     let mut config = DispatcherConfig::new(strategy, 7);
@@ -425,13 +306,21 @@ fn what_a_dying_replica_leaves_goes_only_where_there_is_room() {
 
 /// What is known after twenty seconds of prompts of a thousand tokens, at a rate.
 fn at_rate(per_s: u64) -> AdmissionView {
+    at_rate_beside(per_s, 0)
+}
+
+/// The same where so many `others` serve another model, for which nobody asks.
+fn at_rate_beside(per_s: u64, others: u32) -> AdmissionView {
     let mut dispatcher = dispatcher(AdmissionConfig::off());
     // As the form has it, whenever the first tokens come here.
     let estimate = EstimateConfig { frozen: true, ..EstimateConfig::default() };
     dispatcher.fleet = FleetView::new(estimate);
-    told(&mut dispatcher, 0, Event::ReplicaJoined(ReplicaId(1)));
-    let ready = Event::HealthChanged { replica: ReplicaId(1), health: Health::Ready };
-    told(&mut dispatcher, 0, ready);
+    for (replica, model) in (1..=1 + others).map(|it| (ReplicaId(it), u64::from(it.min(2)))) {
+        told(&mut dispatcher, 0, Event::ReplicaJoined(replica));
+        let models = [ModelId(model)].into();
+        told(&mut dispatcher, 0, Event::ModelsListed { replica, models });
+        told(&mut dispatcher, 0, Event::HealthChanged { replica, health: Health::Ready });
+    }
     let last = per_s * 20;
     for id in 0..last {
         let ms = id * 1_000 / per_s;
@@ -456,4 +345,11 @@ fn the_knee_that_is_told_is_where_the_fleet_is_full_whatever_the_load() {
     let full = at_rate(knee).utilisation;
     assert!((0.9..1.1).contains(&full), "{full} at {knee}/s");
     assert!(told.iter().all(|it| (0.9..1.1).contains(&(it / told[0]))), "{told:?}");
+}
+
+#[test]
+fn the_knee_is_that_of_the_model_that_is_asked_for_however_idle_others_are() {
+    let (alone, beside) = (at_rate(20), at_rate_beside(20, 3));
+    assert!(beside.utilisation < 0.3 * alone.utilisation, "{beside:?}");
+    assert_eq!(beside.knee_per_s.map(f64::round), alone.knee_per_s.map(f64::round));
 }

@@ -23,7 +23,8 @@ impl Dispatcher {
     ) {
         let latest = self.admission.latest(&request, now, full.alone_s, full.answer_s);
         let rank = (request.priority, full.is_over_share);
-        let ahead_s = self.admission.expected_wait_s(now, rank, latest);
+        let line = self.fleet.line_of(request.model, request.prompt);
+        let ahead_s = self.admission.expected_wait_s(now, line, rank, latest);
         let ends_well = ahead_s <= latest.since(now).as_secs_f64() && now < latest;
         let queue_max = self.admission.config.queue_max as usize;
         let latest = if full.has_choice {
@@ -36,14 +37,13 @@ impl Dispatcher {
                 && self.admission.config.mode.predicts()
                 && queue_max > 0
                 && ends_well
-                && (request.came_again == 0 || self.admission.may_retry());
+                && (request.came_again == 0 || self.admission.may_claim(request.tenant));
         if !may_wait {
             let reject = self.refusal(now, &request, full);
             return self.decide(now, &request, Err(reject), decisions);
         }
         let (id, work_s) = (request.id, full.work_s);
         let Full { gate, after_s, has_choice, is_over_share, .. } = *full;
-        let line = self.fleet.line_of(request.model, request.prompt);
         let waiting = Waiting {
             request,
             arrived: now,
@@ -108,7 +108,8 @@ impl Dispatcher {
             self.admission.had_trouble(now);
         }
         self.admission.sizes.decided(now, work_s, false);
-        let room = self.admission.room_of(request);
+        let line = self.fleet.line_of(request.model, request.prompt);
+        let room = self.admission.room_of(line, request);
         let after_s = room.after_s(work_s, guess_s);
         room.turned_away(now, request, work_s, after_s);
         Duration::from_secs_f64(after_s * self.rng.random_range(0.7..1.3))
@@ -118,7 +119,8 @@ impl Dispatcher {
     pub(in crate::dispatcher) fn look_for_room(&mut self, now: Timestamp) {
         let Some(it) = self.admission.watched(now, self.fleet.replicas().len()) else { return };
         let has_some = self.outlook(now, &it.request).is_open;
-        let room = self.admission.room_of(&it.request);
+        let line = self.fleet.line_of(it.request.model, it.request.prompt);
+        let room = self.admission.room_of(line, &it.request);
         if has_some { room.had_some(now, &it) } else { room.had_none(now, it) }
     }
 }

@@ -172,7 +172,7 @@ fn explaining_changes_no_decision() {
 fn the_gate_that_is_closed_is_named_and_so_is_what_engines_report() {
     let mut dispatcher = fleet(StrategyName::LeastRequest, 2);
     let replica = ReplicaId(1);
-    let report = LoadReport { running: 3, waiting: 2, kv_usage: 0.5, preemptions: 0 };
+    let report = LoadReport { running: 3, waiting: 2, kv_usage: 0.5, ..LoadReport::default() };
     told(&mut dispatcher, 0, Event::LoadReported { replica, report });
     let admission =
         AdmissionConfig { in_flight_max: 1, ..AdmissionConfig::of(AdmissionMode::Static) };

@@ -54,3 +54,107 @@ fn where_there_are_many_lines_none_is_left_out() {
         assert_eq!(decisions.len(), 1, "{model}: {decisions:?}");
     }
 }
+
+#[test]
+fn those_who_wait_for_one_model_are_not_before_those_of_another() {
+    let mut dispatcher = one_replica_for_each_model();
+    for id in 100..200 {
+        let ahead = Request { model: ModelId(0), priority: Priority::Interactive, ..long(id) };
+        told(&mut dispatcher, 0, Event::Arrived(ahead));
+    }
+    let other = Request { model: ModelId(1), ..long(200) };
+    assert!(told(&mut dispatcher, 0, Event::Arrived(other)).is_empty(), "it is the first to go");
+}
+
+#[test]
+fn how_soon_those_go_who_wait_for_one_model_says_nothing_of_another() {
+    let mut dispatcher = one_replica_for_each_model();
+    for step in 0..1_000 {
+        let brief = Request { model: ModelId(1), prompt: Tokens(1), ..long(2_000 + step) };
+        told(&mut dispatcher, 20 * step, Event::Arrived(brief));
+        told(&mut dispatcher, 20 * step, ended(2_000 + step));
+    }
+    for model in [0, 1] {
+        told(&mut dispatcher, 20_000, ended(model));
+        let first = Request { model: ModelId(model), ..long(50 + model) };
+        assert!(told(&mut dispatcher, 20_000, Event::Arrived(first))[0].verdict.is_ok());
+    }
+    let waits = |dispatcher: &mut Dispatcher, model, id| {
+        let request = Request { model: ModelId(model), ..long(id) };
+        told(dispatcher, 20_000, Event::Arrived(request)).is_empty()
+    };
+    assert!(waits(&mut dispatcher, 0, 100) && waits(&mut dispatcher, 1, 101));
+    assert!(!waits(&mut dispatcher, 0, 102), "of this one, one goes in seconds");
+    assert!(waits(&mut dispatcher, 1, 103));
+}
+
+#[test]
+fn one_model_that_is_full_keeps_nobody_of_another_waiting() {
+    let mut dispatcher = one_replica_for_each_model();
+    told(&mut dispatcher, 0, ended(1));
+    for step in 0..200 {
+        let flood = Request { model: ModelId(0), ..long(1_000 + step) };
+        told(&mut dispatcher, step, Event::Arrived(flood));
+        let other = Request { model: ModelId(1), prompt: Tokens(1), ..long(2_000 + step) };
+        let decisions = told(&mut dispatcher, step, Event::Arrived(other));
+        let own = decisions.iter().find(|it| it.request.0 == 2_000 + step).unwrap();
+        assert_eq!(own.verdict.unwrap().replica, ReplicaId(1));
+        told(&mut dispatcher, step, ended(2_000 + step));
+    }
+}
+
+#[test]
+fn when_to_come_again_is_learned_for_each_model() {
+    let mut dispatcher = one_replica_for_each_model();
+    dispatcher.admission.config.wait_share = 0.0;
+    let ask = |dispatcher: &mut Dispatcher, ms, model, id| {
+        let request = Request { model: ModelId(model), ..long(id) };
+        told(dispatcher, ms, Event::Arrived(request))[0].verdict.err()?.retry_after()
+    };
+    // Model 0 has room every fifth of a second, model 1 every ten seconds.
+    let mut id = 10_000;
+    let (mut last, mut in_flight) = ([None, None], [0, 1]);
+    for ms in (100..120_000).step_by(100) {
+        for (model, every) in [(0, 200), (1, 10_000)] {
+            let at = usize::try_from(model).unwrap();
+            if ms % every == 0 {
+                told(&mut dispatcher, ms, ended(in_flight[at]));
+            }
+            id += 1;
+            match ask(&mut dispatcher, ms, model, id) {
+                Some(after) => last[at] = Some(after),
+                None => in_flight[at] = id,
+            }
+        }
+    }
+    let [quick, slow] = last.map(|it| it.unwrap().as_secs_f64());
+    assert!(quick < 0.5 && 2.0 < slow, "{quick} {slow}");
+}
+
+#[test]
+fn who_waits_for_one_model_makes_way_for_a_flood_of_another_only_where_all_have_no_more_places() {
+    let config = AdmissionConfig { queue_max: 20, ..AdmissionConfig::default() };
+    let mut dispatcher = one_replica_for_each_model();
+    dispatcher.admission.config = config;
+    let wait = |id, tenant| {
+        let request = Request { model: ModelId(1), tenant: TenantId(tenant), ..long(id) };
+        Waiting { line: 1, latest: at(400), ..waits(request) }
+    };
+    (100..104).for_each(|id| assert!(dispatcher.admission.queue.push(wait(id, 2), 20).is_none()));
+    let mut out = Vec::new();
+    for id in 200..260 {
+        let flood = Request { model: ModelId(0), tenant: TenantId(1), ..long(id) };
+        out.extend(told(&mut dispatcher, 0, Event::Arrived(flood)));
+        if waiting(&dispatcher) < 20 {
+            assert!(out.is_empty(), "there were places: {out:?}");
+        }
+    }
+    let evicted = |id: u64| out.iter().any(|it| it.request.0 == id && it.verdict.is_err());
+    assert!((100..104).all(|id| !evicted(id)), "they are few, whenever they must go: {out:?}");
+    assert!(!out.is_empty() && out.iter().all(|it| 200 <= it.request.0), "{out:?}");
+    // Those who are more urgent take the places of those who are least, whomever these wait for.
+    let urgent = Request { model: ModelId(0), priority: Priority::System, ..long(300) };
+    let decisions = told(&mut dispatcher, 0, Event::Arrived(urgent));
+    assert!(decisions.iter().all(|it| it.request != RequestId(300)), "{decisions:?}");
+    assert_eq!(waiting(&dispatcher), 20);
+}

@@ -1,6 +1,7 @@
-//! The pace that is measured, and how far it may go.
+//! The time per token that answers were promised: who keeps whom back for it, and who could be given it by nobody.
 
 use super::*;
+use crate::estimate::Forecast;
 
 #[test]
 fn answers_that_run_slower_than_predicted_close_the_gate() {
@@ -25,6 +26,104 @@ fn answers_that_run_slower_than_predicted_close_the_gate() {
         told(&mut dispatcher, 10_000, Event::Arrived(short(2))).iter().any(|it| it.verdict.is_ok())
     };
     assert!(lets_in(40) && !lets_in(60));
+}
+
+#[test]
+fn nobody_is_slowed_below_its_promise_for_one_who_has_none() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    let tight = Slo { tpot: Some(Duration::from_millis(9)), ..Slo::default() };
+    let first = Request { slo: tight, prompt: Tokens(100), ..long(1) };
+    assert!(told(&mut dispatcher, 0, Event::Arrived(first))[0].verdict.is_ok());
+    let without = Request { slo: Slo::default(), came_again: 1, ..long(2) };
+    let decisions = told(&mut dispatcher, 0, Event::Arrived(without));
+    assert!(decisions.first().is_none_or(|it| it.verdict.is_err()), "{decisions:?}");
+}
+
+#[test]
+fn a_pace_that_nobody_can_keep_holds_nobody_back() {
+    let lets_in_beside = |tpot_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        let slo = Slo { tpot: Some(Duration::from_millis(tpot_ms)), ..Slo::default() };
+        let first = Request { slo, prompt: Tokens(100), ..long(1) };
+        assert!(told(&mut dispatcher, 0, Event::Arrived(first))[0].verdict.is_ok());
+        let second = Request { prompt: Tokens(12_000), ..long(2) };
+        let lets_in = !told(&mut dispatcher, 0, Event::Arrived(second)).is_empty();
+        told(&mut dispatcher, 1, ended(2));
+        told(&mut dispatcher, 1, ended(1));
+        assert_eq!(dispatcher.fleet.get(ReplicaId(0)).unwrap().promises.tightest(), None);
+        lets_in
+    };
+    assert!(lets_in_beside(1), "it will run slower than that whoever else is there");
+    assert!(!lets_in_beside(9));
+}
+
+#[test]
+fn a_pace_that_no_replica_can_keep_is_not_waited_for() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    assert!(told(&mut dispatcher, 0, Event::Arrived(long(1)))[0].verdict.is_ok());
+    let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 1)))[0].verdict.unwrap_err();
+    assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
+    assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 9))).is_empty(), "this one can be");
+}
+
+#[test]
+fn no_replica_is_kept_for_who_could_go_nowhere_in_an_idle_fleet_either() {
+    let is_kept_for = |tpot_ms| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(1, 9) }));
+        for _ in 0..100 {
+            dispatcher.admission.sizes.decided(at(0), 0.1, true);
+            dispatcher.admission.sizes.decided(at(0), 1.0, false);
+        }
+        // It came when such a pace was kept there.
+        let waiting = Waiting { latest: at(1_000), ..waits(paced(2, tpot_ms)) };
+        dispatcher.admission.queue.push(waiting, 8);
+        told(&mut dispatcher, 1, Event::TimePassed);
+        assert!(dispatcher.admission.queue.contains(RequestId(2)));
+        dispatcher.admission.kept.is_some()
+    };
+    assert!(is_kept_for(9) && !is_kept_for(1));
+}
+
+/// Has replica 0 learn that answers run slower than predicted, by four tenths and no more.
+fn learn_pace(dispatcher: &mut Dispatcher) {
+    let replica = dispatcher.fleet.get_mut(ReplicaId(0)).unwrap();
+    let forecast = Forecast { tpot_s: 0.02, ..Forecast::default() };
+    (0..20).for_each(|_| replica.estimate.learn_tpot(&forecast, 0.03, 0.02));
+    let margin = replica.estimate.margins().1.value();
+    assert!((1.35..1.45).contains(&margin), "{margin}");
+}
+
+#[test]
+fn a_pace_that_no_replica_keeps_as_far_as_was_seen_is_not_waited_for_either() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    assert!(told(&mut dispatcher, 0, Event::Arrived(long(1)))[0].verdict.is_ok());
+    learn_pace(&mut dispatcher);
+    let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 9)))[0].verdict.unwrap_err();
+    assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
+    assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 13))).is_empty(), "this one is");
+}
+
+#[test]
+fn a_client_that_is_slow_to_take_the_end_of_its_answer_widens_no_margin() {
+    let margin = |held_s| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        let slo = Slo { tpot: Some(Duration::from_millis(50)), ..Slo::default() };
+        for id in 1..20 {
+            let began = id * 10_000;
+            let request = Request { slo, prompt: Tokens(100), ..long(id) };
+            told(&mut dispatcher, began, Event::Arrived(request));
+            told(&mut dispatcher, began + 20, Event::FirstToken(RequestId(id)));
+            let (request, held) = (RequestId(id), Duration::from_secs(held_s));
+            told(&mut dispatcher, began + 6_020, Event::AnswerHeld { request, held });
+            let (outcome, output) = (Outcome::Finished, Some(Tokens(101)));
+            let ended = Event::Ended { request, outcome, output, cached: None };
+            told(&mut dispatcher, began + 6_020, ended);
+        }
+        dispatcher.fleet.get(ReplicaId(0)).unwrap().estimate.margins().1.value()
+    };
+    assert!(1.1 < margin(0), "sixty milliseconds a token");
+    assert!(margin(2) < 1.0 + 1e-9, "forty");
 }
 
 /// A dispatcher whose only replica serves somebody at a pace of 51 ms where 50 were promised, at 10 s; `meanwhile`
