@@ -9,7 +9,7 @@ use crate::{
     Terms,
     case::{self, Case, Ran, mean, quantile_of},
     goodput::at_knee,
-    line::{Bar, put},
+    line::{Bar, put, say},
 };
 
 /// When the burst begins and ends, and when the run does, seconds.
@@ -22,6 +22,10 @@ const HIGH: f64 = 3.0;
 /// Stretches of time for which goodput is compared, seconds.
 const WINDOW_S: u32 = 5;
 const STEADY_WINDOW_S: u32 = 10;
+
+/// Refusals of which the median is taken, at least; where there are fewer, a run is so many times as long.
+const FOLLOWED_MIN: usize = 50;
+const LONGER: u32 = 4;
 
 pub(crate) fn burst_and_steady(terms: &Terms) {
     for case in case::synthetic(terms) {
@@ -120,7 +124,13 @@ pub(crate) fn retry_after(terms: &Terms) {
         let mut case = case;
         case.follow = Some(2);
         for times in [1.2, 1.4, 2.0] {
-            let runs = case.runs(AdmissionConfig::default(), times, terms.seeds);
+            let mut runs = case.runs(AdmissionConfig::default(), times, terms.seeds);
+            let followed: usize = runs.iter().map(|it| it.refusals.len()).sum();
+            if followed < FOLLOWED_MIN {
+                // Of a few, the median says nothing.
+                let longer = case.clone().lasting(terms.duration * LONGER);
+                runs = longer.runs(AdmissionConfig::default(), times, terms.seeds);
+            }
             told(&case, &runs, &format!("at {times} x"));
         }
         let runs = bursting(&case).runs(AdmissionConfig::default(), HIGH, terms.seeds);
@@ -131,6 +141,9 @@ pub(crate) fn retry_after(terms: &Terms) {
 /// Compares what those who were turned away were told with when there was room for them.
 fn told(case: &Case, runs: &[Ran], when: &str) {
     let followed = || runs.iter().flat_map(|it| &it.refusals);
+    if followed().next().is_none() {
+        return say("retry-after", &case.name, when, "nobody was turned away");
+    }
     let pairs =
         || followed().filter_map(|it| Some((it.told.as_secs_f64(), it.free_after?.as_secs_f64())));
     let mut off: Vec<f64> = pairs().map(|(told, free)| (told / free).ln().abs()).collect();

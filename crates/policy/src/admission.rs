@@ -83,6 +83,15 @@ const GIVEN_TIME: Duration = Duration::from_secs(20);
 /// most.
 const LOOK_EVERY_REPLICAS: Duration = Duration::from_nanos(4_000);
 
+/// How far the pace that is measured may exceed the promise while all goes well, and for how long that must have
+/// been so: no answer slower than promised, and nobody turned away.
+const EASE: f64 = 1.05;
+const EASE_AFTER: Duration = Duration::from_secs(15);
+
+/// The power of the reserve by which work for later gives way: answers for later make each step longer, and with it
+/// every prompt that is computed beside them.
+const LATER_RESERVES: f64 = 3.5;
+
 /// Part of the window for work for later after which it no longer gives way.
 const LAST_PART: u32 = 4;
 
@@ -126,6 +135,8 @@ pub(crate) struct Admission {
     pub(crate) line: u64,
     /// The replica that is kept for one who waits.
     pub(crate) kept: Option<Kept>,
+    /// When somebody who waits for an answer was last turned away, or an answer last ran slower than promised.
+    trouble: Option<Timestamp>,
     /// GPU time that was given, to all and to work for later.
     given: [Decayed; 2],
 }
@@ -157,6 +168,7 @@ impl Admission {
             looked_until: None,
             line: 0,
             kept: None,
+            trouble: None,
             given: [Decayed::new(GIVEN_TIME); 2],
         }
     }
@@ -176,6 +188,18 @@ impl Admission {
         if let Some(seen) = self.seen.get_mut(priority as usize) {
             *seen = Some(now);
         }
+    }
+
+    /// Notes that somebody was turned away, or a promised pace not kept.
+    pub(crate) fn had_trouble(&mut self, now: Timestamp) {
+        self.trouble = self.trouble.max(Some(now));
+    }
+
+    /// How many times the promise the measured pace may be. It varies, and what it is for a moment an answer need not
+    /// be in its mean: as long as all goes well, gates that close for a moment only delay. Once something went wrong it
+    /// counts as it is, or a fleet would stand just beyond what it promised.
+    pub(crate) fn ease(&self, now: Timestamp) -> f64 {
+        if self.trouble.is_some_and(|it| now.since(it) <= EASE_AFTER) { 1.0 } else { EASE }
     }
 
     /// Whether one more may be sent again after a failed attempt.
@@ -287,7 +311,11 @@ impl Admission {
         }
         let reserve = self.config.reserve;
         let Some(window) = request.slo.completion else { return (reserve, false) };
-        if is_late(now, arrived, window) { (1.0, false) } else { (reserve * reserve, true) }
+        if is_late(now, arrived, window) {
+            (1.0, false)
+        } else {
+            (reserve.powf(LATER_RESERVES), true)
+        }
     }
 
     /// When a request that needs `alone_s` for its first token, were nobody before it, and `answer_s`

@@ -88,6 +88,8 @@ pub(crate) struct Pass<'a> {
     /// The replica that is kept for it. Nobody else is placed there meanwhile, so that what was measured says
     /// less than what is predicted.
     pub(crate) kept: Option<ReplicaId>,
+    /// How many times the promise the pace that was measured may be.
+    pub(crate) ease: f64,
 }
 
 impl Pass<'_> {
@@ -166,13 +168,13 @@ impl Pass<'_> {
         } else if self.mode == AdmissionMode::SizeBlind {
             forecast.tpot_before_s
         } else {
-            forecast.tpot_s
+            forecast.tpot_s.max(forecast.brief_tpot_s)
         };
         let predicted_s = raised(tpot_margin.value()) * predicted_s;
         // What prompts really took from answers, those included that were not found where they were believed
         // to be, shows in their pace, and long before they end.
         let tpot_s = if self.mode == AdmissionMode::Knee && self.kept != Some(candidate.id) {
-            predicted_s.max(self.reserve * forecast.pace_s)
+            predicted_s.max(self.reserve * forecast.pace_s / self.ease)
         } else {
             predicted_s
         };

@@ -136,6 +136,7 @@ impl Dispatcher {
             wait_share: self.admission.config.wait_share,
             is_for_later,
             kept: kept_for(true).map(|it| it.replica),
+            ease: self.admission.ease(now),
         };
         let mut full = Full::nowhere(is_over_share);
         let line = self.fleet.line_of(request.model, request.prompt);

@@ -145,6 +145,9 @@ impl Dispatcher {
             replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
             Accuracy::move_to(&mut replica.accuracy.tpot, it.forecast.tpot_s, tpot_s);
         }
+        if tpot_s.zip(it.promised).is_some_and(|(took_s, most)| most.as_secs_f64() < took_s) {
+            self.admission.had_trouble(now);
+        }
         self.learn_limits(now, it, tpot_s);
     }
 }

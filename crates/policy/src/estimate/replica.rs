@@ -1,5 +1,6 @@
 //! One replica: what it has to do, how fast it does it, and what a request would meet there.
 
+mod brief;
 pub(crate) mod floor;
 mod learn;
 mod lessons;
@@ -10,7 +11,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use types::{quantity::Tokens, request::RequestId, time::Timestamp};
 
-use self::lessons::Lessons;
+use self::{brief::Brief, lessons::Lessons};
 use super::{
     Asked, EstimateConfig,
     coefficients::Coefficients,
@@ -73,6 +74,8 @@ pub struct ReplicaEstimate {
     context: f64,
     /// Seconds of prefill placed, by the form.
     placed: Decayed,
+    /// The same over shorter times.
+    brief: Brief,
     /// Tokens that came, and the time that streams waited for them.
     tokens: Decayed,
     token_time: Decayed,
@@ -133,6 +136,8 @@ pub struct Forecast {
     pub alone_s: f64,
     /// Time to each later token.
     pub tpot_s: f64,
+    /// The same for a short answer; nothing where answers are long.
+    pub brief_tpot_s: f64,
     /// The same before it came.
     pub tpot_before_s: f64,
     /// The time between tokens of late, longer by what the request is predicted to add.
@@ -179,6 +184,7 @@ impl ReplicaEstimate {
             head_since: Timestamp::ZERO,
             context: 0.0,
             placed: Decayed::new(DUTY_TIME),
+            brief: Brief::new(),
             tokens: Decayed::new(GAP_TIME),
             token_time: Decayed::new(GAP_TIME),
             gaps_seen: None,
@@ -309,6 +315,7 @@ impl ReplicaEstimate {
         let duty_then = (duty + own_prefill_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX);
         let tpot_s = (step_s + token_s) / (1.0 - duty_then);
         let tpot_before_s = step_s / (1.0 - duty);
+        let brief = self.brief.duty(now, asked, prefill * share, own_prefill_s);
         let full_s = asked.tpot_max_s.unwrap_or_else(|| self.full_s());
         // What is measured lags behind what was placed; what follows from that is only as good as the
         // form. Each keeps the other's errors small.
@@ -322,6 +329,7 @@ impl ReplicaEstimate {
             own_prefill_s,
             alone_s,
             tpot_s,
+            brief_tpot_s: brief.map_or(0.0, |it| (step_s + token_s) / (1.0 - it)),
             tpot_before_s,
             pace_s: measured_s * tpot_s / tpot_before_s,
             step_s: step_s + token_s,
@@ -414,6 +422,7 @@ impl ReplicaEstimate {
         self.waiting_s += prefill_s;
         self.context += forecast.context;
         self.placed.add(now, prefill_s);
+        self.brief.add(now, prefill_s);
         self.prefilling = now;
     }
 

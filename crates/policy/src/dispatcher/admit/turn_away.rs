@@ -104,6 +104,9 @@ impl Dispatcher {
         guess_s: f64,
         work_s: f64,
     ) -> Duration {
+        if request.slo.completion.is_none() {
+            self.admission.had_trouble(now);
+        }
         self.admission.sizes.decided(now, work_s, false);
         let line = self.fleet.line_of(request.model, request.prompt);
         let room = self.admission.room_of(line, request);

@@ -63,6 +63,25 @@ fn prefill_of_late_slows_the_tokens_that_come() {
     assert!(0.3 < busy.utilisation, "{busy:?}");
 }
 
+#[test]
+fn two_prompts_at_once_slow_a_short_answer_beyond_its_promise_and_not_a_long_one() {
+    let mut estimate = estimate();
+    for id in 0..2 {
+        let forecast = estimate.forecast(at(0), &asked(8_000), Tokens(0), 1.0, own(10));
+        estimate.place(at(0), RequestId(id), &forecast);
+    }
+    let answer = |output, now| {
+        let asked = Asked { output, ..asked(100) };
+        estimate.forecast(now, &asked, Tokens(0), 1.0, own(10))
+    };
+    let (short, long) = (answer(20.0, at(0)), answer(400.0, at(0)));
+    assert!(0.05 < short.brief_tpot_s && short.tpot_s < 0.025, "{short:?}");
+    assert!(long.brief_tpot_s.abs() < 1e-12, "{long:?}");
+    // It is over sooner, too.
+    let later = answer(20.0, at(2_000));
+    assert!(later.brief_tpot_s < later.tpot_s, "{later:?}");
+}
+
 /// A replica `slowness` times slower than the form serves a request at a time.
 fn serve(estimate: &mut ReplicaEstimate, requests: u64, slowness: f64) {
     for id in 0..requests {

@@ -125,3 +125,39 @@ fn a_client_that_is_slow_to_take_the_end_of_its_answer_widens_no_margin() {
     assert!(1.1 < margin(0), "sixty milliseconds a token");
     assert!(margin(2) < 1.0 + 1e-9, "forty");
 }
+
+/// A dispatcher whose only replica serves somebody at a pace of 51 ms where 50 were promised, at 10 s; `meanwhile`
+/// happens before.
+fn lets_in_at_51_ms(meanwhile: impl Fn(&mut Dispatcher)) -> bool {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    // Or predictions would say the same.
+    dispatcher.know_speed(ReplicaId(0), 1.0, 1.0);
+    for id in [1, 3] {
+        told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(id, 50) }));
+        told(&mut dispatcher, 20, Event::FirstToken(RequestId(id)));
+    }
+    for step in 1..100 {
+        let (replica, waited) = (ReplicaId(0), Duration::from_millis(510));
+        let came = Event::TokensCame { replica, tokens: 10, waited };
+        told(&mut dispatcher, 20 + step * 100, came);
+    }
+    meanwhile(&mut dispatcher);
+    let next = Request { prompt: Tokens(100), ..paced(2, 50) };
+    told(&mut dispatcher, 10_000, Event::Arrived(next)).iter().any(|it| it.verdict.is_ok())
+}
+
+#[test]
+fn a_pace_just_beyond_the_promise_closes_the_gate_once_something_went_wrong() {
+    assert!(lets_in_at_51_ms(|_| ()));
+    // A pace that no replica can keep.
+    let turned_away = |it: &mut Dispatcher| {
+        assert!(told(it, 9_990, Event::Arrived(paced(4, 1)))[0].verdict.is_err());
+    };
+    assert!(!lets_in_at_51_ms(turned_away));
+    let ends = |it: &mut Dispatcher, tokens| {
+        let (request, outcome, output) = (RequestId(3), Outcome::Finished, Some(Tokens(tokens)));
+        told(it, 9_990, Event::Ended { request, outcome, output, cached: None });
+    };
+    assert!(!lets_in_at_51_ms(|it| ends(it, 100)), "some 100 ms a token");
+    assert!(lets_in_at_51_ms(|it| ends(it, 500)), "some 20 ms a token");
+}
