@@ -109,8 +109,7 @@ async fn a_long_body_of_known_length_stays_where_it_is() {
         refuses_trailers: false,
     };
     let (share, measured) = (Share::default(), Measured::begin(0));
-    let mut coming =
-        Coming { budget: &budget, bounds, share, kept: Vec::new(), taken: 0, measured };
+    let mut coming = Coming { budget: &budget, bounds, share, kept: Vec::new(), measured };
     let mut places = Vec::new();
     for piece in 1..=48 {
         coming.keep(&[b'x'; STEP_BYTES]).await.unwrap();
