@@ -33,9 +33,10 @@ impl Brief {
         self.0.iter_mut().for_each(|it| it.add(now, prefill_s));
     }
 
-    /// Share of the time of a short answer that goes to prefill which takes `scale` times what the form says, with a
-    /// prompt of `own_s` that is placed now: of the longest time that the answer may last at its promised pace, or of
-    /// the shortest. Nothing where it may last for as long as is counted otherwise, or was promised no pace.
+    /// Share of the time of a short answer that goes to prefill which takes `scale` times what the form says: of the
+    /// longest time that the answer may last at its promised pace, or of the shortest. A prompt of `own_s` that is placed
+    /// now comes before its own answer, so that it counts as it does for others. Nothing where the answer may last for as
+    /// long as is counted otherwise, or was promised no pace.
     pub(super) fn duty(
         &self,
         now: Timestamp,
@@ -56,6 +57,6 @@ impl Brief {
             }
         }
         let (time_s, placed) = fitting.or(shortest)?;
-        Some((placed.rate(now) * scale + own_s / time_s).min(DUTY_MAX))
+        Some((placed.rate(now) * scale + own_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX))
     }
 }
