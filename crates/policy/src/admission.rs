@@ -208,6 +208,12 @@ impl Admission {
         self.claims.has_one() && self.tenants_claims.of(tenant).take() && self.claims.take()
     }
 
+    /// Gives back what was taken for one of whom `tenant` says that, and that does not wait after all.
+    pub(crate) fn not_claimed(&mut self, tenant: TenantId) {
+        self.tenants_claims.of(tenant).add(1.0);
+        self.claims.add(1.0);
+    }
+
     /// Notes that a request of `work_s`, one of `line`, was placed.
     pub(crate) fn placed(
         &mut self,
