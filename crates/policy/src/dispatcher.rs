@@ -29,13 +29,14 @@ use types::{
     time::Timestamp,
 };
 
+use self::{
+    admit::Comes,
+    caches::{Caches, Reserved},
+    peers::Elsewhere,
+};
 pub use self::{
     admit::{AdmissionView, Outlook},
     caches::CacheMode,
-};
-use self::{
-    caches::{Caches, Reserved},
-    peers::Elsewhere,
 };
 use crate::{
     admission::{Admission, AdmissionConfig},
@@ -242,7 +243,7 @@ impl Dispatcher {
         }
         let line = self.fleet.line_of(request.model, request.prompt);
         self.admission.came(now, &request, line);
-        match self.seek(now, &request, now, &Tried::new()) {
+        match self.seek(now, &request, Comes::At(now), &Tried::new()) {
             Ok(Some(found)) => self.commit(now, request, now, &found, Tried::new(), decisions),
             Ok(None) => self.refuse(now, &request, &Tried::new(), decisions),
             Err(full) => self.hold_or_refuse(now, request, &full, decisions),
@@ -264,7 +265,7 @@ impl Dispatcher {
             let verdict = Err(Reject::RetriesUsedUp { retry_after: RETRY_BUDGET_REFILLS });
             return self.decide(now, &request, verdict, decisions);
         }
-        match self.seek(now, &request, arrived, &tried) {
+        match self.seek(now, &request, Comes::Again(arrived), &tried) {
             Ok(Some(found)) => {
                 return self.commit(now, request, arrived, &found, tried, decisions);
             }

@@ -95,8 +95,19 @@ struct Line {
 pub(super) enum Comes {
     /// It came then, and has not been placed.
     At(Timestamp),
-    /// It was placed, and the replica failed it.
-    Again,
+    /// The same, and it can't wait any longer for a replica that is better than one to which it might go.
+    AtLast(Timestamp),
+    /// It came then, was placed, and the replica failed it.
+    Again(Timestamp),
+}
+
+impl Comes {
+    /// When it came.
+    pub(super) const fn arrived(self) -> Timestamp {
+        match self {
+            Self::At(arrived) | Self::AtLast(arrived) | Self::Again(arrived) => arrived,
+        }
+    }
 }
 
 impl Dispatcher {
@@ -116,14 +127,14 @@ impl Dispatcher {
         // out longer, but not beyond it: others' promises count as much. The time that it lost is nobody's to
         // give back: its first token may take as long from now as it was promised.
         let (arrived, ease) = match comes {
-            Comes::At(arrived) => (arrived, 1.0),
-            Comes::Again => (now, AGAIN),
+            Comes::At(arrived) | Comes::AtLast(arrived) => (arrived, 1.0),
+            Comes::Again(_) => (now, AGAIN),
         };
         let line = self.fleet.line_of(request.model, request.prompt);
         let standing = self.admission.standing(now, (request, line), arrived);
         let Standing { reserve, is_over_share, is_for_later, is_urgent } = standing;
         // Kept for it, or for somebody whom it may not pass there.
-        let kept = self.admission.kept.filter(|_| matches!(comes, Comes::At(_)));
+        let kept = self.admission.kept.filter(|_| !matches!(comes, Comes::Again(_)));
         let kept_for = |itself| kept.filter(|it| (it.request == request.id) == itself);
         let pass = Pass {
             now,
@@ -141,7 +152,7 @@ impl Dispatcher {
         };
         let mut full = Full::nowhere(is_over_share);
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now, line, candidates.len()));
-        let is_first = matches!(comes, Comes::At(_));
+        let has_time = matches!(comes, Comes::At(_));
         let barred = kept_for(false).filter(|it| request.priority <= it.priority);
         let drafts = self.book.drafts(request.id);
         let book = &mut self.book;
@@ -170,7 +181,7 @@ impl Dispatcher {
         });
         let open = candidates.iter().map(|it| it.forecast.ttft_s);
         full.ready_s = open.fold(f64::INFINITY, f64::min);
-        let may_wait = is_first && !is_for_later && full.hopeless(&request.slo).is_none();
+        let may_wait = has_time && !is_for_later && full.hopeless(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived, line), &holder, &full, candidates)
         {
@@ -251,7 +262,8 @@ impl Dispatcher {
             left = left.saturating_sub(1);
             if it.has_choice {
                 left = left.saturating_sub(self.fleet.replicas().len() / EXPIRED_REPLICAS);
-                if let Ok(Some(found)) = self.seek(now, &it.request, it.arrived, &Tried::new())
+                let comes = Comes::AtLast(it.arrived);
+                if let Ok(Some(found)) = self.seek(now, &it.request, comes, &Tried::new())
                     && is_patient(now, &it, found.chosen.forecast.alone_s)
                 {
                     self.commit(now, it.request, it.arrived, &found, Tried::new(), decisions);

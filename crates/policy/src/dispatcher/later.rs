@@ -7,7 +7,7 @@
 
 use types::{replica::ReplicaId, time::Timestamp};
 
-use super::{Dispatcher, Tried};
+use super::{Dispatcher, Tried, admit::Comes};
 use crate::{
     admission::{Gate, gate::Closed},
     estimate::ReplicaEstimate,
@@ -98,7 +98,7 @@ impl Dispatcher {
     ) -> Option<Option<ReplicaId>> {
         let mut waiting = self.admission.queue.take(place)?;
         let mut nearest = None;
-        match self.seek(now, &waiting.request, waiting.arrived, &Tried::new()) {
+        match self.seek(now, &waiting.request, Comes::At(waiting.arrived), &Tried::new()) {
             Ok(Some(found)) => {
                 let Waiting { request, arrived, .. } = waiting;
                 self.commit(now, request, arrived, &found, Tried::new(), decisions);

@@ -110,10 +110,10 @@ impl Dispatcher {
         &mut self,
         now: Timestamp,
         request: &Request,
-        arrived: Timestamp,
+        comes: Comes,
         tried: &Tried,
     ) -> Result<Option<Found>, Full> {
-        let mut asked = self.asked(now, request, arrived);
+        let mut asked = self.asked(now, request, comes.arrived());
         let bound = request.session.and_then(|it| self.sessions.replica_of(now, it));
         let turn = request.session.zip(bound).map(|(it, on)| self.sessions.last_turn(it, on));
         let home = bound.zip(turn);
@@ -158,7 +158,7 @@ impl Dispatcher {
             Ok((chosen, survey.at_home.is_some(), HeldBack::default()))
         } else {
             self.draft(now, request.id, &ask, &candidates);
-            self.choose_admitted(now, request, arrived, tried, (&asked, &ask), &mut candidates)
+            self.choose_admitted(now, request, comes, (&asked, &ask), &mut candidates)
         };
         self.candidates = candidates;
         let (chosen, home_takes_requests, held) = found?;
@@ -178,14 +178,12 @@ impl Dispatcher {
         &mut self,
         now: Timestamp,
         request: &Request,
-        arrived: Timestamp,
-        tried: &Tried,
+        comes: Comes,
         (asked, ask): (&Asked, &Ask<'_>),
         candidates: &mut Vec<Candidate>,
     ) -> Result<Choice, Full> {
         // Whoever is passed over for now will have room again: a conversation that it served stays its own.
         let is_home_there = candidates.iter().any(|it| ask.bound == Some(it.id));
-        let comes = if tried.is_empty() { Comes::At(arrived) } else { Comes::Again };
         let mut held = self.hold_back(now, request, candidates);
         let mut admitted = if candidates.is_empty() {
             Ok(())

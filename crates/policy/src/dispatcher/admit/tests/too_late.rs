@@ -1,5 +1,7 @@
 //! Who waited for too long.
 
+use types::block::BlockHash;
+
 use super::*;
 
 #[test]
@@ -94,4 +96,46 @@ fn of_very_many_who_are_too_late_at_once_one_event_deals_with_a_part_and_none_is
     let sent: Vec<_> = decisions.iter().filter(|it| it.verdict.is_ok()).collect();
     assert_eq!(sent.iter().map(|it| it.request).collect::<Vec<_>>(), [RequestId(9)]);
     assert_eq!((waiting(&dispatcher), dispatcher.next_wakeup()), (0, None));
+}
+
+#[test]
+fn who_has_a_choice_goes_where_it_may_once_its_time_to_choose_is_over_however_it_would_choose_now()
+{
+    let ready =
+        |replica| Event::HealthChanged { replica: ReplicaId(replica), health: Health::Ready };
+    let mut config = DispatcherConfig::new(StrategyName::LeastLatency, 7);
+    config.admission = AdmissionConfig::default();
+    config.prefix.index_bytes_max = 1 << 20;
+    let mut dispatcher = Dispatcher::new(config);
+    for replica in [ReplicaId(0), ReplicaId(1)] {
+        told(&mut dispatcher, 0, Event::ReplicaJoined(replica));
+        dispatcher.know_speed(replica, 1.0, 1.0);
+    }
+    told(&mut dispatcher, 0, ready(0));
+    let blocks: Vec<_> =
+        (1..=1_200).map(|it: u64| BlockHash(it.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let same = |id| {
+        let prompt = Tokens(1_200 * 64 + 10);
+        Request { prompt, blocks: blocks.clone().into(), ..paced(id, 50) }
+    };
+    assert!(told(&mut dispatcher, 0, Event::Arrived(same(1)))[0].verdict.is_ok());
+    told(&mut dispatcher, 2_000, Event::FirstToken(RequestId(1)));
+    // A little slower than was promised, where its prompt is held.
+    for step in 1..100 {
+        let (replica, waited) = (ReplicaId(0), Duration::from_millis(500));
+        let came = Event::TokensCame { replica, tokens: 10, waited };
+        told(&mut dispatcher, 2_000 + step * 80, came);
+    }
+    told(&mut dispatcher, 9_990, ready(1));
+    let patience_ms = std::num::NonZeroU32::new(60_000);
+    let next = Request { patience_ms, ..same(2) };
+    assert!(told(&mut dispatcher, 10_000, Event::Arrived(next)).is_empty());
+    let line = dispatcher.fleet.line_of(ModelId(1), Tokens(1));
+    let place = dispatcher.admission.queue.next_in(line, None).unwrap();
+    let waiting = dispatcher.admission.queue.take(place).unwrap();
+    assert!(waiting.has_choice && at(10_005) < waiting.latest);
+    // When it came, its first token was to take longer where it might go.
+    dispatcher.admission.queue.push(Waiting { latest: at(10_005), ..waiting }, 8);
+    let decisions = told(&mut dispatcher, 10_010, Event::TimePassed);
+    assert_eq!(decisions[0].verdict.unwrap().replica, ReplicaId(1), "{decisions:?}");
 }
