@@ -3,6 +3,10 @@
 //! A model that is full says nothing of another on other replicas: neither how fast those who wait for it go, nor when
 //! there is room for who is turned away. Nor does anybody give way to those who ask other replicas, whatever their class
 //! and however little their tenants had.
+//!
+//! Lines that share some of their replicas do not see each other: where an adapter is on two of the eight replicas of its
+//! base, those who ask for the adapter and those who ask for the base are two lines. The gates of the two replicas see all
+//! that is there.
 
 use std::time::Duration;
 
