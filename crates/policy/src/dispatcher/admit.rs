@@ -346,7 +346,8 @@ impl Dispatcher {
         self.admission.kept = self.admission.kept.filter(|it| it.request != id);
     }
 
-    /// Learns from an answer that came to its end what share of its promises it took.
+    /// Learns from an answer that came to its end what share of its promises it took, of those that its replica could
+    /// have kept alone: the others say nothing of how many it serves in time.
     pub(super) fn learn_limits(&mut self, now: Timestamp, it: &InFlight, tpot_s: Option<f64>) {
         let slo = &it.request.slo;
         let took_s = now.since(it.arrived).as_secs_f64();
@@ -354,9 +355,10 @@ impl Dispatcher {
         let share = |took_s: f64, most: Option<Duration>| {
             most.map_or(0.0, |most| took_s / most.as_secs_f64().max(1e-9))
         };
-        let ttft = if it.request.streamed { share(ttft_s, slo.ttft) } else { 0.0 };
+        let ttft_max = slo.ttft.filter(|most| it.forecast.alone_s <= most.as_secs_f64());
+        let ttft = if it.request.streamed { share(ttft_s, ttft_max) } else { 0.0 };
         let share = ttft
-            .max(share(tpot_s.unwrap_or(0.0), slo.tpot))
+            .max(share(tpot_s.unwrap_or(0.0), it.promised))
             .max(share(took_s, slo.e2e))
             .max(share(took_s, slo.completion));
         let mode = self.admission.config.mode;

@@ -139,7 +139,11 @@ impl Dispatcher {
         let gaps = output.saturating_sub(Tokens(1)).0;
         let first = it.first_token.filter(|_| gaps > 0);
         let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));
-        if let Some((tpot_s, tpot_max)) = tpot_s.zip(it.request.slo.tpot)
+        // What nobody could keep was not promised, and is not broken: or whoever asks for it would have its replica believed
+        // to be slow. Where it was kept all the same, what kept it from being promised was too cautious.
+        let kept = |took_s| it.request.slo.tpot.filter(|most| took_s <= most.as_secs_f64());
+        let judged = tpot_s.and_then(|took_s| Some((took_s, it.promised.or_else(|| kept(took_s))?)));
+        if let Some((tpot_s, tpot_max)) = judged
             && let Some(replica) = self.fleet.get_mut(it.replica)
         {
             replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());

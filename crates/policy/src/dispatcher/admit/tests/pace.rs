@@ -161,3 +161,53 @@ fn a_pace_just_beyond_the_promise_closes_the_gate_once_something_went_wrong() {
     assert!(!lets_in_at_51_ms(|it| ends(it, 100)), "some 100 ms a token");
     assert!(lets_in_at_51_ms(|it| ends(it, 500)), "some 20 ms a token");
 }
+
+/// Has requests of one client be served one after the other, at some 40 ms a token, each of which was promised `slo`.
+fn serve(dispatcher: &mut Dispatcher, requests: u64, slo: Slo) {
+    for id in 1..=requests {
+        let (began, request) = (id * 10_000, RequestId(id));
+        let came = Request { slo, prompt: Tokens(1_000), ..long(id) };
+        assert!(told(dispatcher, began, Event::Arrived(came))[0].verdict.is_ok());
+        told(dispatcher, began + 100, Event::FirstToken(request));
+        let (outcome, output) = (Outcome::Finished, Some(Tokens(101)));
+        told(dispatcher, began + 4_100, Event::Ended { request, outcome, output, cached: None });
+    }
+}
+
+#[test]
+fn who_asks_for_the_impossible_has_nobody_believe_that_a_replica_is_slow() {
+    let learned = |slo| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        serve(&mut dispatcher, 60, slo);
+        let replica = dispatcher.fleet.get(ReplicaId(0)).unwrap();
+        let limit = replica.limit.value();
+        (replica.estimate.margins().1.value(), limit, replica.accuracy.tpot)
+    };
+    let of = |ttft, tpot| {
+        let ms = |it: Option<u64>| it.map(Duration::from_millis);
+        learned(Slo { ttft: ms(ttft), tpot: ms(tpot), ..Slo::default() })
+    };
+    let before = learned(Slo::default());
+    assert!((before.0 - 1.0).abs() < 1e-9 && 8.0 <= before.1, "{before:?}");
+    assert_eq!(of(None, Some(1)), before);
+    assert_eq!(of(Some(1), None), before);
+    let broken = of(None, Some(30));
+    assert!(1.5 < broken.0 && broken.1 < before.1, "this one can be kept: {broken:?}");
+}
+
+#[test]
+fn a_pace_that_was_kept_though_the_margin_said_otherwise_narrows_the_margin() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    learn_pace(&mut dispatcher);
+    let margin = |it: &Dispatcher| it.fleet.get(ReplicaId(0)).unwrap().estimate.margins().1.value();
+    let before = margin(&dispatcher);
+    // Some 6 ms a token by the form.
+    let slo = Slo { tpot: Some(Duration::from_millis(9)), ..Slo::default() };
+    told(&mut dispatcher, 0, Event::Arrived(Request { slo, prompt: Tokens(100), ..long(1) }));
+    assert_eq!(dispatcher.fleet.get(ReplicaId(0)).unwrap().promises.tightest(), None);
+    let request = RequestId(1);
+    told(&mut dispatcher, 20, Event::FirstToken(request));
+    let (outcome, output) = (Outcome::Finished, Some(Tokens(101)));
+    told(&mut dispatcher, 820, Event::Ended { request, outcome, output, cached: None });
+    assert!(margin(&dispatcher) < before);
+}
