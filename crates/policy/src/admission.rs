@@ -135,7 +135,8 @@ pub(crate) struct Admission {
     pub(crate) line: u64,
     /// The replica that is kept for one who waits.
     pub(crate) kept: Option<Kept>,
-    /// When somebody who waits for an answer was last turned away, or an answer last ran slower than promised.
+    /// When somebody who waits for an answer was last turned away as the fleet was full, or an answer last ran slower than
+    /// promised.
     trouble: Option<Timestamp>,
     /// GPU time that was given, to all and to work for later.
     given: [Decayed; 2],

@@ -258,7 +258,8 @@ impl Dispatcher {
                     continue;
                 }
             }
-            let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
+            let is_full = !it.is_over_share;
+            let retry_after = self.turn_away(now, &it.request, (it.after_s, it.work_s), is_full);
             let gate = it.gate;
             let reject = if it.is_over_share {
                 Reject::OverShare { gate, retry_after }
@@ -444,6 +445,11 @@ impl Full {
         } else {
             is_less(slo.tpot, self.alone_tpot_s).then_some(Gate::Tpot)
         }
+    }
+
+    /// Whether one that asks for less than its share, and for what can be kept, would find no room either.
+    pub(super) fn is_felt_by_all(&self, slo: &Slo) -> bool {
+        !self.is_over_share && self.hopeless(slo).is_none()
     }
 
     /// Notes what stands in the way on `candidate`, and says for how long, seconds.

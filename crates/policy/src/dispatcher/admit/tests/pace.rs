@@ -149,11 +149,27 @@ fn lets_in_at_51_ms(meanwhile: impl Fn(&mut Dispatcher)) -> bool {
 #[test]
 fn a_pace_just_beyond_the_promise_closes_the_gate_once_something_went_wrong() {
     assert!(lets_in_at_51_ms(|_| ()));
-    // A pace that no replica can keep.
-    let turned_away = |it: &mut Dispatcher| {
-        assert!(told(it, 9_990, Event::Arrived(paced(4, 1)))[0].verdict.is_err());
+    let turned_away = |it: &mut Dispatcher, tpot_ms, came_again| {
+        let short = Request { prompt: Tokens(100), came_again, ..paced(4, tpot_ms) };
+        let slo = Slo { ttft: Some(Duration::from_millis(50)), ..short.slo };
+        let mut decisions = told(it, 9_900, Event::Arrived(Request { slo, ..short }));
+        decisions.extend(told(it, 9_990, Event::TimePassed));
+        decisions[0].verdict.unwrap_err()
     };
-    assert!(!lets_in_at_51_ms(turned_away));
+    assert!(!lets_in_at_51_ms(|it| {
+        let reject = turned_away(it, 40, 0);
+        assert!(matches!(reject, Reject::Expired { gate: Gate::Tpot, .. }), "{reject:?}");
+    }));
+    // Which tells nothing of the fleet.
+    assert!(lets_in_at_51_ms(|it| {
+        let reject = turned_away(it, 1, 0);
+        assert!(matches!(reject, Reject::Infeasible { .. }), "{reject:?}");
+    }));
+    assert!(lets_in_at_51_ms(|it| _ = turned_away(it, 40, 1)), "so it says");
+    assert!(lets_in_at_51_ms(|it| {
+        let full = Full { alone_s: 0.0, alone_tpot_s: 0.0, ..Full::nowhere(true) };
+        assert!(matches!(it.refusal(at(9_990), &long(4), &full), Reject::OverShare { .. }));
+    }));
     let ends = |it: &mut Dispatcher, tokens| {
         let (request, outcome, output) = (RequestId(3), Outcome::Finished, Some(Tokens(tokens)));
         told(it, 9_990, Event::Ended { request, outcome, output, cached: None });
