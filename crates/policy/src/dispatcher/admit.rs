@@ -66,9 +66,10 @@ pub(super) struct Full {
     pub(super) after_s: f64,
     /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
     alone_s: f64,
-    /// Time per token, with its margin, where that is least with nobody else there; nothing where its pace stands in
-    /// nobody's way.
+    /// Time per token where that is least with nobody else there; nothing where its pace stands in nobody's way.
     alone_tpot_s: f64,
+    /// The same with its margin.
+    raised_tpot_s: f64,
     /// Time for the rest of its answer.
     answer_s: f64,
     work_s: f64,
@@ -115,7 +116,7 @@ impl Dispatcher {
         // What was let in before goes before those who come, into the room that is kept for answers that turn
         // out longer, but not beyond it: others' promises count as much. The time that it lost is nobody's to
         // give back: its first token may take as long from now as it was promised.
-        let (arrived, ease) = match comes {
+        let (arrived, again) = match comes {
             Comes::At(arrived) => (arrived, 1.0),
             Comes::Again => (now, AGAIN),
         };
@@ -131,7 +132,7 @@ impl Dispatcher {
             slo: &request.slo,
             output: asked.output,
             waited: now.since(arrived),
-            reserve: reserve * ease,
+            reserve: reserve * again,
             is_sized: request.prompt.0 > 0,
             wait_share: self.admission.config.wait_share,
             is_for_later,
@@ -156,8 +157,7 @@ impl Dispatcher {
             let not_yet = (is_felt || is_kept).then_some(NOT_YET);
             let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
-            let alone_tpot_s = pass.pace_margin(replica) * fleet.step_alone_s(replica);
-            full.alone_tpot_s = full.alone_tpot_s.min(alone_tpot_s);
+            full.note_pace(pass.pace_margin(replica), fleet.step_alone_s(replica));
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
                 let (gate, work_s) = (closed.gate, it.forecast.work_s);
@@ -170,7 +170,7 @@ impl Dispatcher {
         });
         let open = candidates.iter().map(|it| it.forecast.ttft_s);
         full.ready_s = open.fold(f64::INFINITY, f64::min);
-        let may_wait = is_first && !is_for_later && full.hopeless(&request.slo).is_none();
+        let may_wait = is_first && !is_for_later && full.in_vain(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived, line), &holder, &full, candidates)
         {
@@ -418,6 +418,10 @@ fn keep_quickest(candidates: &mut Vec<Candidate>) {
     candidates.retain(|it| it.forecast.ttft_s <= QUICK.0 * least + QUICK.1);
 }
 
+fn is_less(most: Option<Duration>, least_s: f64) -> bool {
+    most.is_some_and(|most| most.as_secs_f64() < least_s)
+}
+
 impl Full {
     /// Of one that has not been looked for anywhere yet.
     const fn nowhere(is_over_share: bool) -> Self {
@@ -426,6 +430,7 @@ impl Full {
             after_s: f64::INFINITY,
             alone_s: f64::INFINITY,
             alone_tpot_s: f64::INFINITY,
+            raised_tpot_s: f64::INFINITY,
             answer_s: f64::INFINITY,
             work_s: f64::INFINITY,
             nearest: None,
@@ -437,9 +442,6 @@ impl Full {
 
     /// Which part of what it was promised no replica would keep, had it nothing else to do.
     pub(super) fn hopeless(&self, slo: &Slo) -> Option<Gate> {
-        let is_less = |most: Option<Duration>, least_s: f64| {
-            most.is_some_and(|most| most.as_secs_f64() < least_s)
-        };
         if is_less(slo.ttft.filter(|_| slo.completion.is_none()), self.alone_s) {
             Some(Gate::Ttft)
         } else {
@@ -447,9 +449,24 @@ impl Full {
         }
     }
 
+    /// For which part of what it was promised it would wait in vain: what no replica would keep, or no gate let in before
+    /// its replica is idle, as the margin that was learned beside others says that it may not be kept.
+    pub(super) fn in_vain(&self, slo: &Slo) -> Option<Gate> {
+        let is_beyond = || is_less(slo.tpot, self.raised_tpot_s).then_some(Gate::Tpot);
+        self.hopeless(slo).or_else(is_beyond)
+    }
+
+    /// Notes the pace of an answer that is alone on a replica, and the factor with which it is held against the promise.
+    fn note_pace(&mut self, margin: f64, step_s: f64) {
+        let raised_s = margin * step_s;
+        self.raised_tpot_s = self.raised_tpot_s.min(raised_s);
+        // Where predictions were too long, as far as was seen, less can be kept.
+        self.alone_tpot_s = self.alone_tpot_s.min(raised_s.min(step_s));
+    }
+
     /// Whether one that asks for less than its share, and for what can be kept, would find no room either.
     pub(super) fn is_felt_by_all(&self, slo: &Slo) -> bool {
-        !self.is_over_share && self.hopeless(slo).is_none()
+        !self.is_over_share && self.in_vain(slo).is_none()
     }
 
     /// Notes what stands in the way on `candidate`, and says for how long, seconds.

@@ -33,7 +33,7 @@ impl Dispatcher {
             latest
         };
         let may_wait = full.has_choice
-            || full.hopeless(&request.slo).is_none()
+            || full.in_vain(&request.slo).is_none()
                 && self.admission.config.mode.predicts()
                 && queue_max > 0
                 && ends_well
@@ -86,7 +86,7 @@ impl Dispatcher {
     pub(super) fn refusal(&mut self, now: Timestamp, request: &Request, full: &Full) -> Reject {
         let is_full = full.is_felt_by_all(&request.slo);
         let retry_after = self.turn_away(now, request, (full.after_s, full.work_s), is_full);
-        let gate = full.gate;
+        let gate = full.in_vain(&request.slo).unwrap_or(full.gate);
         if let Some(gate) = full.hopeless(&request.slo) {
             // Coming more slowly would not help it.
             Reject::Infeasible { gate, retry_after }
