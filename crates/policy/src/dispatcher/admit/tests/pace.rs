@@ -101,15 +101,18 @@ fn a_pace_that_no_replica_keeps_by_its_margin_is_not_waited_for_and_not_called_i
     learn_pace(&mut dispatcher);
     let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 9)))[0].verdict.unwrap_err();
     assert!(matches!(reject, Reject::Saturated { gate: Gate::Tpot, .. }), "{reject:?}");
-    assert!((dispatcher.admission.ease(at(0)) - 1.05).abs() < 1e-9, "nor says it that the fleet is full");
+    assert!(
+        (dispatcher.admission.ease(at(0)) - 1.05).abs() < 1e-9,
+        "nor says it that the fleet is full"
+    );
     let reject = told(&mut dispatcher, 0, Event::Arrived(paced(4, 1)))[0].verdict.unwrap_err();
     assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
     assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 13))).is_empty(), "this one is");
 }
 
 #[test]
-fn a_client_that_is_slow_to_take_the_end_of_its_answer_widens_no_margin() {
-    let margin = |held_s| {
+fn a_client_that_is_slow_to_take_the_end_of_its_answer_moves_no_margin() {
+    let learned = |held_s| {
         let mut dispatcher = dispatcher(AdmissionConfig::default());
         let slo = Slo { tpot: Some(Duration::from_millis(50)), ..Slo::default() };
         for id in 1..20 {
@@ -123,10 +126,14 @@ fn a_client_that_is_slow_to_take_the_end_of_its_answer_widens_no_margin() {
             let ended = Event::Ended { request, outcome, output, cached: None };
             told(&mut dispatcher, began + 6_020, ended);
         }
-        dispatcher.fleet.get(ReplicaId(0)).unwrap().estimate.margins().1.value()
+        let replica = dispatcher.fleet.get(ReplicaId(0)).unwrap();
+        let limit = replica.limit.value();
+        (replica.estimate.margins().1.value(), limit, replica.accuracy.tpot)
     };
-    assert!(1.1 < margin(0), "sixty milliseconds a token");
-    assert!(margin(2) < 1.0 + 1e-9, "forty");
+    let (margin, limit, _) = learned(0);
+    assert!(1.1 < margin && limit < 8.0, "sixty milliseconds a token");
+    // Those that came last came some time in between.
+    assert_eq!(learned(2), (1.0, 8.0, (0.0, 0.0)));
 }
 
 /// A dispatcher whose only replica serves somebody at a pace of 51 ms where 50 were promised, until `s` seconds.
@@ -183,7 +190,8 @@ fn a_pace_just_beyond_the_promise_closes_the_gate_once_something_went_wrong() {
     }));
     assert!(lets_in_at_51_ms(|it| _ = turned_away(it, 40, 1)), "so it says");
     assert!(lets_in_at_51_ms(|it| {
-        let full = Full { alone_s: 0.0, alone_tpot_s: 0.0, raised_tpot_s: 0.0, ..Full::nowhere(true) };
+        let full =
+            Full { alone_s: 0.0, alone_tpot_s: 0.0, raised_tpot_s: 0.0, ..Full::nowhere(true) };
         assert!(matches!(it.refusal(at(9_990), &long(4), &full), Reject::OverShare { .. }));
     }));
     let ends = |it: &mut Dispatcher, tokens| {
