@@ -68,6 +68,7 @@ impl Dispatcher {
             && let Some(replica) = self.fleet.get_mut(it.replica)
         {
             replica.overrun.ended();
+            replica.estimate.moves(it.came_to_its_end(now));
         }
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
