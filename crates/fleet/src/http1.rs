@@ -53,6 +53,8 @@ pub(crate) struct Pool {
     host: String,
     idle_timeout: Duration,
     idle_max: usize,
+    /// [`CLOSING_SEEN_WITHIN`], but for tests.
+    closing_seen_within: Duration,
     /// Those not in use, and since when; the last one used is the last.
     idle: Mutex<VecDeque<(Instant, Connection)>>,
     pace: Pace,
@@ -68,7 +70,17 @@ impl Pool {
     ) -> Arc<Self> {
         let host = origin.authority().map_or("", http::uri::Authority::as_str).to_owned();
         let (idle, pace) = (Mutex::default(), Pace::default());
-        Arc::new(Self { connector, origin, host, idle_timeout, idle_max, idle, pace })
+        let closing_seen_within = CLOSING_SEEN_WITHIN;
+        Arc::new(Self {
+            connector,
+            origin,
+            host,
+            idle_timeout,
+            idle_max,
+            closing_seen_within,
+            idle,
+            pace,
+        })
     }
 
     /// Sends a request, whose URI has neither scheme nor host, and waits for the head of its answer. A
@@ -106,7 +118,7 @@ impl Pool {
                 }
                 // The replica was closing the connection just then. Its others it may close as well.
                 Err(Unanswered { is_unheard: true, failed })
-                    if was_used && !is_again && sent.elapsed() < CLOSING_SEEN_WITHIN =>
+                    if was_used && !is_again && sent.elapsed() < self.closing_seen_within =>
                 {
                     first_failure = Some(failed);
                 }
