@@ -85,10 +85,6 @@ const LOOK_EVERY_REPLICAS: Duration = Duration::from_nanos(4_000);
 const EASE: f64 = 1.05;
 const EASE_AFTER: Duration = Duration::from_secs(15);
 
-/// The power of the reserve by which work for later gives way: answers for later make each step longer, and with it
-/// every prompt that is computed beside them.
-const LATER_RESERVES: f64 = 3.5;
-
 /// Part of the window for work for later after which it no longer gives way.
 const LAST_PART: u32 = 4;
 
@@ -130,7 +126,8 @@ pub(crate) struct Admission {
     pub(crate) line: u64,
     /// The replica that is kept for one who waits.
     pub(crate) kept: Option<Kept>,
-    /// When somebody who waits for an answer was last turned away, or an answer last ran slower than promised.
+    /// When somebody who waits for an answer was last turned away as the fleet was full, or an answer last ran slower than
+    /// promised.
     trouble: Option<Timestamp>,
     /// GPU time that was given, to all and to work for later.
     given: [Decayed; 2],
@@ -309,11 +306,7 @@ impl Admission {
         }
         let reserve = self.config.reserve;
         let Some(window) = request.slo.completion else { return (reserve, false) };
-        if is_late(now, arrived, window) {
-            (1.0, false)
-        } else {
-            (reserve.powf(LATER_RESERVES), true)
-        }
+        if is_late(now, arrived, window) { (1.0, false) } else { (later_reserve(reserve), true) }
     }
 
     /// When a request that needs `alone_s` for its first token, were nobody before it, and `answer_s`
@@ -387,4 +380,22 @@ impl Admission {
 /// Whether the `window` of work that came at `arrived` is about to end.
 fn is_late(now: Timestamp, arrived: Timestamp, window: Duration) -> bool {
     now.since(arrived) > window.saturating_sub(window / LAST_PART)
+}
+
+/// The reserve by which work for later gives way, its power 3.5: answers for later make each step longer, and with it every
+/// prompt that is computed beside them. A root is rounded alike on every machine, which `powf` need not be: what was
+/// recorded on one must replay on another.
+fn later_reserve(reserve: f64) -> f64 {
+    reserve * reserve * reserve * reserve.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_for_later_gives_way_by_the_same_bits_everywhere() {
+        assert_eq!(later_reserve(4.0).to_bits(), 128.0_f64.to_bits());
+        assert_eq!(later_reserve(1.1).to_bits(), (1.1_f64 * 1.1 * 1.1 * 1.1_f64.sqrt()).to_bits());
+    }
 }

@@ -173,18 +173,17 @@ impl Pass<'_> {
         let predicted_s = raised(tpot_margin.value()) * predicted_s;
         // What prompts really took from answers, those included that were not found where they were believed
         // to be, shows in their pace, and long before they end.
-        let tpot_s = if self.mode == AdmissionMode::Knee && self.kept != Some(candidate.id) {
-            predicted_s.max(self.reserve * forecast.pace_s / self.ease)
-        } else {
-            predicted_s
-        };
+        let counts = self.mode == AdmissionMode::Knee && self.kept != Some(candidate.id);
+        let measured_s = if counts { self.reserve * forecast.pace_s } else { 0.0 };
         let ttft = self.slo.ttft.and_then(|it| over(Gate::Ttft, ttft_s, it.as_secs_f64()));
         if self.mode == AdmissionMode::TtftOnly {
             return ttft;
         }
         let promised = [self.slo.tpot, replica.promises.tightest()].into_iter().flatten().min();
+        let tpot_s = predicted_s.max(measured_s / self.ease);
         let tpot = promised.and_then(|it| over(Gate::Tpot, tpot_s, it.as_secs_f64()));
-        let e2e_s = ttft_s + (self.output - 1.0).max(0.0) * tpot_s;
+        // Whether whole answers come later than promised shows only once they all do.
+        let e2e_s = ttft_s + (self.output - 1.0).max(0.0) * predicted_s.max(measured_s);
         let e2e = self.slo.e2e.and_then(|it| over(Gate::E2e, e2e_s, it.as_secs_f64()));
         [ttft, tpot, e2e].into_iter().flatten().max_by(|a, b| a.excess.total_cmp(&b.excess))
     }

@@ -66,9 +66,10 @@ pub(super) struct Full {
     pub(super) after_s: f64,
     /// Time to its first token on the replica that is quickest with it, had it nothing else to do.
     alone_s: f64,
-    /// Time per token, with its margin, where that is least with nobody else there; nothing where its pace stands in
-    /// nobody's way.
+    /// Time per token where that is least with nobody else there; nothing where its pace stands in nobody's way.
     alone_tpot_s: f64,
+    /// The same with its margin.
+    raised_tpot_s: f64,
     /// Time for the rest of its answer.
     answer_s: f64,
     work_s: f64,
@@ -126,7 +127,7 @@ impl Dispatcher {
         // What was let in before goes before those who come, into the room that is kept for answers that turn
         // out longer, but not beyond it: others' promises count as much. The time that it lost is nobody's to
         // give back: its first token may take as long from now as it was promised.
-        let (arrived, ease) = match comes {
+        let (arrived, again) = match comes {
             Comes::At(arrived) | Comes::AtLast(arrived) => (arrived, 1.0),
             Comes::Again(_) => (now, AGAIN),
         };
@@ -143,7 +144,7 @@ impl Dispatcher {
             slo: &request.slo,
             output: asked.output,
             waited: now.since(arrived),
-            reserve: reserve * ease,
+            reserve: reserve * again,
             is_sized: request.prompt.0 > 0,
             wait_share: self.admission.config.wait_share,
             is_for_later,
@@ -167,8 +168,7 @@ impl Dispatcher {
             let not_yet = (is_felt || is_kept).then_some(NOT_YET);
             let Some(closed) = pass.closed(replica, it).or(not_yet) else { return true };
             let after_s = full.note(it, &closed, asked.output, turn_s);
-            let alone_tpot_s = pass.pace_margin(replica) * fleet.step_alone_s(replica);
-            full.alone_tpot_s = full.alone_tpot_s.min(alone_tpot_s);
+            full.note_pace(pass.pace_margin(replica), fleet.step_alone_s(replica));
             let cost_s = Cost::of(it, &weights).total_s();
             if holder.is_none_or(|other| cost_s < other.cost_s) {
                 let (gate, work_s) = (closed.gate, it.forecast.work_s);
@@ -181,7 +181,7 @@ impl Dispatcher {
         });
         let open = candidates.iter().map(|it| it.forecast.ttft_s);
         full.ready_s = open.fold(f64::INFINITY, f64::min);
-        let may_wait = has_time && !is_for_later && full.hopeless(&request.slo).is_none();
+        let may_wait = has_time && !is_for_later && full.in_vain(&request.slo).is_none();
         if let Some(holder) = holder.filter(|_| may_wait)
             && self.waits_for(now, (request, arrived, line), &holder, &full, candidates)
         {
@@ -270,7 +270,8 @@ impl Dispatcher {
                     continue;
                 }
             }
-            let retry_after = self.turn_away(now, &it.request, it.after_s, it.work_s);
+            let is_full = !it.is_over_share;
+            let retry_after = self.turn_away(now, &it.request, (it.after_s, it.work_s), is_full);
             let gate = it.gate;
             let reject = if it.is_over_share {
                 Reject::OverShare { gate, retry_after }
@@ -358,7 +359,8 @@ impl Dispatcher {
         self.admission.kept = self.admission.kept.filter(|it| it.request != id);
     }
 
-    /// Learns from an answer that came to its end what share of its promises it took.
+    /// Learns from an answer that came to its end what share of its promises it took, of those that its replica could
+    /// have kept alone: the others say nothing of how many it serves in time.
     pub(super) fn learn_limits(&mut self, now: Timestamp, it: &InFlight, tpot_s: Option<f64>) {
         let slo = &it.request.slo;
         let took_s = now.since(it.arrived).as_secs_f64();
@@ -366,9 +368,10 @@ impl Dispatcher {
         let share = |took_s: f64, most: Option<Duration>| {
             most.map_or(0.0, |most| took_s / most.as_secs_f64().max(1e-9))
         };
-        let ttft = if it.request.streamed { share(ttft_s, slo.ttft) } else { 0.0 };
+        let ttft_max = slo.ttft.filter(|most| it.forecast.alone_s <= most.as_secs_f64());
+        let ttft = if it.request.streamed { share(ttft_s, ttft_max) } else { 0.0 };
         let share = ttft
-            .max(share(tpot_s.unwrap_or(0.0), slo.tpot))
+            .max(share(tpot_s.unwrap_or(0.0), it.promised))
             .max(share(took_s, slo.e2e))
             .max(share(took_s, slo.completion));
         let mode = self.admission.config.mode;
@@ -427,6 +430,10 @@ fn keep_quickest(candidates: &mut Vec<Candidate>) {
     candidates.retain(|it| it.forecast.ttft_s <= QUICK.0 * least + QUICK.1);
 }
 
+fn is_less(most: Option<Duration>, least_s: f64) -> bool {
+    most.is_some_and(|most| most.as_secs_f64() < least_s)
+}
+
 impl Full {
     /// Of one that has not been looked for anywhere yet.
     const fn nowhere(is_over_share: bool) -> Self {
@@ -435,6 +442,7 @@ impl Full {
             after_s: f64::INFINITY,
             alone_s: f64::INFINITY,
             alone_tpot_s: f64::INFINITY,
+            raised_tpot_s: f64::INFINITY,
             answer_s: f64::INFINITY,
             work_s: f64::INFINITY,
             nearest: None,
@@ -446,14 +454,31 @@ impl Full {
 
     /// Which part of what it was promised no replica would keep, had it nothing else to do.
     pub(super) fn hopeless(&self, slo: &Slo) -> Option<Gate> {
-        let is_less = |most: Option<Duration>, least_s: f64| {
-            most.is_some_and(|most| most.as_secs_f64() < least_s)
-        };
         if is_less(slo.ttft.filter(|_| slo.completion.is_none()), self.alone_s) {
             Some(Gate::Ttft)
         } else {
             is_less(slo.tpot, self.alone_tpot_s).then_some(Gate::Tpot)
         }
+    }
+
+    /// For which part of what it was promised it would wait in vain: what no replica would keep, or no gate let in before
+    /// its replica is idle, as the margin that was learned beside others says that it may not be kept.
+    pub(super) fn in_vain(&self, slo: &Slo) -> Option<Gate> {
+        let is_beyond = || is_less(slo.tpot, self.raised_tpot_s).then_some(Gate::Tpot);
+        self.hopeless(slo).or_else(is_beyond)
+    }
+
+    /// Notes the pace of an answer that is alone on a replica, and the factor with which it is held against the promise.
+    fn note_pace(&mut self, margin: f64, step_s: f64) {
+        let raised_s = margin * step_s;
+        self.raised_tpot_s = self.raised_tpot_s.min(raised_s);
+        // Where predictions were too long, as far as was seen, less can be kept.
+        self.alone_tpot_s = self.alone_tpot_s.min(raised_s.min(step_s));
+    }
+
+    /// Whether one that asks for less than its share, and for what can be kept, would find no room either.
+    pub(super) fn is_felt_by_all(&self, slo: &Slo) -> bool {
+        !self.is_over_share && self.in_vain(slo).is_none()
     }
 
     /// Notes what stands in the way on `candidate`, and says for how long, seconds.

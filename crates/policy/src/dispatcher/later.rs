@@ -108,7 +108,7 @@ impl Dispatcher {
             Err(full) => {
                 (waiting.gate, waiting.after_s) = (full.gate, full.after_s);
                 (waiting.has_choice, waiting.is_over_share) = (full.has_choice, full.is_over_share);
-                let may_go = full.hopeless(&waiting.request.slo).is_none();
+                let may_go = full.in_vain(&waiting.request.slo).is_none();
                 nearest = full.nearest.filter(|_| may_go);
             }
         }

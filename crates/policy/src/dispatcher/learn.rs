@@ -68,6 +68,7 @@ impl Dispatcher {
             && let Some(replica) = self.fleet.get_mut(it.replica)
         {
             replica.overrun.ended();
+            replica.estimate.moves(it.came_to_its_end(now));
         }
         match (outcome, it.request.session) {
             (Outcome::Finished, Some(session)) => self.sessions.served(now, session, it.replica),
@@ -134,20 +135,35 @@ impl Dispatcher {
             let turn = Turn { prompt: it.request.prompt, answer: output };
             self.sessions.answered(session, it.replica, turn);
         }
-        // When it ended, as far as that is the replica's doing.
-        let now = Timestamp::from_elapsed(now.elapsed().saturating_sub(it.held));
+        let now = it.came_to_its_end(now);
         let gaps = output.saturating_sub(Tokens(1)).0;
         let first = it.first_token.filter(|_| gaps > 0);
         let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));
-        if let Some((tpot_s, tpot_max)) = tpot_s.zip(it.request.slo.tpot)
+        if tpot_s.zip(it.promised).is_some_and(|(took_s, most)| most.as_secs_f64() < took_s) {
+            self.admission.had_trouble(now);
+        }
+        if !it.held.is_zero() {
+            // When the last tokens came is not known, so that it looks quicker than it was.
+            return;
+        }
+        // What nobody could keep was not promised, and is not broken: or whoever asks for it would have its replica believed
+        // to be slow. Where it was kept all the same, what kept it from being promised was too cautious.
+        let kept = |took_s| it.request.slo.tpot.filter(|most| took_s <= most.as_secs_f64());
+        let judged =
+            tpot_s.and_then(|took_s| Some((took_s, it.promised.or_else(|| kept(took_s))?)));
+        if let Some((tpot_s, tpot_max)) = judged
             && let Some(replica) = self.fleet.get_mut(it.replica)
         {
             replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
             Accuracy::move_to(&mut replica.accuracy.tpot, it.forecast.tpot_s, tpot_s);
         }
-        if tpot_s.zip(it.promised).is_some_and(|(took_s, most)| most.as_secs_f64() < took_s) {
-            self.admission.had_trouble(now);
-        }
         self.learn_limits(now, it, tpot_s);
+    }
+}
+
+impl InFlight {
+    /// When an answer that ends `now` was last seen to go on, as far as that is its replica's doing.
+    fn came_to_its_end(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_elapsed(now.elapsed().saturating_sub(self.held))
     }
 }

@@ -385,3 +385,25 @@ fn an_engine_whose_answers_find_something_else_is_not_believed_until_they_agree(
     told(&mut dispatcher, Event::CacheFollowed { replica: ReplicaId(0), follows: false });
     assert_eq!(mode(&dispatcher), CacheMode::Approximate);
 }
+
+#[test]
+fn an_engine_whose_answers_come_in_one_piece_is_seen_to_go_on_by_their_ends() {
+    let seats = |outcome| {
+        let mut dispatcher = dispatcher(StrategyName::RoundRobin, 1);
+        let (replica, mut decisions) = (ReplicaId(0), Vec::new());
+        for id in 1..=5 {
+            let at = |ms| Timestamp::from_elapsed(Duration::from_millis(id * 1_000 + ms));
+            let whole = Request { streamed: false, ..request(id, id, 1) };
+            let report = LoadReport { running: 6, waiting: 3, ..LoadReport::default() };
+            let (output, cached) = (Some(Tokens(10)), None);
+            let ended = Event::Ended { request: RequestId(id), outcome, output, cached };
+            dispatcher.handle(at(0), Event::Arrived(whole), &mut decisions);
+            dispatcher.handle(at(500), ended, &mut decisions);
+            dispatcher.handle(at(600), Event::LoadReported { replica, report }, &mut decisions);
+        }
+        assert!(decisions.iter().filter(|it| it.verdict.is_ok()).count() > 0);
+        dispatcher.fleet().get(replica).unwrap().seats.count()
+    };
+    assert_eq!(seats(Outcome::Finished), 6);
+    assert_eq!(seats(Outcome::Cancelled), 256, "its client's doing");
+}

@@ -91,8 +91,8 @@ pub struct ReplicaEstimate {
     speed: Speed,
     /// When answers that are not at their end began, in that order.
     begun: VecDeque<Timestamp>,
-    /// When the last of all did.
-    begun_last: Timestamp,
+    /// When the last of all did, or an answer came to its end: those that come in one piece show nothing before.
+    moved: Timestamp,
     ttft_margin: Margin,
     /// The same for requests that must wait for room.
     room_margin: Margin,
@@ -199,7 +199,7 @@ impl ReplicaEstimate {
                 request_s: config.coefficients.request_ms * 1e-3,
             },
             begun: VecDeque::new(),
-            begun_last: Timestamp::ZERO,
+            moved: Timestamp::ZERO,
             ttft_margin: Margin::new(TTFT_MISSES),
             room_margin: Margin::new(TTFT_MISSES),
             tpot_margin: Margin::new(TPOT_MISSES),
@@ -457,12 +457,17 @@ impl ReplicaEstimate {
     /// Learns that an answer begins.
     pub fn begins(&mut self, now: Timestamp) {
         self.begun.push_back(now);
-        self.begun_last = now;
+        self.moves(now);
+    }
+
+    /// Learns that something came at `at`.
+    pub(crate) fn moves(&mut self, at: Timestamp) {
+        self.moved = self.moved.max(at);
     }
 
     /// When a token last came, as far as is known by now.
     pub(crate) fn moved(&self) -> Timestamp {
-        self.gaps_seen.map_or(self.begun_last, |it| it.max(self.begun_last))
+        self.gaps_seen.map_or(self.moved, |it| it.max(self.moved))
     }
 
     /// Learns that an answer ends that began at `begun`.

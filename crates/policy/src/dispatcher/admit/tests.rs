@@ -119,7 +119,7 @@ fn an_idle_replica_takes_what_no_replica_can_do_in_time() {
 fn only_who_would_be_let_in_if_its_tenant_had_asked_for_less_is_told_of_its_share() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
     let told = |dispatcher: &mut Dispatcher, alone_s| {
-        let full = Full { alone_s, alone_tpot_s: 0.0, ..Full::nowhere(true) };
+        let full = Full { alone_s, alone_tpot_s: 0.0, raised_tpot_s: 0.0, ..Full::nowhere(true) };
         dispatcher.refusal(at(0), &long(1), &full)
     };
     assert!(matches!(told(&mut dispatcher, 0.5), Reject::OverShare { .. }));

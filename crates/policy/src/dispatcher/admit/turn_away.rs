@@ -33,7 +33,7 @@ impl Dispatcher {
             latest
         };
         let may_wait = full.has_choice
-            || full.hopeless(&request.slo).is_none()
+            || full.in_vain(&request.slo).is_none()
                 && self.admission.config.mode.predicts()
                 && queue_max > 0
                 && ends_well
@@ -59,7 +59,8 @@ impl Dispatcher {
             if out.request.id == id && 0 < out.request.came_again {
                 self.admission.not_claimed(out.request.tenant);
             }
-            let retry_after = self.turn_away(now, &out.request, out.after_s, out.work_s);
+            let is_full = !out.is_over_share;
+            let retry_after = self.turn_away(now, &out.request, (out.after_s, out.work_s), is_full);
             let reject = if out.is_over_share {
                 Reject::OverShare { gate: out.gate, retry_after }
             } else if out.request.id == id {
@@ -79,14 +80,16 @@ impl Dispatcher {
         full: &Full,
         decisions: &mut Vec<Decision>,
     ) {
-        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
+        let is_full = full.is_felt_by_all(&request.slo);
+        let retry_after = self.turn_away(now, request, (full.after_s, full.work_s), is_full);
         let reject = Reject::Saturated { gate: full.gate, retry_after };
         self.decide(now, request, Err(reject), decisions);
     }
 
     pub(super) fn refusal(&mut self, now: Timestamp, request: &Request, full: &Full) -> Reject {
-        let retry_after = self.turn_away(now, request, full.after_s, full.work_s);
-        let gate = full.gate;
+        let is_full = full.is_felt_by_all(&request.slo);
+        let retry_after = self.turn_away(now, request, (full.after_s, full.work_s), is_full);
+        let gate = full.in_vain(&request.slo).unwrap_or(full.gate);
         if let Some(gate) = full.hopeless(&request.slo) {
             // Coming more slowly would not help it.
             Reject::Infeasible { gate, retry_after }
@@ -99,15 +102,16 @@ impl Dispatcher {
 
     /// Notes that a request of `work_s` is turned away, and says when it is worth coming again: after the middle of what
     /// it took of late until there was room for its like, or, where nobody did, once what is there has been worked off; spread, so that those
-    /// who were turned away together do not come again together.
+    /// who were turned away together do not come again together. `is_full` where others like it would have found no room either.
     pub(super) fn turn_away(
         &mut self,
         now: Timestamp,
         request: &Request,
-        guess_s: f64,
-        work_s: f64,
+        (guess_s, work_s): (f64, f64),
+        is_full: bool,
     ) -> Duration {
-        if request.slo.completion.is_none() {
+        // Anybody can ask for what nobody can keep, for more than a share, or say that it comes again.
+        if is_full && request.came_again == 0 && request.slo.completion.is_none() {
             self.admission.had_trouble(now);
         }
         self.admission.sizes.decided(now, work_s, false);

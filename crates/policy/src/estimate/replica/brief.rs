@@ -51,12 +51,12 @@ impl Brief {
         let counted = TIMES.iter().map(Duration::as_secs_f64).zip(&self.0);
         let (mut fitting, mut shortest) = (None, None);
         for (time_s, placed) in counted {
-            shortest = shortest.or(Some((time_s, placed)));
+            shortest = shortest.or(Some(placed));
             if time_s <= lasts_s {
-                fitting = Some((time_s, placed));
+                fitting = Some(placed);
             }
         }
-        let (time_s, placed) = fitting.or(shortest)?;
+        let placed = fitting.or(shortest)?;
         Some((placed.rate(now) * scale + own_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX))
     }
 }

@@ -95,18 +95,24 @@ fn learn_pace(dispatcher: &mut Dispatcher) {
 }
 
 #[test]
-fn a_pace_that_no_replica_keeps_as_far_as_was_seen_is_not_waited_for_either() {
+fn a_pace_that_no_replica_keeps_by_its_margin_is_not_waited_for_and_not_called_impossible() {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
     assert!(told(&mut dispatcher, 0, Event::Arrived(long(1)))[0].verdict.is_ok());
     learn_pace(&mut dispatcher);
     let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 9)))[0].verdict.unwrap_err();
+    assert!(matches!(reject, Reject::Saturated { gate: Gate::Tpot, .. }), "{reject:?}");
+    assert!(
+        (dispatcher.admission.ease(at(0)) - 1.05).abs() < 1e-9,
+        "nor says it that the fleet is full"
+    );
+    let reject = told(&mut dispatcher, 0, Event::Arrived(paced(4, 1)))[0].verdict.unwrap_err();
     assert!(matches!(reject, Reject::Infeasible { gate: Gate::Tpot, .. }), "{reject:?}");
     assert!(told(&mut dispatcher, 0, Event::Arrived(paced(3, 13))).is_empty(), "this one is");
 }
 
 #[test]
-fn a_client_that_is_slow_to_take_the_end_of_its_answer_widens_no_margin() {
-    let margin = |held_s| {
+fn a_client_that_is_slow_to_take_the_end_of_its_answer_moves_no_margin() {
+    let learned = |held_s| {
         let mut dispatcher = dispatcher(AdmissionConfig::default());
         let slo = Slo { tpot: Some(Duration::from_millis(50)), ..Slo::default() };
         for id in 1..20 {
@@ -120,15 +126,18 @@ fn a_client_that_is_slow_to_take_the_end_of_its_answer_widens_no_margin() {
             let ended = Event::Ended { request, outcome, output, cached: None };
             told(&mut dispatcher, began + 6_020, ended);
         }
-        dispatcher.fleet.get(ReplicaId(0)).unwrap().estimate.margins().1.value()
+        let replica = dispatcher.fleet.get(ReplicaId(0)).unwrap();
+        let limit = replica.limit.value();
+        (replica.estimate.margins().1.value(), limit, replica.accuracy.tpot)
     };
-    assert!(1.1 < margin(0), "sixty milliseconds a token");
-    assert!(margin(2) < 1.0 + 1e-9, "forty");
+    let (margin, limit, _) = learned(0);
+    assert!(1.1 < margin && limit < 8.0, "sixty milliseconds a token");
+    // Those that came last came some time in between.
+    assert_eq!(learned(2), (1.0, 8.0, (0.0, 0.0)));
 }
 
-/// A dispatcher whose only replica serves somebody at a pace of 51 ms where 50 were promised, at 10 s; `meanwhile`
-/// happens before.
-fn lets_in_at_51_ms(meanwhile: impl Fn(&mut Dispatcher)) -> bool {
+/// A dispatcher whose only replica serves somebody at a pace of 51 ms where 50 were promised, until `s` seconds.
+fn at_51_ms(s: u64) -> Dispatcher {
     let mut dispatcher = dispatcher(AdmissionConfig::default());
     // Or predictions would say the same.
     dispatcher.know_speed(ReplicaId(0), 1.0, 1.0);
@@ -136,28 +145,138 @@ fn lets_in_at_51_ms(meanwhile: impl Fn(&mut Dispatcher)) -> bool {
         told(&mut dispatcher, 0, Event::Arrived(Request { prompt: Tokens(100), ..paced(id, 50) }));
         told(&mut dispatcher, 20, Event::FirstToken(RequestId(id)));
     }
-    for step in 1..100 {
+    runs_at_51_ms(&mut dispatcher, 0, s);
+    dispatcher
+}
+
+fn runs_at_51_ms(dispatcher: &mut Dispatcher, from_s: u64, to_s: u64) {
+    for step in from_s * 10 + 1..to_s * 10 {
         let (replica, waited) = (ReplicaId(0), Duration::from_millis(510));
         let came = Event::TokensCame { replica, tokens: 10, waited };
-        told(&mut dispatcher, 20 + step * 100, came);
+        told(dispatcher, 20 + step * 100, came);
     }
-    meanwhile(&mut dispatcher);
+}
+
+fn lets_in_at(dispatcher: &mut Dispatcher, ms: u64) -> bool {
     let next = Request { prompt: Tokens(100), ..paced(2, 50) };
-    told(&mut dispatcher, 10_000, Event::Arrived(next)).iter().any(|it| it.verdict.is_ok())
+    dispatcher.outlook(at(ms), &next).is_open
+}
+
+/// Whether one more is let in at 10 s, `meanwhile` having happened.
+fn lets_in_at_51_ms(meanwhile: impl Fn(&mut Dispatcher)) -> bool {
+    let mut dispatcher = at_51_ms(10);
+    meanwhile(&mut dispatcher);
+    lets_in_at(&mut dispatcher, 10_000)
 }
 
 #[test]
 fn a_pace_just_beyond_the_promise_closes_the_gate_once_something_went_wrong() {
     assert!(lets_in_at_51_ms(|_| ()));
-    // A pace that no replica can keep.
-    let turned_away = |it: &mut Dispatcher| {
-        assert!(told(it, 9_990, Event::Arrived(paced(4, 1)))[0].verdict.is_err());
+    let turned_away = |it: &mut Dispatcher, tpot_ms, came_again| {
+        let short = Request { prompt: Tokens(100), came_again, ..paced(4, tpot_ms) };
+        let slo = Slo { ttft: Some(Duration::from_millis(50)), ..short.slo };
+        let mut decisions = told(it, 9_900, Event::Arrived(Request { slo, ..short }));
+        decisions.extend(told(it, 9_990, Event::TimePassed));
+        decisions[0].verdict.unwrap_err()
     };
-    assert!(!lets_in_at_51_ms(turned_away));
+    assert!(!lets_in_at_51_ms(|it| {
+        let reject = turned_away(it, 40, 0);
+        assert!(matches!(reject, Reject::Expired { gate: Gate::Tpot, .. }), "{reject:?}");
+    }));
+    // Which tells nothing of the fleet.
+    assert!(lets_in_at_51_ms(|it| {
+        let reject = turned_away(it, 1, 0);
+        assert!(matches!(reject, Reject::Infeasible { .. }), "{reject:?}");
+    }));
+    assert!(lets_in_at_51_ms(|it| _ = turned_away(it, 40, 1)), "so it says");
+    assert!(lets_in_at_51_ms(|it| {
+        let full =
+            Full { alone_s: 0.0, alone_tpot_s: 0.0, raised_tpot_s: 0.0, ..Full::nowhere(true) };
+        assert!(matches!(it.refusal(at(9_990), &long(4), &full), Reject::OverShare { .. }));
+    }));
     let ends = |it: &mut Dispatcher, tokens| {
         let (request, outcome, output) = (RequestId(3), Outcome::Finished, Some(Tokens(tokens)));
         told(it, 9_990, Event::Ended { request, outcome, output, cached: None });
     };
     assert!(!lets_in_at_51_ms(|it| ends(it, 100)), "some 100 ms a token");
     assert!(lets_in_at_51_ms(|it| ends(it, 500)), "some 20 ms a token");
+}
+
+/// Has requests of one client be served one after the other, at some 40 ms a token, each of which was promised `slo`.
+fn serve(dispatcher: &mut Dispatcher, requests: u64, slo: Slo) {
+    for id in 1..=requests {
+        let (began, request) = (id * 10_000, RequestId(id));
+        let came = Request { slo, prompt: Tokens(1_000), ..long(id) };
+        assert!(told(dispatcher, began, Event::Arrived(came))[0].verdict.is_ok());
+        told(dispatcher, began + 100, Event::FirstToken(request));
+        let (outcome, output) = (Outcome::Finished, Some(Tokens(101)));
+        told(dispatcher, began + 4_100, Event::Ended { request, outcome, output, cached: None });
+    }
+}
+
+#[test]
+fn who_asks_for_the_impossible_has_nobody_believe_that_a_replica_is_slow() {
+    let learned = |slo| {
+        let mut dispatcher = dispatcher(AdmissionConfig::default());
+        serve(&mut dispatcher, 60, slo);
+        let replica = dispatcher.fleet.get(ReplicaId(0)).unwrap();
+        let limit = replica.limit.value();
+        (replica.estimate.margins().1.value(), limit, replica.accuracy.tpot)
+    };
+    let of = |ttft, tpot| {
+        let ms = |it: Option<u64>| it.map(Duration::from_millis);
+        learned(Slo { ttft: ms(ttft), tpot: ms(tpot), ..Slo::default() })
+    };
+    let before = learned(Slo::default());
+    assert!((before.0 - 1.0).abs() < 1e-9 && 8.0 <= before.1, "{before:?}");
+    assert_eq!(of(None, Some(1)), before);
+    assert_eq!(of(Some(1), None), before);
+    let broken = of(None, Some(30));
+    assert!(1.5 < broken.0 && broken.1 < before.1, "this one can be kept: {broken:?}");
+}
+
+#[test]
+fn a_pace_that_was_kept_though_the_margin_said_otherwise_narrows_the_margin() {
+    let mut dispatcher = dispatcher(AdmissionConfig::default());
+    learn_pace(&mut dispatcher);
+    let margin = |it: &Dispatcher| it.fleet.get(ReplicaId(0)).unwrap().estimate.margins().1.value();
+    let before = margin(&dispatcher);
+    // Some 6 ms a token by the form.
+    let slo = Slo { tpot: Some(Duration::from_millis(9)), ..Slo::default() };
+    told(&mut dispatcher, 0, Event::Arrived(Request { slo, prompt: Tokens(100), ..long(1) }));
+    assert_eq!(dispatcher.fleet.get(ReplicaId(0)).unwrap().promises.tightest(), None);
+    let request = RequestId(1);
+    told(&mut dispatcher, 20, Event::FirstToken(request));
+    let (outcome, output) = (Outcome::Finished, Some(Tokens(101)));
+    told(&mut dispatcher, 820, Event::Ended { request, outcome, output, cached: None });
+    assert!(margin(&dispatcher) < before);
+}
+
+#[test]
+fn a_pace_just_beyond_the_promise_opens_the_gate_again_once_all_went_well_for_a_while() {
+    let mut dispatcher = at_51_ms(10);
+    dispatcher.admission.had_trouble(at(10_000));
+    runs_at_51_ms(&mut dispatcher, 10, 25);
+    assert!(!lets_in_at(&mut dispatcher, 25_000));
+    assert!(lets_in_at(&mut dispatcher, 25_500));
+}
+
+#[test]
+fn the_time_of_a_whole_answer_is_never_exceeded_on_purpose() {
+    let mut dispatcher = at_51_ms(10);
+    // Or the pace that was promised others would decide.
+    let replica = dispatcher.fleet.get_mut(ReplicaId(0)).unwrap();
+    replica.promises = crate::admission::Promises::default();
+    let least = |dispatcher: &mut Dispatcher| {
+        let lets_in = |ms: &u64| {
+            let slo = Slo { e2e: Some(Duration::from_millis(*ms)), ..Slo::default() };
+            let whole = Request { slo, prompt: Tokens(100), ..long(2) };
+            dispatcher.outlook(at(10_000), &whole).is_open
+        };
+        (1_000..60_000).step_by(50).find(lets_in).unwrap()
+    };
+    let before = least(&mut dispatcher);
+    assert!(2_000 < before, "{before}");
+    dispatcher.admission.had_trouble(at(10_000));
+    assert_eq!(before, least(&mut dispatcher));
 }
