@@ -189,6 +189,7 @@ fn misunderstood(headers: &HeaderMap) -> Option<Refusal> {
     };
     let cure = "send a whole number of milliseconds, such as 30000";
     if says(headers::TIMEOUT_MS, is_time) {
+        let cure = "send a whole number of milliseconds of at least 1, such as 30000";
         return Some(Refusal::Header { name: headers::TIMEOUT_MS, cure });
     }
     let bounds = headers::SLO_TTFT_MS.into_iter().chain(headers::SLO_TPOT_MS);

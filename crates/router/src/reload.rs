@@ -74,6 +74,7 @@ impl fmt::Debug for Source {
 #[derive(Debug)]
 pub(crate) struct Reloader {
     source: Source,
+    /// Held from before the file is read until what it says is in force and counted, so that the last text is what stays.
     in_force: Mutex<Config>,
     /// What the router was started with of that which a reload can't change.
     started: [Fixed; FIXED],
@@ -107,8 +108,10 @@ impl Reloader {
     ///
     /// When it can't be used; nothing has changed then.
     pub(crate) fn reload(&self, app: &Arc<App>) -> Result<Report, ConfigError> {
-        let result = self.source.read().and_then(|config| self.apply(app, config));
+        let mut in_force = self.in_force.lock();
+        let result = self.source.read().and_then(|config| self.apply(app, &mut in_force, config));
         app.telemetry.reloaded(result.as_ref().ok().map(|it| it.needs_restart.len()));
+        drop(in_force);
         match &result {
             Ok(report) => tracing::info!(
                 joined = report.joined.len(),
@@ -122,8 +125,12 @@ impl Reloader {
         result
     }
 
-    fn apply(&self, app: &Arc<App>, config: Config) -> Result<Report, ConfigError> {
-        let mut in_force = self.in_force.lock();
+    fn apply(
+        &self,
+        app: &Arc<App>,
+        in_force: &mut Config,
+        config: Config,
+    ) -> Result<Report, ConfigError> {
         let settings = Settings::new(&config, &app.settings.load()).map_err(|problems| {
             ConfigError::Invalid {
                 origin: self.source.file.display().to_string(),
@@ -133,7 +140,7 @@ impl Reloader {
         let now = fixed(&config);
         let differs = self.started.iter().zip(&now).filter(|(started, now)| started != now);
         let needs_restart: Vec<_> = differs.map(|(started, _)| started.0).collect();
-        let restored = decide_by(app, &in_force, &config);
+        let restored = decide_by(app, in_force, &config);
         // Before anybody is promised what they say.
         app.telemetry.begin_classes(config.slo.classes.keys().map(String::as_str));
         app.settings.store(Arc::new(settings));

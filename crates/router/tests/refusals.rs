@@ -97,7 +97,7 @@ async fn a_header_of_ours_that_says_nothing_is_refused_with_the_cure() {
         ("x-sluice-timeout-ms", "soon", "milliseconds"),
         ("x-sluice-timeout-ms", "-1", "milliseconds"),
         ("x-sluice-timeout-ms", "99999999999999999999999", "milliseconds"),
-        ("x-sluice-timeout-ms", "0", "milliseconds"),
+        ("x-sluice-timeout-ms", "0", "milliseconds of at least 1"),
         ("x-sluice-slo-ttft-ms", "abc", "milliseconds"),
         ("x-slo-tpot-ms", "-5", "milliseconds"),
         ("x-sluice-priority", "urgent!", "`batch`"),

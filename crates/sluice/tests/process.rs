@@ -76,7 +76,8 @@ fn d2_a_second_sigterm_ends_it_at_once() {
     let (code, took) = router.ended();
     println!("D2: ended {} ms after the second SIGTERM", took.as_millis());
     assert_eq!(code, Some(1));
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // Nine minutes before its drain would end it.
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 /// Clients behind a balancer that asks `/readyz`, and keep a connection to each router.
@@ -186,7 +187,7 @@ fn ask_nobody(
 #[test]
 fn d1_two_routers_restarted_one_after_the_other_lose_no_request() {
     let (fleet, folder) = (Fleet::of(2), tempfile::tempdir().unwrap());
-    let more = "drain: { lame_duck: 1s, timeout: 20s }\n";
+    let more = "drain: { lame_duck: 3s, timeout: 20s }\n";
     let file = written(folder.path(), &fleet.configuration(more));
     let mut routers = Balanced::start(file);
     let clients = Clients::start(6, &routers.ports, &routers.ready);

@@ -85,6 +85,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
+            | "close"
             | "keep-alive"
             | "proxy-connection"
             | "proxy-authenticate"
@@ -355,6 +356,15 @@ mod tests {
         expected.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, expected);
+        for said in ["close", "Keep-Alive"] {
+            let mut headers = HeaderMap::from_iter([(header::CONNECTION, said.parse().unwrap())]);
+            headers.insert(
+                said.to_ascii_lowercase().parse::<HeaderName>().unwrap(),
+                said.parse().unwrap(),
+            );
+            strip_hop_by_hop(&mut headers);
+            assert!(headers.is_empty(), "{said} names itself");
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl<'a> Items<'a> {
     /// Calls `visit` with each entry of the next item, which is an object, and so passes over it
     /// without having looked for its end before.
     pub(crate) fn next_entries(&mut self, mut visit: impl FnMut(&'a str, &'a str)) {
-        debug_assert!(self.is_at_object(), "only an object has entries");
+        let is_object = self.is_at_object();
+        debug_assert!(is_object, "only an object has entries");
         let mut entries = Entries(Walk { at: self.0.at.saturating_add(1), ..self.0 });
         entries.by_ref().for_each(|(key, value)| visit(key, value));
         let is_at_its_end = entries.0.start() == Some(b'}');

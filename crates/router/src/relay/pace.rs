@@ -57,8 +57,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Has a token come each ten milliseconds, of which those from the tenth to the fortieth are taken up by the client
-    /// together; returns the tokens and the time that were told, and for how long the end was held.
+    /// Has a token come each ten milliseconds; the client takes up those that find it slow together with the next that
+    /// does not. Returns the tokens and the time that were told, and for how long the end was held.
     fn told(tokens: u32, is_slow: impl Fn(u32) -> bool) -> (u32, Duration, Duration) {
         let began = Instant::now();
         let mut pace = Pace::new(began);
