@@ -177,7 +177,7 @@ pub const METRICS: [Metric; 63] = [
     metric(
         KNEE_PER_S,
         Kind::Gauge,
-        "Requests a second, like those of late, that the fleet can take by the time per token; NaN below half of that",
+        "Requests a second, like those of late, that the fleet can take by the time per token, until its first model or pool is full; NaN below half of that",
     ),
     metric(UTILISATION, Kind::Gauge, "Share of the fleet's time spoken for, at the pace promised"),
     metric(MARGIN, Kind::Gauge, "Factor on predictions that few requests exceed, by replica"),
