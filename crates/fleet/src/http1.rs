@@ -37,9 +37,9 @@ pub use connection::Failed;
 use connection::{Connection, Unanswered};
 
 /// How long after a request was sent on a kept connection the end of that connection means that it was being closed
-/// meanwhile, and the request not seen: a round trip, and what a busy machine adds. What a replica had for longer it may have worked
-/// on, or may be what it died of.
-const CLOSING_SEEN_WITHIN: Duration = Duration::from_millis(250);
+/// meanwhile, and the request not seen: a round trip, and what a busy machine adds. What a replica had for longer it may
+/// have worked on, or may be what it died of.
+const CLOSING_SEEN_WITHIN: Duration = Duration::from_millis(50);
 
 /// A request with its body.
 type Message = Request<Bytes>;
@@ -53,6 +53,8 @@ pub(crate) struct Pool {
     host: String,
     idle_timeout: Duration,
     idle_max: usize,
+    /// [`CLOSING_SEEN_WITHIN`], but for tests.
+    closing_seen_within: Duration,
     /// Those not in use, and since when; the last one used is the last.
     idle: Mutex<VecDeque<(Instant, Connection)>>,
     pace: Pace,
@@ -68,23 +70,39 @@ impl Pool {
     ) -> Arc<Self> {
         let host = origin.authority().map_or("", http::uri::Authority::as_str).to_owned();
         let (idle, pace) = (Mutex::default(), Pace::default());
-        Arc::new(Self { connector, origin, host, idle_timeout, idle_max, idle, pace })
+        let closing_seen_within = CLOSING_SEEN_WITHIN;
+        Arc::new(Self {
+            connector,
+            origin,
+            host,
+            idle_timeout,
+            idle_max,
+            closing_seen_within,
+            idle,
+            pace,
+        })
     }
 
     /// Sends a request, whose URI has neither scheme nor host, and waits for the head of its answer. A
-    /// connection is made for it when it is its turn, or `at_once`.
+    /// connection is made for it when it is its turn, or `at_once`. Where a kept connection was closing as it was
+    /// sent, it is sent once more on a new one.
     pub(crate) async fn send(
         self: &Arc<Self>,
         request: &Message,
         at_once: bool,
     ) -> Result<Response<Body>, SendError> {
-        let mut is_again = false;
+        let mut first_failure = None;
         loop {
+            let is_again = first_failure.is_some();
             let kept = if is_again { None } else { self.take() };
             // What is new is rare, and boxed so that what is not does not carry its size.
             let Ready { mut connection, was_used, turn } = match kept {
                 Some(kept) => kept,
-                None => Box::pin(self.open(at_once, is_again)).await?,
+                None => match Box::pin(self.open(at_once, is_again)).await {
+                    Ok(new) => new,
+                    // A replica that had the request and is gone now may have died of it.
+                    Err(error) => return Err(first_failure.map_or(error, SendError::Http1)),
+                },
             };
             let sent = Instant::now();
             let answer = match turn {
@@ -99,10 +117,10 @@ impl Pool {
                     return Ok(response.map(|()| Body::new(lease)));
                 }
                 // The replica was closing the connection just then. Its others it may close as well.
-                Err(Unanswered { is_unheard: true, .. })
-                    if was_used && !is_again && sent.elapsed() < CLOSING_SEEN_WITHIN =>
+                Err(Unanswered { is_unheard: true, failed })
+                    if was_used && !is_again && sent.elapsed() < self.closing_seen_within =>
                 {
-                    is_again = true;
+                    first_failure = Some(failed);
                 }
                 Err(Unanswered { failed, .. }) => return Err(failed.into()),
             }

@@ -42,7 +42,7 @@ pub use self::{
 use self::{
     lines::Lines,
     room::{Room, Watched},
-    shares::{Sizes, Tenants},
+    shares::{Claims, Sizes},
 };
 use crate::{
     estimate::decay::Decayed,
@@ -52,9 +52,6 @@ use crate::{
 
 /// Over how long the rates at which requests are placed are averaged.
 const RATE_TIME: Duration = Duration::from_secs(5);
-
-/// How long a class counts as there after its last request.
-const CLASS_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// Retries that may come at once, as when a replica dies with all it had; and as many may come of clients that say that
 /// they were turned away.
@@ -110,7 +107,7 @@ pub(crate) struct Standing {
 pub(crate) struct Admission {
     pub(crate) config: AdmissionConfig,
     pub(crate) queue: WaitQueue,
-    pub(crate) tenants: Tenants,
+    tenants_claims: Claims,
     pub(crate) sizes: Sizes,
     lines: Lines,
     /// When it may next be looked whether there is room for one of those who were turned away.
@@ -121,8 +118,6 @@ pub(crate) struct Admission {
     /// What may wait of all that clients say they send again. A claim costs nothing to make: so it takes nothing from
     /// those whose replica failed them, and of the other tenants no more than all have.
     claims: TokenBucket,
-    /// When each class last came.
-    seen: [Option<Timestamp>; Priority::ALL.len()],
     /// When those who wait were last looked at.
     pub(crate) looked: Timestamp,
     /// Who was looked at last of those who can be done later.
@@ -153,14 +148,13 @@ impl Admission {
         Self {
             config,
             queue: WaitQueue::default(),
-            tenants: Tenants::default(),
+            tenants_claims: Claims::default(),
             sizes: Sizes::default(),
             lines: Lines::default(),
             look_for_room: Timestamp::ZERO,
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
             claims: TokenBucket::full(RETRIES_AT_ONCE),
-            seen: [None; Priority::ALL.len()],
             looked: Timestamp::ZERO,
             looked_until: None,
             line: 0,
@@ -174,16 +168,13 @@ impl Admission {
         self.config.mode != AdmissionMode::Off
     }
 
-    /// Notes that a request came.
-    pub(crate) fn came(&mut self, now: Timestamp, request: &Request) {
-        let priority = request.priority;
+    /// Notes that a request of `line` came.
+    pub(crate) fn came(&mut self, now: Timestamp, request: &Request, line: u64) {
         self.retries.add(self.config.retry_share);
         self.claims.add(self.config.retry_share);
         if self.is_on() {
-            self.tenants.asked(now, request.tenant, priority, self.config.retry_share);
-        }
-        if let Some(seen) = self.seen.get_mut(priority as usize) {
-            *seen = Some(now);
+            self.tenants_claims.of(request.tenant).add(self.config.retry_share);
+            self.lines.came(now, line, request.tenant, request.priority);
         }
     }
 
@@ -211,7 +202,13 @@ impl Admission {
 
     /// Whether one more may wait of those of whom `tenant` says that they were turned away before.
     pub(crate) fn may_claim(&mut self, tenant: TenantId) -> bool {
-        self.claims.has_one() && self.tenants.claims(tenant).take() && self.claims.take()
+        self.claims.has_one() && self.tenants_claims.of(tenant).take() && self.claims.take()
+    }
+
+    /// Gives back what was taken for one of whom `tenant` says that, and that does not wait after all.
+    pub(crate) fn not_claimed(&mut self, tenant: TenantId) {
+        self.tenants_claims.of(tenant).add(1.0);
+        self.claims.add(1.0);
     }
 
     /// Notes that a request of `work_s`, one of `line`, was placed.
@@ -223,7 +220,7 @@ impl Admission {
         work_s: f64,
     ) {
         if self.is_on() {
-            self.tenants.gave(now, request.tenant, request.priority, work_s);
+            self.lines.gave(now, line, (request.tenant, request.priority), work_s);
             self.sizes.decided(now, work_s, true);
             let [all, later] = &mut self.given;
             all.add(now, work_s);
@@ -278,32 +275,33 @@ impl Admission {
         self.placed.rate(now)
     }
 
-    /// How a request stands to the others.
+    /// How a request of `line` stands to the others of it.
     pub(crate) fn standing(
         &mut self,
         now: Timestamp,
-        request: &Request,
+        (request, line): (&Request, u64),
         arrived: Timestamp,
     ) -> Standing {
-        let is_over_share = self.tenants.is_over(now, request.tenant, request.priority);
+        let is_over_share = self.lines.is_over(now, line, request.tenant, request.priority);
         // Who was turned away before has lost of its time what those who come for the first time still
         // have; were it let in as they are, a storm of retries would crowd them out.
         let gives_way = is_over_share || request.came_again > 0;
         let own = if gives_way { self.config.reserve } else { 1.0 };
-        let (class, is_for_later) = self.class_reserve(now, request, arrived);
-        let is_urgent = request.priority > Priority::Batch && self.is_there(now, Priority::Batch);
+        let (class, is_for_later) = self.class_reserve(now, (request, line), arrived);
+        let is_urgent =
+            request.priority > Priority::Batch && self.lines.is_there(now, line, Priority::Batch);
         Standing { reserve: own * class, is_over_share, is_for_later, is_urgent }
     }
 
-    fn is_there(&self, now: Timestamp, class: Priority) -> bool {
-        let seen = self.seen.get(class as usize).copied().flatten();
-        seen.is_some_and(|it| now.since(it) <= CLASS_AGE_MAX)
-    }
-
     /// The factor for its class, and whether it is work for later that others must not feel.
-    fn class_reserve(&self, now: Timestamp, request: &Request, arrived: Timestamp) -> (f64, bool) {
+    fn class_reserve(
+        &self,
+        now: Timestamp,
+        (request, line): (&Request, u64),
+        arrived: Timestamp,
+    ) -> (f64, bool) {
         let mut above = Priority::ALL.into_iter().filter(|it| *it > request.priority);
-        if !above.any(|it| self.is_there(now, it)) {
+        if !above.any(|it| self.lines.is_there(now, line, it)) {
             return (1.0, false);
         }
         let reserve = self.config.reserve;

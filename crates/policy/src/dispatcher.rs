@@ -240,7 +240,8 @@ impl Dispatcher {
         if known {
             return;
         }
-        self.admission.came(now, &request);
+        let line = self.fleet.line_of(request.model, request.prompt);
+        self.admission.came(now, &request, line);
         match self.seek(now, &request, now, &Tried::new()) {
             Ok(Some(found)) => self.commit(now, request, now, &found, Tried::new(), decisions),
             Ok(None) => self.refuse(now, &request, &Tried::new(), decisions),

@@ -46,9 +46,15 @@ impl Retries {
 
     /// Counts a request.
     pub(crate) fn earn(&self) {
-        if self.saved.load(Ordering::Relaxed) < SAVED_MAX {
-            self.saved.fetch_add(EARNED, Ordering::Relaxed);
-        }
+        self.save(EARNED);
+    }
+
+    /// Adds to what is saved, as far as it may be.
+    fn save(&self, more: i64) {
+        let add =
+            |saved: i64| (saved < SAVED_MAX).then(|| SAVED_MAX.min(saved.saturating_add(more)));
+        // Where all is saved that may be, nothing changes.
+        let _ = self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
     /// How long to wait before a retry, which is then paid for; nothing where it may not be made.
@@ -65,7 +71,7 @@ impl Retries {
 
     /// Gives back what was paid for a retry that is not made after all.
     pub(crate) fn give_back(&self) {
-        self.saved.fetch_add(COST, Ordering::Relaxed);
+        self.save(COST);
     }
 
     /// Counts a retry that was wanted and is not made.
@@ -115,6 +121,18 @@ mod tests {
             assert!(retries.spend().is_some());
             retries.give_back();
         }
+        assert_eq!(std::iter::from_fn(|| retries.spend()).count(), 10);
+    }
+
+    #[test]
+    fn what_is_given_back_after_more_was_earned_is_bounded_too() {
+        let retries = Retries::new(1);
+        for _ in 0..100 {
+            assert!(retries.spend().is_some());
+            (0..5).for_each(|_| retries.earn());
+            retries.give_back();
+        }
+        assert!((retries.saved() - 10.0).abs() < 1e-9, "{}", retries.saved());
         assert_eq!(std::iter::from_fn(|| retries.spend()).count(), 10);
     }
 

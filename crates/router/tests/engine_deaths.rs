@@ -19,7 +19,11 @@ use common::{CHAT, Stage, chat, config, emulate, raw, stage_with};
 use emulator::Fault;
 use policy::config::StrategyName::RoundRobin;
 use router::config::{Config, Replica};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 const ENGINE_KILLED: &[u8] = include_bytes!("data/deaths/vllm-engine-killed.http");
 const ENGINE_KILLED_WHOLE: &[u8] = include_bytes!("data/deaths/vllm-engine-killed-whole.http");
@@ -186,6 +190,66 @@ async fn m5_a_request_that_kills_what_it_touches_touches_two_replicas() {
     }
     assert_eq!(killed.load(Ordering::Relaxed), 2, "of four replicas, in five tries");
     let healthy = r#"{"model":"tiny-llama","prompt":[7],"max_tokens":4}"#;
+    assert_eq!(stage.post("/v1/completions", &[], healthy).await.status, 200);
+    stage.until_idle().await;
+}
+
+/// A replica that keeps its connections. The first request that `kills` it is counted in `killed`; from then on
+/// nothing listens, and every connection is closed.
+async fn mortal(kills: fn(&str) -> bool, killed: Arc<AtomicUsize>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    let mut socket = accepted.unwrap().0;
+                    connections.spawn(async move {
+                        while let Some(request) = raw::receive(&mut socket).await {
+                            if kills(&request) {
+                                return true;
+                            }
+                            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+                            if socket.write_all(answer).await.is_err() {
+                                return false;
+                            }
+                        }
+                        false
+                    });
+                }
+                Some(is_killed) = connections.join_next() => {
+                    if is_killed.unwrap() {
+                        killed.fetch_add(1, Ordering::Relaxed);
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    url
+}
+
+/// A request that closes a kept connection might not have been seen: it is sent once more, but not forgotten.
+#[tokio::test]
+async fn m5_a_request_that_kills_over_kept_connections_touches_two_replicas() {
+    let killed = Arc::new(AtomicUsize::new(0));
+    let mut config = config(RoundRobin);
+    for at in 0..4 {
+        let url = mortal(|request| request.contains("999999"), Arc::clone(&killed)).await;
+        config.replicas.push(Replica { name: Some(format!("sglang-{at}")), ..Replica::at(url) });
+    }
+    let stage = stage_with(config, 0).await;
+    let healthy = r#"{"model":"tiny-llama","prompt":[7],"max_tokens":4}"#;
+    for _ in 0..4 {
+        assert_eq!(stage.post("/v1/completions", &[], healthy).await.status, 200);
+    }
+    let poison = r#"{"model":"tiny-llama","prompt":[999999],"max_tokens":4}"#;
+    for _ in 0..5 {
+        let answer = stage.post("/v1/completions", &[], poison).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_crash"));
+    }
+    assert_eq!(killed.load(Ordering::Relaxed), 2, "of four replicas, in five tries");
     assert_eq!(stage.post("/v1/completions", &[], healthy).await.status, 200);
     stage.until_idle().await;
 }

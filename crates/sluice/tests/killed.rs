@@ -235,7 +235,11 @@ fn metric(router: &Router, sample: &str) -> usize {
     line.map_or(0, |it| it.parse().unwrap())
 }
 
-/// Has one of three replicas go and come back, each second.
+/// Answers that come whole before a replica that has just gone comes back, or the other way round: what breaks with it is at
+/// most what is under way then, and so few of these on a machine of any speed.
+const WHOLE_BETWEEN: usize = 50;
+
+/// Has one of three replicas go and come back, each second or as soon as the others have served enough meanwhile.
 fn flap(flaps: usize) {
     let (fleet, folder) = (Fleet::of(3), tempfile::tempdir().unwrap());
     let router = Start::with(&written(folder.path(), &fleet.configuration(""))).now();
@@ -253,22 +257,32 @@ fn flap(flaps: usize) {
             })
         })
         .collect();
-    for _ in 0..flaps {
-        fleet.set_fault(0, Fault::Down);
+    let began = Instant::now();
+    for fault in [Fault::Down, Fault::None].into_iter().cycle().take(2 * flaps) {
+        fleet.set_fault(0, fault);
+        let before = counts[1].load(Ordering::Relaxed);
         thread::sleep(Duration::from_millis(500));
-        fleet.set_fault(0, Fault::None);
-        thread::sleep(Duration::from_millis(500));
+        until("some are served", || before + WHOLE_BETWEEN <= counts[1].load(Ordering::Relaxed));
     }
+    let took = began.elapsed().as_secs();
     stop.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|it| it.join().unwrap());
     let [failed, whole] = [0, 1].map(|it| counts[it].load(Ordering::Relaxed));
     let (ejected, ready) = (router.logged("replica ejected"), router.logged("replica ready"));
+    // A machine that stands still may have one ejected that is late with its probes.
+    let for_going = router.logged_where(|it| {
+        it.contains("replica ejected") && ["Refused", "Broken"].iter().any(|why| it.contains(why))
+    });
     println!(
-        "A13: {flaps} flaps in {flaps} s: {whole} of {} whole; {ejected} ejections and {ready} returns logged",
+        "A13: {flaps} flaps in {took} s: {whole} of {} whole; {ejected} ejections and {ready} returns logged",
         whole + failed
     );
     assert!(95 * (whole + failed) <= 100 * whole, "{failed} failed");
-    assert!(ejected <= flaps && ready <= flaps + 3, "a line for each change, and no more");
+    assert!(
+        0 < for_going && for_going <= flaps,
+        "a line for each time it goes, and no more: {for_going}"
+    );
+    assert!(ready <= ejected + 3, "and one for each return: {ready} for {ejected}");
 }
 
 #[test]

@@ -34,8 +34,7 @@ fn b9_without_descriptors_it_waits_and_recovers() {
             kept.push(connection);
         }
     }
-    thread::sleep(Duration::from_secs(1));
-    let streaming = fleet.in_flight();
+    let streaming = in_flight_at_rest(&fleet);
     let left = descriptors_left(&router, 256);
     let (held, full) = (kept.len(), cpu_share(&router, Duration::from_secs(2)));
     assert!(streaming < held, "some of the {held} wait to be taken");
@@ -68,6 +67,19 @@ fn b9_without_descriptors_it_waits_and_recovers() {
     );
     assert_eq!(router.logged("replica ejected"), 0);
     assert!(router.child.try_wait().unwrap().is_none());
+}
+
+/// Requests that replicas have, once none has come or gone for a second.
+fn in_flight_at_rest(fleet: &Fleet) -> usize {
+    let (mut seen, mut since) = (fleet.in_flight(), Instant::now());
+    until("nothing comes or goes", || {
+        let now = fleet.in_flight();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+        Duration::from_secs(1) <= since.elapsed()
+    });
+    seen
 }
 
 /// The part of one core that the router takes during the next `time`.

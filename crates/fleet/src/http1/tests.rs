@@ -19,6 +19,13 @@ async fn pool() -> (Arc<Pool>, TcpListener) {
     )
 }
 
+/// A pool for which what was sent for less than `within` may not have been seen.
+async fn pool_that_sends_again(within: Duration) -> (Arc<Pool>, TcpListener) {
+    let (mut pool, listener) = pool().await;
+    Arc::get_mut(&mut pool).unwrap().closing_seen_within = within;
+    (pool, listener)
+}
+
 fn request() -> Message {
     Request::post("/v1/completions").body(Bytes::from("ask")).unwrap()
 }
@@ -141,8 +148,8 @@ async fn an_answer_that_breaks_off_is_an_error_and_so_is_none() {
     assert_eq!(crate::client::failure_of(&refused), crate::health::Failure::Refused);
 }
 
-/// A server that reads the second request of every connection and closes without a word, `after` that.
-async fn who_answers_once(listener: TcpListener, after: Duration, asked: Arc<AtomicUsize>) {
+/// A server that reads the second request of every connection and closes without a word.
+async fn who_answers_once(listener: TcpListener, asked: Arc<AtomicUsize>) {
     loop {
         let (mut socket, _) = listener.accept().await.unwrap();
         let asked = Arc::clone(&asked);
@@ -152,7 +159,6 @@ async fn who_answers_once(listener: TcpListener, after: Duration, asked: Arc<Ato
             socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
             if read_request(&mut socket).await {
                 asked.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(after).await;
             }
         });
     }
@@ -160,9 +166,9 @@ async fn who_answers_once(listener: TcpListener, after: Duration, asked: Arc<Ato
 
 #[tokio::test]
 async fn a_connection_that_was_closing_when_it_was_sent_on_costs_no_request() {
-    let (pool, listener) = pool().await;
+    let (pool, listener) = pool_that_sends_again(Duration::from_secs(60)).await;
     let asked = Arc::new(AtomicUsize::new(0));
-    tokio::spawn(who_answers_once(listener, Duration::ZERO, Arc::clone(&asked)));
+    tokio::spawn(who_answers_once(listener, Arc::clone(&asked)));
     // Two kept ones: where one was closing, the other is not tried either.
     let ask = request();
     let both = tokio::join!(pool.send(&ask, false), pool.send(&ask, false));
@@ -176,9 +182,10 @@ async fn a_connection_that_was_closing_when_it_was_sent_on_costs_no_request() {
 
 #[tokio::test]
 async fn a_request_that_a_replica_had_for_long_is_not_sent_to_it_again() {
-    let (pool, listener) = pool().await;
+    // However soon it breaks, that is too late.
+    let (pool, listener) = pool_that_sends_again(Duration::ZERO).await;
     let asked = Arc::new(AtomicUsize::new(0));
-    tokio::spawn(who_answers_once(listener, CLOSING_SEEN_WITHIN * 2, Arc::clone(&asked)));
+    tokio::spawn(who_answers_once(listener, Arc::clone(&asked)));
     assert_eq!(whole(&pool).await, "ok");
     assert!(matches!(pool.send(&request(), false).await, Err(SendError::Http1(_))));
     assert_eq!(asked.load(Ordering::Relaxed), 2);

@@ -1,4 +1,4 @@
-//! Who has had how much of the fleet of late, in seconds of GPU time.
+//! Who has had how much of the same replicas of late, in seconds of GPU time.
 //!
 //! Requests are not counted but what they cost: a tenant with few long prompts takes as much as one
 //! with many short ones. What was had long ago is forgotten.
@@ -17,7 +17,7 @@ use crate::{estimate::decay::Decayed, token_bucket::TokenBucket};
 /// Over how long a tenant's use counts.
 const USE_TIME: Duration = Duration::from_secs(20);
 
-/// Tenants that are remembered; the least recently seen gives way.
+/// Tenants whose claims are remembered; the least recently seen gives way.
 const TENANTS_MAX: usize = 4_096;
 
 /// Multiple of its fair share above which a tenant is over it.
@@ -38,7 +38,7 @@ const SIZE_SHARE_MIN: f64 = 0.5;
 /// Urgencies.
 const CLASSES: usize = Priority::ALL.len();
 
-/// What each tenant had.
+/// What each tenant had of the same replicas.
 #[derive(Debug)]
 pub(crate) struct Tenants {
     all: LruCache<TenantId, Tenant, FxBuildHasher>,
@@ -51,17 +51,11 @@ pub(crate) struct Tenants {
 struct Tenant {
     had: [Decayed; CLASSES],
     asked: [Option<Timestamp>; CLASSES],
-    /// Requests that may wait of those that it says it sends again.
-    claims: TokenBucket,
 }
 
 impl Default for Tenant {
     fn default() -> Self {
-        Self {
-            had: [Decayed::new(USE_TIME); CLASSES],
-            asked: [None; CLASSES],
-            claims: TokenBucket::full(CLAIMS_AT_ONCE),
-        }
+        Self { had: [Decayed::new(USE_TIME); CLASSES], asked: [None; CLASSES] }
     }
 }
 
@@ -88,17 +82,9 @@ impl Default for Tenants {
 }
 
 impl Tenants {
-    /// Notes that `tenant` asked, whether or not it is let in, and that by this so much of one more of its
-    /// requests `may_come_again`.
-    pub(crate) fn asked(
-        &mut self,
-        now: Timestamp,
-        tenant: TenantId,
-        class: Priority,
-        may_come_again: f64,
-    ) {
+    /// Notes that `tenant` asked, whether or not it is let in.
+    pub(crate) fn asked(&mut self, now: Timestamp, tenant: TenantId, class: Priority) {
         let it = self.tenant(tenant);
-        it.claims.add(may_come_again);
         if let Some(asked) = it.asked.get_mut(class as usize) {
             *asked = Some(now);
         }
@@ -112,16 +98,23 @@ impl Tenants {
         }
     }
 
-    /// Requests of `tenant` that may wait of those that it says it sends again.
-    pub(crate) fn claims(&mut self, tenant: TenantId) -> &mut TokenBucket {
-        &mut self.tenant(tenant).claims
+    fn tenant(&mut self, tenant: TenantId) -> &mut Tenant {
+        self.all.get_or_insert_mut(tenant, Tenant::default)
     }
 
-    fn tenant(&mut self, tenant: TenantId) -> &mut Tenant {
-        if TENANTS_MAX <= self.all.len() && !self.all.contains(&tenant) {
-            self.all.pop_lru();
-        }
-        self.all.get_or_insert_mut(tenant, Tenant::default)
+    /// Whether anything is known of `tenant`.
+    pub(crate) fn knows(&self, tenant: TenantId) -> bool {
+        self.all.contains(&tenant)
+    }
+
+    /// Tenants of whom something is known.
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Forgets the tenant that was seen least recently.
+    pub(crate) fn forget_one(&mut self) {
+        self.all.pop_lru();
     }
 
     /// Whether `tenant` had clearly more than its fair share of what was given for requests of `class` and more
@@ -148,6 +141,26 @@ impl Tenants {
         let had = there.map(|it| it.1.rate(now, class));
         let (sum, tenants) = had.fold((0.0, 0.0), |(sum, tenants), it| (sum + it, tenants + 1.0));
         if tenants < 2.0 { f64::INFINITY } else { sum / tenants }
+    }
+}
+
+/// Requests that may wait of those that each tenant says it sends again, whichever replicas they are for.
+#[derive(Debug)]
+pub(crate) struct Claims(LruCache<TenantId, TokenBucket, FxBuildHasher>);
+
+impl Default for Claims {
+    fn default() -> Self {
+        Self(LruCache::unbounded_with_hasher(FxBuildHasher))
+    }
+}
+
+impl Claims {
+    /// What `tenant` may.
+    pub(crate) fn of(&mut self, tenant: TenantId) -> &mut TokenBucket {
+        if TENANTS_MAX <= self.0.len() && !self.0.contains(&tenant) {
+            self.0.pop_lru();
+        }
+        self.0.get_or_insert_mut(tenant, || TokenBucket::full(CLAIMS_AT_ONCE))
     }
 }
 
@@ -243,7 +256,7 @@ mod tests {
 
     /// Has `tenant` ask for `work_s` and get it, at `ms`.
     fn let_in(tenants: &mut Tenants, ms: u64, (tenant, class): (u64, Priority), work_s: f64) {
-        tenants.asked(at(ms), TenantId(tenant), class, 0.0);
+        tenants.asked(at(ms), TenantId(tenant), class);
         tenants.gave(at(ms), TenantId(tenant), class, work_s);
     }
 
@@ -271,7 +284,7 @@ mod tests {
         (1_100..1_700).for_each(|step| let_in(&mut tenants, step * 10, (1, CLASS), 0.05));
         assert!(!is_over(&mut tenants, 17_000), "the other has not asked for seven seconds");
         // Who gets nothing is there all the same.
-        tenants.asked(at(17_100), TenantId(2), CLASS, 0.0);
+        tenants.asked(at(17_100), TenantId(2), CLASS);
         assert!(!is_over(&mut tenants, 17_150), "who is there was looked at a moment ago");
         assert!(is_over(&mut tenants, 17_600));
     }

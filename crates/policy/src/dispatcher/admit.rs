@@ -120,7 +120,8 @@ impl Dispatcher {
             Comes::At(arrived) => (arrived, 1.0),
             Comes::Again => (now, AGAIN),
         };
-        let standing = self.admission.standing(now, request, arrived);
+        let line = self.fleet.line_of(request.model, request.prompt);
+        let standing = self.admission.standing(now, (request, line), arrived);
         let Standing { reserve, is_over_share, is_for_later, is_urgent } = standing;
         // Kept for it, or for somebody whom it may not pass there.
         let kept = self.admission.kept.filter(|_| matches!(comes, Comes::At(_)));
@@ -140,7 +141,6 @@ impl Dispatcher {
             ease: self.admission.ease(now),
         };
         let mut full = Full::nowhere(is_over_share);
-        let line = self.fleet.line_of(request.model, request.prompt);
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now, line, candidates.len()));
         let is_first = matches!(comes, Comes::At(_));
         let barred = kept_for(false).filter(|it| request.priority <= it.priority);

@@ -28,6 +28,11 @@ impl Decayed {
         self.sum * fading(now.since(self.at).as_secs_f64() / self.time_constant_s)
     }
 
+    /// A part of it, faded as far.
+    pub(crate) const fn part(self, share: f64) -> Self {
+        Self { sum: self.sum * share, ..self }
+    }
+
     /// When something was last added.
     pub(crate) const fn at(&self) -> Timestamp {
         self.at

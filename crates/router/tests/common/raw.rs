@@ -35,7 +35,7 @@ where
 }
 
 /// One request, head and body; nothing when the connection ends before that.
-async fn receive(socket: &mut TcpStream) -> Option<String> {
+pub async fn receive(socket: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes);

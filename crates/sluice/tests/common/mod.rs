@@ -190,7 +190,12 @@ impl Router {
 
     /// Lines that it has logged with `text` in them.
     pub fn logged(&self, text: &str) -> usize {
-        self.lines.lock().unwrap().iter().filter(|it| it.contains(text)).count()
+        self.logged_where(|it| it.contains(text))
+    }
+
+    /// Lines that it has logged of which `is_one`.
+    pub fn logged_where(&self, is_one: impl Fn(&str) -> bool) -> usize {
+        self.lines.lock().unwrap().iter().filter(|it| is_one(it)).count()
     }
 }
 

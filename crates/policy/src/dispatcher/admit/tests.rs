@@ -348,6 +348,36 @@ fn the_knee_that_is_told_is_where_the_fleet_is_full_whatever_the_load() {
 }
 
 #[test]
+fn replicas_of_one_model_fill_together_whatever_their_adapters_and_the_order_in_which_they_list_them()
+ {
+    let knee = |models: [&[u64]; 2]| {
+        let mut dispatcher = two_of(StrategyName::LeastRequest, 1_000);
+        for (replica, models) in [ReplicaId(0), ReplicaId(1)].into_iter().zip(models) {
+            let models: Box<[ModelId]> = models.iter().map(|it| ModelId(*it)).collect();
+            told(&mut dispatcher, 0, Event::ModelsListed { replica, models });
+            let adapters = [2, 3].map(ModelId).into();
+            told(&mut dispatcher, 0, Event::AdaptersListed { replica, adapters });
+            dispatcher.know_speed(replica, 1.0, 1.0);
+        }
+        // Only one of them is busy.
+        dispatcher.fleet.health_changed(at(0), ReplicaId(1), Health::Draining);
+        for id in 0..500 {
+            let ms = id * 40;
+            let request = Request { prompt: Tokens(1_000), slo: Slo::default(), ..long(id) };
+            told(&mut dispatcher, ms, Event::Arrived(request));
+            told(&mut dispatcher, ms + 1, Event::FirstToken(RequestId(id)));
+            told(&mut dispatcher, ms + 1, ended(id));
+        }
+        dispatcher.fleet.health_changed(at(20_000), ReplicaId(1), Health::Ready);
+        dispatcher.admission_view(at(20_000)).knee_per_s
+    };
+    let alike = knee([&[1], &[1]]);
+    assert_eq!(knee([&[1, 2, 3], &[3, 2, 1]]), alike);
+    assert_eq!(knee([&[1, 2, 2], &[3, 1]]), alike);
+    assert_ne!(knee([&[1], &[4]]), alike, "of one that is idle with another model");
+}
+
+#[test]
 fn the_knee_is_that_of_the_model_that_is_asked_for_however_idle_others_are() {
     let (alone, beside) = (at_rate(20), at_rate_beside(20, 3));
     assert!(beside.utilisation < 0.3 * alone.utilisation, "{beside:?}");

@@ -56,6 +56,9 @@ impl Dispatcher {
             line,
         };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
+            if out.request.id == id && 0 < out.request.came_again {
+                self.admission.not_claimed(out.request.tenant);
+            }
             let is_full = !out.is_over_share;
             let retry_after = self.turn_away(now, &out.request, (out.after_s, out.work_s), is_full);
             let reject = if out.is_over_share {

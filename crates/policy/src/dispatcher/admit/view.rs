@@ -39,9 +39,9 @@ impl Dispatcher {
             it.estimate.taken(forecast.utilisation, tpot_max_s)
         };
         // Those that are asked the same fill together.
-        let mut alike: BTreeMap<(&[ModelId], Tokens), (f64, f64)> = BTreeMap::new();
+        let mut alike: BTreeMap<(Vec<ModelId>, Tokens), (f64, f64)> = BTreeMap::new();
         for it in self.fleet.replicas().iter().filter(|it| it.is_ready()) {
-            let (sum, count) = alike.entry((&it.models, it.longest())).or_default();
+            let (sum, count) = alike.entry((bases_of(it), it.longest())).or_default();
             (*sum, *count) = (*sum + taken(it), *count + 1.0);
         }
         let all = alike.values().fold((0.0, 0.0), |all, it| (all.0 + it.0, all.1 + it.1));
@@ -50,4 +50,16 @@ impl Dispatcher {
         let knee_per_s = (KNEE_FROM <= fullest).then(|| placed_per_s / fullest);
         AdmissionView { mode: self.admission.config.mode, placed_per_s, utilisation, knee_per_s }
     }
+}
+
+/// The models that a replica serves but for its adapters, in order, each once; all where nobody says which those are.
+fn bases_of(replica: &Replica) -> Vec<ModelId> {
+    let all = replica.models.iter().copied();
+    let mut bases: Vec<ModelId> = all.clone().filter(|it| !replica.adapters.lists(*it)).collect();
+    if bases.is_empty() {
+        bases.extend(all);
+    }
+    bases.sort_unstable();
+    bases.dedup();
+    bases
 }

@@ -158,3 +158,51 @@ fn who_waits_for_one_model_makes_way_for_a_flood_of_another_only_where_all_have_
     assert!(decisions.iter().all(|it| it.request != RequestId(300)), "{decisions:?}");
     assert_eq!(waiting(&dispatcher), 20);
 }
+
+/// How requests of model 1 stand that come while those of model `others` do.
+fn standing_beside(others: u64, request: &Request, other: &Request) -> Standing {
+    let mut dispatcher = one_replica_for_each_model();
+    // Those that came at first are forgotten.
+    for ms in (40_000..42_000).step_by(20) {
+        let own = Request { model: ModelId(1), prompt: Tokens(1), ..request.clone() };
+        let other = Request { model: ModelId(others), prompt: Tokens(1), ..other.clone() };
+        for (id, it) in [(ms, own), (ms + 1, other)] {
+            told(&mut dispatcher, ms, Event::Arrived(Request { id: RequestId(id), ..it }));
+            told(&mut dispatcher, ms, ended(id));
+        }
+    }
+    let line = dispatcher.fleet.line_of(ModelId(1), Tokens(1));
+    dispatcher.admission.standing(at(42_000), (request, line), at(42_000))
+}
+
+#[test]
+fn the_less_urgent_give_way_to_those_who_ask_their_own_replicas_and_to_nobody_else() {
+    let of = |priority| Request { priority, ..long(1) };
+    let (batch, urgent) = (of(Priority::Batch), of(Priority::Interactive));
+    let reserve = |others| standing_beside(others, &batch, &urgent).reserve;
+    assert!(1.0 < reserve(1) && reserve(2) <= 1.0);
+    let is_urgent = |others| standing_beside(others, &urgent, &batch).is_urgent;
+    assert!(is_urgent(1) && !is_urgent(2));
+}
+
+#[test]
+fn who_is_alone_with_its_model_is_not_over_its_share_whatever_others_ask_elsewhere() {
+    let model = |others| {
+        let mut dispatcher = one_replica_for_each_model();
+        for step in 0..100 {
+            let came = 100 * step;
+            for (tenant, model, prompt) in [(1, 1, 4_000), (2, others, 1)] {
+                let (model, tenant) = (ModelId(model), TenantId(tenant));
+                let id = 2_000 + 2 * step + tenant.0;
+                let prompt = Tokens(prompt);
+                let request = Request { model, tenant, prompt, slo: Slo::default(), ..long(id) };
+                told(&mut dispatcher, came, Event::Arrived(request));
+                told(&mut dispatcher, came + 50, ended(id));
+            }
+        }
+        let line = dispatcher.fleet.line_of(ModelId(1), Tokens(1));
+        let request = Request { tenant: TenantId(1), ..long(1) };
+        dispatcher.admission.standing(at(10_000), (&request, line), at(10_000)).is_over_share
+    };
+    assert!(model(1) && !model(2));
+}

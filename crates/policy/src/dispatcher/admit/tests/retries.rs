@@ -60,3 +60,16 @@ fn what_is_not_sent_again_after_all_is_not_paid_for() {
         assert_eq!(verdict, Err(Reject::AllTried), "{id}: there is no other replica");
     }
 }
+
+#[test]
+fn who_finds_no_place_to_wait_has_claimed_nothing() {
+    let mut dispatcher = full();
+    dispatcher.admission.config.queue_max = 8;
+    for id in 10..18 {
+        let urgent = Request { priority: Priority::System, ..paced(id, 9) };
+        assert!(told(&mut dispatcher, 0, Event::Arrived(urgent)).is_empty());
+    }
+    assert_eq!(claimed(&mut dispatcher, 100..400, 1), 0, "they are the least urgent");
+    dispatcher.admission.config.queue_max = 1_000;
+    assert_eq!(claimed(&mut dispatcher, 400..700, 1), 50);
+}
