@@ -35,8 +35,8 @@ impl Brief {
 
     /// Share of the time of a short answer that goes to prefill which takes `scale` times what the form says: of the
     /// longest time that the answer may last at its promised pace, or of the shortest. A prompt of `own_s` that is placed
-    /// now comes before its own answer, so that it counts as it does for others. Nothing where the answer may last for as
-    /// long as is counted otherwise, or was promised no pace.
+    /// now is over before its own answer begins, and delays those that run, short or long: it counts over a time between.
+    /// Nothing where the answer may last for as long as is counted otherwise, or was promised no pace.
     pub(super) fn duty(
         &self,
         now: Timestamp,
@@ -51,12 +51,13 @@ impl Brief {
         let counted = TIMES.iter().map(Duration::as_secs_f64).zip(&self.0);
         let (mut fitting, mut shortest) = (None, None);
         for (time_s, placed) in counted {
-            shortest = shortest.or(Some(placed));
+            shortest = shortest.or(Some((time_s, placed)));
             if time_s <= lasts_s {
-                fitting = Some(placed);
+                fitting = Some((time_s, placed));
             }
         }
-        let placed = fitting.or(shortest)?;
-        Some((placed.rate(now) * scale + own_s / DUTY_TIME.as_secs_f64()).min(DUTY_MAX))
+        let (time_s, placed) = fitting.or(shortest)?;
+        let own_time_s = f64::midpoint(time_s, DUTY_TIME.as_secs_f64());
+        Some((placed.rate(now) * scale + own_s / own_time_s).min(DUTY_MAX))
     }
 }
