@@ -15,6 +15,9 @@ use crate::estimate::{Asked, decay::Decayed};
 /// Part of the mean length of answers that most of them have: lengths are skewed, and no answer tells its own.
 const MOST_HAVE: f64 = 0.5;
 
+/// How far the time over which a prompt's own computing counts lies towards the shorter one.
+const OWN_PART: f64 = 0.4;
+
 /// Shorter times over which prefill is counted.
 const TIMES: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
@@ -57,7 +60,7 @@ impl Brief {
             }
         }
         let (time_s, placed) = fitting.or(shortest)?;
-        let own_time_s = f64::midpoint(time_s, DUTY_TIME.as_secs_f64());
+        let own_time_s = OWN_PART * time_s + (1.0 - OWN_PART) * DUTY_TIME.as_secs_f64();
         Some((placed.rate(now) * scale + own_s / own_time_s).min(DUTY_MAX))
     }
 }
