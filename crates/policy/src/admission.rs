@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use types::{
     replica::ReplicaId,
-    request::{Priority, Request, RequestId, TenantId},
+    request::{Priority, Request, RequestId},
     time::Timestamp,
 };
 
@@ -107,7 +107,6 @@ pub(crate) struct Standing {
 pub(crate) struct Admission {
     pub(crate) config: AdmissionConfig,
     pub(crate) queue: WaitQueue,
-    tenants_claims: Claims,
     pub(crate) sizes: Sizes,
     lines: Lines,
     /// When it may next be looked whether there is room for one of those who were turned away.
@@ -115,9 +114,7 @@ pub(crate) struct Admission {
     placed: Decayed,
     /// What the router may send again after a failed attempt.
     retries: TokenBucket,
-    /// What may wait of all that clients say they send again. A claim costs nothing to make: so it takes nothing from
-    /// those whose replica failed them, and of the other tenants no more than all have.
-    claims: TokenBucket,
+    pub(crate) claims: Claims,
     /// When those who wait were last looked at.
     pub(crate) looked: Timestamp,
     /// Who was looked at last of those who can be done later.
@@ -148,13 +145,12 @@ impl Admission {
         Self {
             config,
             queue: WaitQueue::default(),
-            tenants_claims: Claims::default(),
             sizes: Sizes::default(),
             lines: Lines::default(),
             look_for_room: Timestamp::ZERO,
             placed: Decayed::new(RATE_TIME),
             retries: TokenBucket::full(RETRIES_AT_ONCE),
-            claims: TokenBucket::full(RETRIES_AT_ONCE),
+            claims: Claims::new(RETRIES_AT_ONCE),
             looked: Timestamp::ZERO,
             looked_until: None,
             line: 0,
@@ -171,9 +167,9 @@ impl Admission {
     /// Notes that a request of `line` came.
     pub(crate) fn came(&mut self, now: Timestamp, request: &Request, line: u64) {
         self.retries.add(self.config.retry_share);
-        self.claims.add(self.config.retry_share);
+        self.claims.earn(self.config.retry_share);
         if self.is_on() {
-            self.tenants_claims.of(request.tenant).add(self.config.retry_share);
+            self.claims.earn_for(request.tenant, self.config.retry_share);
             self.lines.came(now, line, request.tenant, request.priority);
         }
     }
@@ -198,17 +194,6 @@ impl Admission {
     /// Gives back what was taken for one that is not sent again after all.
     pub(crate) fn not_retried(&mut self) {
         self.retries.add(1.0);
-    }
-
-    /// Whether one more may wait of those of whom `tenant` says that they were turned away before.
-    pub(crate) fn may_claim(&mut self, tenant: TenantId) -> bool {
-        self.claims.has_one() && self.tenants_claims.of(tenant).take() && self.claims.take()
-    }
-
-    /// Gives back what was taken for one of whom `tenant` says that, and that does not wait after all.
-    pub(crate) fn not_claimed(&mut self, tenant: TenantId) {
-        self.tenants_claims.of(tenant).add(1.0);
-        self.claims.add(1.0);
     }
 
     /// Notes that a request of `work_s`, one of `line`, was placed.

@@ -172,24 +172,21 @@ async fn retried(app: &App, passage: &mut Passage) -> bool {
     let Err(reject) = passage.retry() else { return true };
     // Nothing was sent: what it would have cost is there for another.
     app.retries.give_back();
-    match reject {
-        Reject::AllTried | Reject::NoReplicas => {}
-        Reject::UnknownModel
-        | Reject::TooLong { .. }
-        | Reject::RetriesUsedUp { .. }
-        | Reject::Saturated { .. }
-        | Reject::Infeasible { .. }
-        | Reject::OverShare { .. }
-        | Reject::Expired { .. }
-        | Reject::Evicted { .. } => app.retries.deny(),
+    if !is_nobody_left(&reject) {
+        app.retries.deny();
     }
     false
 }
 
 /// Why a request is not sent again. Where nobody is left to try, what went wrong says more than that.
 fn given_up(reject: Reject, failed: Refusal) -> Refusal {
+    if is_nobody_left(&reject) { failed } else { Refusal::Dispatcher(reject) }
+}
+
+/// Whether a request is not placed again because there is no other replica, with or without room.
+const fn is_nobody_left(reject: &Reject) -> bool {
     match reject {
-        Reject::AllTried | Reject::NoReplicas => failed,
+        Reject::AllTried | Reject::NoReplicas => true,
         Reject::UnknownModel
         | Reject::TooLong { .. }
         | Reject::RetriesUsedUp { .. }
@@ -197,7 +194,7 @@ fn given_up(reject: Reject, failed: Refusal) -> Refusal {
         | Reject::Infeasible { .. }
         | Reject::OverShare { .. }
         | Reject::Expired { .. }
-        | Reject::Evicted { .. } => Refusal::Dispatcher(reject),
+        | Reject::Evicted { .. } => false,
     }
 }
 

@@ -131,7 +131,7 @@ pub(crate) fn compact(value: &str, emit: &mut dyn FnMut(&[u8])) {
 
 /// Bytes without an escape from which on a string's end is searched for: most strings are keys and words, some are full of
 /// escapes, and for both setting up a search costs more than looking at each byte.
-const SHORT_STRING_BYTES: usize = 16;
+pub(crate) const SHORT_STRING_BYTES: usize = 16;
 
 /// Where the string whose content starts at `from` has ended.
 pub(crate) fn end_of_string(text: &[u8], from: usize) -> usize {

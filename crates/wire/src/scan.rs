@@ -4,12 +4,10 @@
 //! nothing in it may not be there is checked for many bytes at once. What is plainly valid is all that is
 //! accepted: of the rest, which is rare, serde_json says whether it is valid and what is wrong with it.
 
+use crate::json::SHORT_STRING_BYTES;
+
 /// Deepest nesting that is followed.
 const DEPTH_MAX: u32 = 63;
-
-/// Bytes without an escape from which on a string's end is searched for: most strings are keys and words, some are full of
-/// escapes, and for both setting up a search costs more than looking at each byte.
-const SHORT_STRING_BYTES: usize = 16;
 
 /// Calls `visit` with each key of the object that `text` is and with its value, both as they stand, the key
 /// without its quotes. `None` when `text` is not plainly a valid object whose keys have no escapes; some of

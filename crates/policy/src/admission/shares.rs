@@ -144,23 +144,47 @@ impl Tenants {
     }
 }
 
-/// Requests that may wait of those that each tenant says it sends again, whichever replicas they are for.
+/// What may wait of all that clients say they send again, whichever replicas it is for. A claim costs nothing to make: so it
+/// takes nothing from those whose replica failed them, and one tenant's take of the others' no more than all have.
 #[derive(Debug)]
-pub(crate) struct Claims(LruCache<TenantId, TokenBucket, FxBuildHasher>);
-
-impl Default for Claims {
-    fn default() -> Self {
-        Self(LruCache::unbounded_with_hasher(FxBuildHasher))
-    }
+pub(crate) struct Claims {
+    all: TokenBucket,
+    tenants: LruCache<TenantId, TokenBucket, FxBuildHasher>,
 }
 
 impl Claims {
-    /// What `tenant` may.
-    pub(crate) fn of(&mut self, tenant: TenantId) -> &mut TokenBucket {
-        if TENANTS_MAX <= self.0.len() && !self.0.contains(&tenant) {
-            self.0.pop_lru();
+    /// Of all tenants together, `at_once` may come at once.
+    pub(crate) fn new(at_once: f64) -> Self {
+        let tenants = LruCache::unbounded_with_hasher(FxBuildHasher);
+        Self { all: TokenBucket::full(at_once), tenants }
+    }
+
+    /// Adds what a request brings for all.
+    pub(crate) fn earn(&mut self, share: f64) {
+        self.all.add(share);
+    }
+
+    /// Adds what a request of `tenant` brings for it.
+    pub(crate) fn earn_for(&mut self, tenant: TenantId, share: f64) {
+        self.tenant(tenant).add(share);
+    }
+
+    /// Whether one more of `tenant` may wait.
+    pub(crate) fn take(&mut self, tenant: TenantId) -> bool {
+        self.all.has_one() && self.tenant(tenant).take() && self.all.take()
+    }
+
+    /// Gives back what was taken for one of `tenant` that does not wait after all.
+    pub(crate) fn give_back(&mut self, tenant: TenantId) {
+        self.tenant(tenant).add(1.0);
+        self.all.add(1.0);
+    }
+
+    fn tenant(&mut self, tenant: TenantId) -> &mut TokenBucket {
+        if TENANTS_MAX <= self.tenants.len() && !self.tenants.contains(&tenant) {
+            self.tenants.pop_lru();
         }
-        self.0.get_or_insert_mut(tenant, || TokenBucket::full(CLAIMS_AT_ONCE))
+        self.tenants.get_or_insert_mut(tenant, || TokenBucket::full(CLAIMS_AT_ONCE))
     }
 }
 

@@ -37,7 +37,7 @@ impl Dispatcher {
                 && self.admission.config.mode.predicts()
                 && queue_max > 0
                 && ends_well
-                && (request.came_again == 0 || self.admission.may_claim(request.tenant));
+                && (request.came_again == 0 || self.admission.claims.take(request.tenant));
         if !may_wait {
             let reject = self.refusal(now, &request, full);
             return self.decide(now, &request, Err(reject), decisions);
@@ -57,7 +57,7 @@ impl Dispatcher {
         };
         if let Some(out) = self.admission.queue.push(waiting, queue_max) {
             if out.request.id == id && 0 < out.request.came_again {
-                self.admission.not_claimed(out.request.tenant);
+                self.admission.claims.give_back(out.request.tenant);
             }
             let is_full = !out.is_over_share;
             let retry_after = self.turn_away(now, &out.request, (out.after_s, out.work_s), is_full);
