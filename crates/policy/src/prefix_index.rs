@@ -367,6 +367,7 @@ impl PrefixIndex {
             rest = rest.get(added..).unwrap_or_default();
             new = new.saturating_add(added);
         }
+        self.runs.foresee(rest);
         for piece in rest.chunks(RUN) {
             let Some(run) = self.runs.add(&mut filing, last, piece) else { break };
             self.mark(run, slot);

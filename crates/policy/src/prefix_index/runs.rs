@@ -218,6 +218,25 @@ impl Runs {
         added
     }
 
+    /// Looks at the memory that adding the runs of `blocks` will need, of those that give room as well.
+    ///
+    /// One run after the other would wait for it each time; what is looked at here depends on nothing, so that all of it
+    /// comes at once.
+    pub(super) fn foresee(&self, blocks: &[BlockHash]) {
+        let fullest = self.parts.get(usize::from(self.fullest));
+        let mut stalest = fullest.filter(|_| self.capacity <= self.metas.len()).map(|it| it.oldest);
+        let mut seen = 0;
+        for first in blocks.chunks(RUN).filter_map(<[_]>::first) {
+            seen ^= self.table.first(*first);
+            if let Some(run) = stalest {
+                seen ^= self.table.first(first_of(&self.hashes, run));
+                stalest = self.metas.get(run as usize).map(|it| it.newer);
+            }
+        }
+        // Nobody wants to know, and it must not be left out for that.
+        std::hint::black_box(seen);
+    }
+
     /// Adds a run of at most [`RUN`] blocks that nobody holds, older than `newer` and newer than all
     /// others; none where the rest of the chain fills the index.
     pub(super) fn add(
