@@ -195,11 +195,23 @@ fn is_host(value: &HeaderValue) -> bool {
     let host = value.as_bytes();
     // Nothing is amiss with letters and digits, and the parser copies what it looks at.
     let is_plain = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-');
-    let colons = || host.iter().filter(|it| **it == b':').count();
-    let is_name = host.iter().all(|it| is_plain(it) || *it == b':') && colons() <= 1;
-    host.is_empty()
-        || (is_name && !host.starts_with(b":"))
-        || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
+    // Colons before a bracket are those of an address.
+    let last = host.iter().rposition(|it| matches!(it, b':' | b']'));
+    let colon = last.filter(|at| host.get(*at) == Some(&b':'));
+    let (name, port) = colon.and_then(|at| host.split_at_checked(at)).unwrap_or((host, b""));
+    let is_good = if name.iter().all(is_plain) {
+        !name.is_empty()
+    } else {
+        !name.contains(&b'@') && Authority::try_from(host).is_ok()
+    };
+    host.is_empty() || (is_good && is_port(port))
+}
+
+/// Whether a host may end so: with nothing, with a colon, or with a colon and the number of a port.
+fn is_port(end: &[u8]) -> bool {
+    let port = end.strip_prefix(b":").unwrap_or(end);
+    let number = str::from_utf8(port).ok().and_then(|it| it.parse::<u16>().ok());
+    port.is_empty() || (port.iter().all(u8::is_ascii_digit) && number.is_some())
 }
 
 fn is_length(value: &HeaderValue) -> bool {
@@ -415,10 +427,15 @@ mod tests {
         }
         assert_eq!(problem(Version::HTTP_10, &[length]), None);
         assert_eq!(problem(Version::HTTP_2, &[length]), None);
-        for good in ["", "a:80", "a_b.c", "[::1]:80", "127.0.0.1"] {
+        for good in
+            ["", "a:80", "a:", "a:65535", "a_b.c", "a_b.c:80", "[::1]", "[::1]:80", "127.0.0.1"]
+        {
             assert_eq!(problem(Version::HTTP_11, &[("host", good)]), None, "{good}");
         }
-        for bad in ["a b", "a/c", "u@a", "a?b", "a#b", "a b/c@d", "[::1"] {
+        for bad in [
+            "a b", "a/c", "u@a", "a?b", "a#b", "a b/c@d", "[::1", ":80", "a:b", "a:+80", "a:65536",
+            "a:80:80", "a_b.c:d", "[::1]:x", "[::1]80",
+        ] {
             assert!(problem(Version::HTTP_11, &[("host", bad)]).is_some(), "{bad}");
         }
         for bad in [
