@@ -175,6 +175,15 @@ impl ReplicaClient {
         }
     }
 
+    /// How many requests were sent once more, on a new connection, because a kept one was closing as they were sent.
+    /// Probes are not among them, nor what is sent over HTTP/2.
+    pub(crate) fn resent(&self) -> u64 {
+        match &self.connections {
+            Connections::Http1(pool) => pool.resent(),
+            Connections::Http2(_) => 0,
+        }
+    }
+
     /// Closes connections that have not been used for too long.
     pub(crate) fn tidy(&self) {
         match &self.connections {

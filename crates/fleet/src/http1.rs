@@ -10,7 +10,10 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -55,6 +58,8 @@ pub(crate) struct Pool {
     idle_max: usize,
     /// [`CLOSING_SEEN_WITHIN`], but for tests.
     closing_seen_within: Duration,
+    /// Requests that were sent once more, probes apart.
+    resent: AtomicU64,
     /// Those not in use, and since when; the last one used is the last.
     idle: Mutex<VecDeque<(Instant, Connection)>>,
     pace: Pace,
@@ -78,6 +83,7 @@ impl Pool {
             idle_timeout,
             idle_max,
             closing_seen_within,
+            resent: AtomicU64::new(0),
             idle,
             pace,
         })
@@ -121,10 +127,18 @@ impl Pool {
                     if was_used && !is_again && sent.elapsed() < self.closing_seen_within =>
                 {
                     first_failure = Some(failed);
+                    if !at_once {
+                        self.resent.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 Err(Unanswered { failed, .. }) => return Err(failed.into()),
             }
         }
+    }
+
+    /// How many requests were sent once more, because a kept connection was closing as they were sent; probes apart.
+    pub(crate) fn resent(&self) -> u64 {
+        self.resent.load(Ordering::Relaxed)
     }
 
     /// A connection that is not in use and still open.

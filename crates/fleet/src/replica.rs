@@ -139,6 +139,8 @@ pub struct ReplicaStatus {
     pub load: Option<LoadReport>,
     /// Samples of its metrics that can't be true.
     pub implausible: u64,
+    /// Requests that were sent to it once more, because a kept connection was closing as they were sent.
+    pub resent: u64,
 }
 
 impl Replica {
@@ -227,6 +229,7 @@ impl Replica {
             models: state.models.iter().map(|it| it.name.clone()).collect(),
             load: state.load,
             implausible: state.implausible,
+            resent: self.client.resent(),
         }
     }
 

@@ -178,6 +178,7 @@ async fn a_connection_that_was_closing_when_it_was_sent_on_costs_no_request() {
     assert_eq!(pool.idle.lock().len(), 2);
     assert_eq!(whole(&pool).await, "ok");
     assert_eq!(asked.load(Ordering::Relaxed), 4, "asked again once, on a connection of its own");
+    assert_eq!(pool.resent(), 1);
 }
 
 #[tokio::test]
@@ -189,6 +190,7 @@ async fn a_request_that_a_replica_had_for_long_is_not_sent_to_it_again() {
     assert_eq!(whole(&pool).await, "ok");
     assert!(matches!(pool.send(&request(), false).await, Err(SendError::Http1(_))));
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(pool.resent(), 0);
 }
 
 /// Requests at once, each on a connection of its own, and how many the server's queue holds: more than are under way

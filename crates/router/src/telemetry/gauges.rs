@@ -8,7 +8,7 @@ use super::{
     caches,
     names::{
         IMPLAUSIBLE, IN_FLIGHT, INDEX_BLOCKS, INDEX_BYTES, KNEE_PER_S, LIMIT, MARGIN, OBSERVED,
-        PLACED_PER_S, PREDICTED, QUEUED_PREFILL, READY, REPORTED_RUNNING, REPORTED_WAITING,
+        PLACED_PER_S, PREDICTED, QUEUED_PREFILL, READY, REPORTED_RUNNING, REPORTED_WAITING, RESENT,
         RETRIES_DENIED, RETRIES_LEFT, SESSIONS, SLOW_START, TASKS, UTILISATION, WAITING,
     },
 };
@@ -63,6 +63,7 @@ pub(super) fn read_gauges(fleet: &Fleet) {
         gauge!(REPORTED_RUNNING, "replica" => status.name.clone()).set(load.running);
         gauge!(REPORTED_WAITING, "replica" => status.name.clone()).set(load.waiting);
         counter!(IMPLAUSIBLE, "replica" => status.name.clone()).absolute(status.implausible);
+        counter!(RESENT, "replica" => status.name.clone()).absolute(status.resent);
         let placed = fleet.dispatch().inspect(|_, it| it.fleet().get(status.id).map(|it| it.load));
         let placed = placed.unwrap_or_default();
         gauge!(IN_FLIGHT, "replica" => status.name.clone()).set(placed.in_flight);

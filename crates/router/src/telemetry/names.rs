@@ -32,6 +32,7 @@ pub(super) const CLAMPED: &str = "sluice_priority_clamped_total";
 pub(super) const RETRIES: &str = "sluice_retries_total";
 pub(super) const RETRIES_LEFT: &str = "sluice_retries_left";
 pub(super) const RETRIES_DENIED: &str = "sluice_retries_denied_total";
+pub(super) const RESENT: &str = "sluice_requests_resent_total";
 pub(super) const DECISIONS: &str = "sluice_decisions_total";
 pub(super) const DECISION_SECONDS: &str = "sluice_decision_seconds";
 pub(super) const TTFT: &str = "sluice_time_to_first_token_seconds";
@@ -91,7 +92,7 @@ pub(super) const TASKS: &str = "sluice_tasks";
 pub(super) const BUILD_INFO: &str = "sluice_build_info";
 
 /// Every metric, in the order of `docs/metrics.md`.
-pub const METRICS: [Metric; 63] = [
+pub const METRICS: [Metric; 64] = [
     metric(REQUESTS, Kind::Counter, "Requests that have left, by how they ended"),
     metric(REJECTED, Kind::Counter, "Requests turned away for no fault of theirs, by reason"),
     metric(
@@ -109,6 +110,11 @@ pub const METRICS: [Metric; 63] = [
         RETRIES_DENIED,
         Kind::Counter,
         "Answers that say no and were passed on because no retry was left, or no other replica had room",
+    ),
+    metric(
+        RESENT,
+        Kind::Counter,
+        "Requests sent once more because a kept connection was closing as they were sent, by replica",
     ),
     metric(DECISIONS, Kind::Counter, "Placements, by what decided"),
     metric(DECISION_SECONDS, Kind::Histogram, "Time to decide where a request goes"),
