@@ -5,7 +5,10 @@ use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Poll, Waker},
     time::Duration,
 };
@@ -51,6 +54,10 @@ const H2_PING_EVERY: Duration = Duration::from_secs(30);
 /// How long a connection that has just come has for its first byte when the port closes.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
+/// How long one has that has said something and asked for nothing, for the rest of its first head or of what it agrees
+/// on by TLS: a piece that was lost on its way comes again within that time.
+const LAST_HEAD: Duration = Duration::from_secs(1);
+
 /// How far the end has come.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Phases {
@@ -61,10 +68,10 @@ pub(crate) struct Phases {
 }
 
 impl Phases {
-    /// Completes when a connection that has said nothing yet is given up.
-    async fn closed(&self) {
+    /// Completes so long after the port closes.
+    async fn closed_for(&self, long: Duration) {
         self.close.comes().await;
-        tokio::time::sleep(LAST_WORD).await;
+        tokio::time::sleep(long).await;
     }
 }
 
@@ -155,7 +162,12 @@ impl Doors {
                 let (tls, within) = (Arc::clone(tls), settings.timeouts.client_handshake);
                 let doors = self.clone();
                 tokio::spawn(async move {
-                    if let Some(stream) = ports::encrypted(socket, tls, within).await {
+                    let agreed = tokio::select! {
+                        biased;
+                        agreed = ports::encrypted(socket, tls, within) => agreed,
+                        () = phases.closed_for(LAST_HEAD) => None,
+                    };
+                    if let Some(stream) = agreed {
                         // Boxed, so that one that has yet to agree takes little.
                         Box::pin(doors.serving(stream, phases, held)).await;
                     }
@@ -175,13 +187,13 @@ impl Doors {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (app, shared) = (Arc::clone(&self.app), Arc::clone(&self.app));
-        let late = Arc::new(Notify::new());
-        let asked = Arc::clone(&late);
+        let asked = Arc::new(Asked::default());
+        let noted = Arc::clone(&asked);
         // Boxed for each request, so that what a request needs before its answer begins is
         // given back then: a connection lives on, and so may its stream.
         // The request stays where it is, and is lent: handed on, it would be in there once for each step.
         let service = service_fn(move |mut request| {
-            let (app, asked) = (Arc::clone(&shared), Arc::clone(&asked));
+            let (app, asked) = (Arc::clone(&shared), Arc::clone(&noted));
             Box::pin(
                 async move { Ok::<_, Infallible>(serve_one(&app, &mut request, &asked).await) },
             )
@@ -193,18 +205,20 @@ impl Doors {
             let greeted = tokio::select! {
                 biased;
                 greeted = greeted => greeted,
-                () = phases.closed() => return,
+                () = phases.closed_for(LAST_WORD) => return,
             };
             // Boxed, because what serves is large and would be there twice: before it runs, and while it does.
             let ended = match greeted {
                 Ok((io, Protocol::Http1)) => {
                     let connection = http1.serve_connection(io, service);
                     let close = &phases.close;
-                    Box::pin(until_closed(connection, close.comes(), || close.has_come())).await
+                    let closing = close.comes();
+                    Box::pin(until_closed(connection, closing, || close.has_come(), &asked)).await
                 }
                 Ok((io, Protocol::Http2)) => {
                     let connection = http2.serve_connection(io, service);
-                    Box::pin(until_closed(connection, leaving(&phases, &late), || true)).await
+                    let leaving = leaving(&phases, &asked.late);
+                    Box::pin(until_closed(connection, leaving, || true, &asked)).await
                 }
                 Err(_) => return,
             };
@@ -225,14 +239,24 @@ struct Held {
     _open: mpsc::Sender<()>,
 }
 
+/// What is known of the requests of a connection.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Whether the head of one has come.
+    any: AtomicBool,
+    /// Told of one that was answered after the router had begun to end.
+    late: Notify,
+}
+
 /// Serves a request. Once the router ends, the answer tells the client to come back over another
 /// connection: over HTTP/1 by itself, over HTTP/2 by what the connection does when it learns that there
-/// was one `late`.
-async fn serve_one(app: &App, request: &mut Request<Incoming>, late: &Notify) -> Response<Reply> {
+/// was one late.
+async fn serve_one(app: &App, request: &mut Request<Incoming>, asked: &Asked) -> Response<Reply> {
+    asked.any.store(true, Ordering::Relaxed);
     let is_http1 = request.version() <= Version::HTTP_11;
     let mut answer = routes::route(app, request).await;
     if app.ending.load(Ordering::Relaxed) {
-        late.notify_one();
+        asked.late.notify_one();
         if is_http1 {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -257,11 +281,12 @@ async fn leaving(phases: &Phases, late: &Notify) {
 
 /// Serves `connection` to its end; from `closing` on it takes no request but those that are on their way. Whether that
 /// has come is looked at when it `may_have`: a look takes locks that all connections share, and a connection is
-/// moved on with every event that it relays.
+/// moved on with every event that it relays. One that has `asked` for nothing by then is given up soon after.
 async fn until_closed<C: GracefulConnection>(
     connection: C,
     closing: impl Future<Output = ()>,
     may_have: impl Fn() -> bool,
+    asked: &Asked,
 ) -> Result<(), C::Error> {
     let (mut connection, mut closing) = (pin!(connection), pin!(closing));
     let mut told: Option<Waker> = None;
@@ -281,5 +306,15 @@ async fn until_closed<C: GracefulConnection>(
         return ended;
     }
     connection.as_mut().graceful_shutdown();
-    connection.await
+    let given_up = async {
+        tokio::time::sleep(LAST_HEAD).await;
+        if asked.any.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = connection => ended,
+        () = given_up => Ok(()),
+    }
 }

@@ -17,12 +17,17 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use policy::config::StrategyName::RoundRobin;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
+use router::config::Drain;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
-/// A router that serves for so long after it was told to end.
+/// A router that serves for so long after it was told to end, and then waits for answers for as long as they take.
 async fn stage(lame_duck: Duration) -> Stage {
     let mut config = config(RoundRobin);
-    config.drain.lame_duck = lame_duck;
+    config.drain = Drain { lame_duck, timeout: LONG };
     stage_with(config, 1).await
 }
 
@@ -145,7 +150,7 @@ async fn d1_what_was_sent_before_the_port_closes_is_answered() {
         let mut socket = raw::post(stage.data, CHAT, &body).await;
         let mut seen = Vec::new();
         while !seen.ends_with(b"}") {
-            tokio::io::AsyncReadExt::read_buf(&mut socket, &mut seen).await.unwrap();
+            socket.read_buf(&mut seen).await.unwrap();
         }
         kept.push(socket);
     }
@@ -181,4 +186,45 @@ async fn d1_who_has_connected_before_the_port_closes_is_answered() {
         let answer = raw::rest(TcpStream::from_std(socket).unwrap()).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
     }
+}
+
+/// Has the router end beside a client that has said so much and keeps its connection; what the client was sent.
+async fn ended_beside(bytes: &[u8]) -> Vec<u8> {
+    let mut stage = stage(Duration::ZERO).await;
+    let mut socket = TcpStream::connect(stage.data).await.unwrap();
+    socket.write_all(bytes).await.unwrap();
+    // Until it has been read.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stage.stop.cancel();
+    tokio::time::timeout(Duration::from_secs(5), &mut stage.router).await.unwrap().unwrap();
+    let mut seen = Vec::new();
+    let _ = socket.read_to_end(&mut seen).await;
+    seen
+}
+
+#[tokio::test]
+async fn d1_who_has_sent_half_a_head_when_the_port_closes_holds_up_nothing() {
+    let half = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\nx-half: ");
+    assert_eq!(ended_beside(half.as_bytes()).await, b"");
+    // The frames of HTTP/2: nothing that is asked, and headers that are to be continued.
+    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    ended_beside(greeting).await;
+    ended_beside(&[&greeting[..], b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat()).await;
+}
+
+#[tokio::test]
+async fn d1_who_sends_the_rest_of_a_head_as_the_port_closes_is_answered() {
+    let mut stage = stage(Duration::ZERO).await;
+    let body = chat("hi", 1, false).to_string();
+    let mut socket = TcpStream::connect(stage.data).await.unwrap();
+    let half = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\n");
+    socket.write_all(half.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stage.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let rest = format!("content-length: {}\r\n\r\n{body}", body.len());
+    socket.write_all(rest.as_bytes()).await.unwrap();
+    let answer = raw::rest(socket).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    tokio::time::timeout(Duration::from_secs(5), &mut stage.router).await.unwrap().unwrap();
 }
