@@ -7,10 +7,12 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
-    process::{Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -293,24 +295,55 @@ fn ask_others(data: SocketAddr, is_over: &AtomicBool) -> (usize, usize) {
     (served, asked)
 }
 
-/// Longest time that slowhttptest has to open 4,000 connections, and the router to end them. It opens them as fast as the
-/// machine lets it, in 5 s or in half a minute, and each has 10 s from then on.
-const ATTACKED: Duration = Duration::from_secs(60);
+/// How long slowhttptest attacks at most. It opens its connections as fast as the machine lets it, in 5 s or in half a
+/// minute.
+const ATTACKED: Duration = Duration::from_secs(65);
+
+/// Longest time from when slowhttptest says that it has opened its last connection until the router has ended nearly all:
+/// each has 10 s from when it came.
+const ENDED_WITHIN: Duration = Duration::from_secs(15);
+
+/// Learns when slowhttptest says that it has opened so many connections, whatever became of them. It says how far it is
+/// every 5 s.
+fn learn_when_open(said: ChildStdout, connections: u64, open: &OnceLock<Instant>) {
+    let mut counts = BTreeMap::new();
+    for line in BufReader::new(said).lines().map_while(Result::ok) {
+        // Between the colours that it writes in.
+        let plain: String =
+            line.split('\x1b').map(|it| it.split_once('m').map_or(it, |it| it.1)).collect();
+        let Some((name, value)) = plain.split_once(':') else { continue };
+        if let Ok(count) = value.trim().parse::<u64>() {
+            counts.insert(name.to_owned(), count);
+        }
+        let of = |name: &str| counts.get(name).copied().unwrap_or_default();
+        let is_told = name == "service available";
+        if is_told && connections <= of("connected") + of("error") + of("closed") {
+            let _ = open.set(Instant::now());
+        }
+    }
+}
 
 /// Has slowhttptest attack a router with 4,000 connections, until all but few of them have been ended.
 fn withstands(id: &str, what: &str, path: &str, arguments: &str) {
+    if Command::new("slowhttptest").arg("-h").output().is_err() {
+        println!("{id} skipped: slowhttptest is missing (apt-get install slowhttptest)");
+        return;
+    }
     let runtime = runtime();
     let replica = runtime.block_on(replica(Written::default()));
     let more = "timeouts: { client_head: 10s, client_body: 10s, client_stall: 10s }\n";
     let (router, _folder) = before(replica, more);
     let idle = (memory_kb(&router), router.descriptors());
-    let mut tool = Command::new("slowhttptest");
-    tool.args(arguments.split(' ')).args("-c 4000 -r 800 -l 70 -p 3".split(' '));
+    // What it says comes at once.
+    let mut tool = Command::new("stdbuf");
+    tool.args(["-oL", "slowhttptest"])
+        .args(arguments.split(' '))
+        .args("-c 4000 -r 800 -l 90 -p 3".split(' '));
     tool.arg("-u").arg(format!("http://{}{path}", router.data));
-    let Ok(mut attack) = tool.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
-        println!("{id} skipped: slowhttptest is missing (apt-get install slowhttptest)");
-        return;
-    };
+    let mut attack = tool.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let all_open = Arc::new(OnceLock::new());
+    let (said, open) = (attack.stdout.take().unwrap(), Arc::clone(&all_open));
+    let listening = std::thread::spawn(move || learn_when_open(said, 4_000, &open));
     let data = router.data;
     let is_over = Arc::new(AtomicBool::new(false));
     let others: Vec<_> = (0..4)
@@ -318,21 +351,27 @@ fn withstands(id: &str, what: &str, path: &str, arguments: &str) {
         .map(|is_over| std::thread::spawn(move || ask_others(data, &is_over)))
         .collect();
     let (began, mut most, mut left) = (Instant::now(), 0, usize::MAX);
-    while began.elapsed() < Duration::from_secs(20) || (200 < left && began.elapsed() < ATTACKED) {
+    let is_late = || match all_open.get() {
+        Some(open) => ENDED_WITHIN < open.elapsed(),
+        None => ATTACKED < began.elapsed(),
+    };
+    while began.elapsed() < Duration::from_secs(20) || (200 < left && !is_late()) {
         left = router.descriptors().saturating_sub(idle.1);
         most = most.max(left);
         std::thread::sleep(Duration::from_millis(100));
     }
     let ended = began.elapsed().as_secs_f64();
+    let opened = all_open.get().map(|it| (*it - began).as_secs_f64());
     is_over.store(true, Ordering::Relaxed);
     let others = others.into_iter().map(|it| it.join().unwrap());
     let (served, asked) = others.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
     attack.kill().unwrap();
     attack.wait().unwrap();
+    listening.join().unwrap();
     until("its connections are given back", || router.descriptors() <= idle.1 + 4);
     println!(
         "{id}: slowhttptest {arguments} ({what}), 4,000 connections: {served} of {asked} others served; {most} connections \
-         at once and {left} after {ended:.0} s; memory {} → {} KB, descriptors {} → {}",
+         at once and {left} after {ended:.0} s, all opened after {opened:.0?} s; memory {} → {} KB, descriptors {} → {}",
         idle.0,
         memory_kb(&router),
         idle.1,
