@@ -75,7 +75,7 @@ impl Stage {
         self.dispatcher.handle(now, Event::Arrived(request), &mut decisions);
         let took = began.elapsed();
         self.dispatcher.handle(now, Event::FirstToken(id), &mut Vec::new());
-        let (outcome, output) = (Outcome::Complete, Some(Tokens(1)));
+        let (outcome, output) = (Outcome::Finished, Some(Tokens(1)));
         let ended = Event::Ended { request: id, outcome, output, cached: None };
         self.dispatcher.handle(now, ended, &mut Vec::new());
         (decisions[0].verdict.unwrap(), took)
