@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    const CAPACITY: usize = 15;
+    const CAPACITY: u32 = 15;
 
     /// Hashes with few homes among the cells of the table, so that entries lie far from theirs.
     fn hash_of(node: u32) -> BlockHash {
@@ -176,10 +176,10 @@ mod tests {
         /// Whatever comes and goes, the table has what a map has: with room for all steps, for few and for none.
         #[test]
         fn a_table_has_what_a_map_has(
-            nodes in vec(0..CAPACITY as u32, 0..200),
+            nodes in vec(0..CAPACITY, 0..200),
             node_bits in prop_oneof![Just(4), Just(30), Just(32)],
         ) {
-            let mut table = Table::with_node_bits(CAPACITY, node_bits);
+            let mut table = Table::with_node_bits(CAPACITY as usize, node_bits);
             let mut map = BTreeMap::new();
             for node in nodes {
                 let hash = hash_of(node);
@@ -189,7 +189,7 @@ mod tests {
                     map.insert(hash.0, node);
                     table.insert(hash, node);
                 }
-                for node in 0..CAPACITY as u32 {
+                for node in 0..CAPACITY {
                     let found = table.find(hash_of(node), |it| hash_of(it) == hash_of(node));
                     prop_assert_eq!(found, map.get(&hash_of(node).0).copied());
                 }
