@@ -195,10 +195,12 @@ fn is_host(value: &HeaderValue) -> bool {
     let host = value.as_bytes();
     // Nothing is amiss with letters and digits, and the parser copies what it looks at.
     let is_plain = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-');
-    // Colons before a bracket are those of an address.
+    // Colons before a bracket are those of an address, and nothing but a port may follow it.
     let last = host.iter().rposition(|it| matches!(it, b':' | b']'));
-    let colon = last.filter(|at| host.get(*at) == Some(&b':'));
-    let (name, port) = colon.and_then(|at| host.split_at_checked(at)).unwrap_or((host, b""));
+    let (name, port) = match last.and_then(|at| host.split_at_checked(at)) {
+        None | Some((_, b"]")) => (host, &b""[..]),
+        Some(parts) => parts,
+    };
     let is_good = if name.iter().all(is_plain) {
         !name.is_empty()
     } else {
@@ -209,7 +211,7 @@ fn is_host(value: &HeaderValue) -> bool {
 
 /// Whether a host may end so: with nothing, with a colon, or with a colon and the number of a port.
 fn is_port(end: &[u8]) -> bool {
-    let port = end.strip_prefix(b":").unwrap_or(end);
+    let Some(port) = end.strip_prefix(b":") else { return end.is_empty() };
     let number = str::from_utf8(port).ok().and_then(|it| it.parse::<u16>().ok());
     port.is_empty() || (port.iter().all(u8::is_ascii_digit) && number.is_some())
 }
