@@ -54,6 +54,36 @@ pub struct Key {
     pub tenant: String,
 }
 
+/// The same in texts of somebody else's: a request whose key is known has none of its own made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyOf<'a> {
+    /// Model asked for.
+    pub model: &'a str,
+    /// Promise it was under.
+    pub slo_class: &'a str,
+    /// Who asked.
+    pub tenant: &'a str,
+}
+
+impl KeyOf<'_> {
+    /// What keys share that have no counts of their own.
+    const OTHER: Self = Self { model: "(other)", slo_class: "", tenant: "" };
+
+    fn to_key(self) -> Key {
+        Key {
+            model: self.model.to_owned(),
+            slo_class: self.slo_class.to_owned(),
+            tenant: self.tenant.to_owned(),
+        }
+    }
+}
+
+impl Key {
+    fn texts(&self) -> KeyOf<'_> {
+        KeyOf { model: &self.model, slo_class: &self.slo_class, tenant: &self.tenant }
+    }
+}
+
 /// The counts of one key.
 #[derive(Clone, Debug, Default)]
 struct Ring {
@@ -134,8 +164,8 @@ pub struct Opened {
 /// Rolling goodput.
 #[derive(Debug, Default)]
 pub struct Rolling {
-    /// Shared with the requests that are remembered, of which there are many for each.
-    keys: BTreeMap<Arc<Key>, Ring>,
+    /// In their order; shared with the requests that are remembered, of which there are many for each.
+    keys: Vec<(Arc<Key>, Ring)>,
     recent: Recent,
     disruptions: VecDeque<Opened>,
     meter: Meter,
@@ -146,22 +176,17 @@ impl Rolling {
     pub fn count(
         &mut self,
         now: Timestamp,
-        key: Key,
+        key: KeyOf<'_>,
         record: &RequestRecord,
         prices: Option<&Prices>,
     ) {
         // What is lost with a replica was sent to it before the window opened.
         let inside = self.was_disrupted(record.scheduled, now);
         let counts = Counts::of(record, prices);
-        let name = hashed(&key.tenant, &record.request_id);
-        let known = |key: &Key| self.keys.get_key_value(key).map(|it| Arc::clone(it.0));
-        let key = match known(&key) {
-            Some(known) => known,
-            None if self.keys.len() < KEYS_MAX => Arc::new(key),
-            None => known(&other()).unwrap_or_else(|| Arc::new(other())),
-        };
+        let name = hashed(key.tenant, &record.request_id);
+        let at = self.place_for(key);
+        let Some((key, ring)) = self.keys.get_mut(at) else { return };
         let slot = slot_at(now);
-        let ring = self.keys.entry(Arc::clone(&key)).or_default();
         if let Some(it) = ring.slot(slot) {
             it.add(&counts);
         }
@@ -169,7 +194,7 @@ impl Rolling {
             it.add(&counts);
         }
         let left = Left {
-            key,
+            key: Arc::clone(key),
             slot,
             inside,
             kept_promises: record.slo.good,
@@ -178,6 +203,25 @@ impl Rolling {
             rework: if counts.completed > 0 { prices.map_or(0.0, |it| it.rework) } else { 0.0 },
         };
         self.recent.add(name, left);
+    }
+
+    /// Where the counts of `key` are: its own where it has some or may have, else those that all others share.
+    fn place_for(&mut self, key: KeyOf<'_>) -> usize {
+        let (key, at) = match self.find(key) {
+            Ok(at) => return at,
+            Err(at) if self.keys.len() < KEYS_MAX => (key, at),
+            Err(_) => match self.find(KeyOf::OTHER) {
+                Ok(at) => return at,
+                Err(at) => (KeyOf::OTHER, at),
+            },
+        };
+        self.keys.insert(at, (Arc::new(key.to_key()), Ring::default()));
+        at
+    }
+
+    /// Where `key` is, or belongs.
+    fn find(&self, key: KeyOf<'_>) -> Result<usize, usize> {
+        self.keys.binary_search_by(|it| it.0.texts().cmp(&key))
     }
 
     /// Whether a request of `tenant` is still remembered.
@@ -196,7 +240,10 @@ impl Rolling {
         let was_good = left.kept_promises && left.accepted != Some(false);
         let is_good = left.kept_promises && accepted;
         let is_first = left.accepted.replace(accepted).is_none();
-        let Some(ring) = self.keys.get_mut(&left.key) else { return false };
+        let key = left.key.texts();
+        let place = self.keys.binary_search_by(|it| it.0.texts().cmp(&key));
+        let ring = place.ok().and_then(|at| self.keys.get_mut(at));
+        let Some((_, ring)) = ring else { return false };
         let slot = ring.slots.iter_mut().find(|it| it.0 == left.slot).map(|it| &mut it.1);
         for counts in slot.into_iter().chain(ring.all.get_mut(usize::from(left.inside))) {
             counts.relabel(is_good, was_good, is_first, left.tokens, left.rework);
@@ -259,7 +306,7 @@ impl Rolling {
     #[must_use]
     pub fn classes(&self, now: Timestamp, prices: Option<&Prices>) -> Vec<(String, Figures)> {
         let all = self.sum(|_| true);
-        let names: BTreeSet<&str> = self.keys.keys().map(|it| it.slo_class.as_str()).collect();
+        let names: BTreeSet<&str> = self.keys.iter().map(|it| it.0.slo_class.as_str()).collect();
         let figures = |name: &str| {
             let of = self.of(&self.sum(|it| it.slo_class == name), &all, now, prices);
             Some((name.to_owned(), of.windows.last()?.figures))
@@ -271,7 +318,7 @@ impl Rolling {
     fn sum(&self, is_wanted: impl Fn(&Key) -> bool) -> Ring {
         let mut slots: BTreeMap<u64, Counts> = BTreeMap::new();
         let mut sum = Ring::default();
-        for (_, ring) in self.keys.iter().filter(|it| is_wanted(it.0)) {
+        for (_, ring) in self.keys.iter().filter(|it| is_wanted(&it.0)) {
             for (number, counts) in &ring.slots {
                 slots.entry(*number).or_default().add(counts);
             }
@@ -324,11 +371,6 @@ fn last(ring: &Ring, now: Timestamp, length: Duration) -> (Counts, f64, u64) {
 
 fn slot_at(now: Timestamp) -> u64 {
     now.elapsed().as_secs().checked_div(SLOT.as_secs()).unwrap_or_default()
-}
-
-/// What keys share that have no counts of their own.
-fn other() -> Key {
-    Key { model: "(other)".to_owned(), ..Key::default() }
 }
 
 fn hashed(tenant: &str, request_id: &str) -> u64 {

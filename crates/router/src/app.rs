@@ -204,8 +204,18 @@ const REQUEST_ID_BYTES: usize = 32;
 /// Names requests that come without a name.
 #[derive(Debug)]
 struct RequestIds {
-    run: u32,
+    /// How the names of this run begin.
+    run: String,
     next: AtomicU64,
+}
+
+impl RequestIds {
+    fn of(run: u32) -> Self {
+        let mut text = "req-".to_owned();
+        push_hex(&mut text, run.into(), 8);
+        text.push('-');
+        Self { run: text, next: AtomicU64::new(0) }
+    }
 }
 
 impl App {
@@ -229,10 +239,7 @@ impl App {
             own_ports: OwnPorts::default(),
             peers: Peers::new(run),
             over: CancellationToken::new(),
-            request_ids: RequestIds {
-                run: u32::try_from(run >> 32).unwrap_or_default(),
-                next: AtomicU64::new(0),
-            },
+            request_ids: RequestIds::of(u32::try_from(run >> 32).unwrap_or_default()),
         }
     }
 
@@ -246,9 +253,7 @@ impl App {
         let RequestIds { run, next } = &self.request_ids;
         let number = next.fetch_add(1, Ordering::Relaxed);
         let mut text = String::with_capacity(REQUEST_ID_BYTES);
-        text.push_str("req-");
-        push_hex(&mut text, u64::from(*run), 8);
-        text.push('-');
+        text.push_str(run);
         push_hex(&mut text, number, 1);
         HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("req"))
     }

@@ -220,10 +220,12 @@ impl Coming<'_> {
     {
         loop {
             let is_short = self.budget.is_short.notified();
+            // One that has no memory has none to give, and need not listen.
+            let may_give = self.share.permits() != 0;
             let frame = tokio::select! {
                 biased;
                 frame = body.frame() => frame,
-                () = is_short => {
+                () = is_short, if may_give => {
                     if self.is_slow() && self.budget.wants(&self.share) {
                         return Err(Refusal::BodySlow);
                     }

@@ -48,5 +48,5 @@ async fn answer(
     // Chooses a replica and reserves the request's place on it, when one has room.
     passage.place(app, intake.request).await?;
     // Retries end at the first byte of an answer.
-    upstream::send(app, passage, intake.outbound).await
+    upstream::send(app, passage, &intake.outbound).await
 }

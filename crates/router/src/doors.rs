@@ -33,6 +33,7 @@ use crate::{
     client_io::{ClientIo, Protocol},
     config::{Config, Timeouts},
     h2_streams::Streams,
+    head_timer::HeadTimer,
     ports,
     reply::Reply,
     routes, visit,
@@ -91,7 +92,6 @@ impl Doors {
     pub(crate) fn new(config: &Config, app: Arc<App>) -> Self {
         let mut http1 = http1::Builder::new();
         http1
-            .timer(TokioTimer::new())
             .header_read_timeout(config.timeouts.client_head)
             .max_buf_size(HEAD_BYTES_MAX as usize);
         let mut http2 = http2::Builder::new(Streams::new(config.timeouts.client_stall));
@@ -198,7 +198,8 @@ impl Doors {
                 async move { Ok::<_, Infallible>(serve_one(&app, &mut request, &asked).await) },
             )
         });
-        let (http1, http2) = (self.http1.clone(), self.http2.clone());
+        let (mut http1, http2) = (self.http1.clone(), self.http2.clone());
+        http1.timer(HeadTimer::default());
         let greeted = ClientIo::greeted(io, self.client_head, self.client_stall);
         async move {
             let _held = held;

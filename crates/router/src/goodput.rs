@@ -12,7 +12,7 @@ use report::{
     cost::Prices,
     judged::Label,
     record::Gaps,
-    rolling::{Figures, Key, Rolling, View},
+    rolling::{Figures, KeyOf, Rolling, View},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -83,9 +83,8 @@ impl Goodput {
         Timestamp::from_elapsed(instant.duration_since(self.started))
     }
 
-    /// Counts a request that has left; returns whether it was good.
-    pub(crate) fn left(&self, left: &Left<'_>, prices: Option<&Prices>) -> bool {
-        let now = Instant::now();
+    /// Counts a request that has left `now`; returns whether it was good.
+    pub(crate) fn left(&self, now: Instant, left: &Left<'_>, prices: Option<&Prices>) -> bool {
         let (scheduled, ended) = (self.at(left.received), self.at(now));
         let mut record = RequestRecord {
             request_id: left.request_id.to_owned(),
@@ -103,11 +102,8 @@ impl Goodput {
             ..RequestRecord::default()
         };
         record.slo = Terms { slo: left.slo, retries_max: None }.judge(&record);
-        let key = Key {
-            model: left.model.to_owned(),
-            slo_class: left.slo_class.to_owned(),
-            tenant: shown(left.tenant),
-        };
+        let tenant = shown(left.tenant);
+        let key = KeyOf { model: left.model, slo_class: left.slo_class, tenant: &tenant };
         self.rolling.lock().count(ended, key, &record, prices);
         record.slo.good
     }

@@ -88,6 +88,7 @@ pub(crate) async fn read(
         return Err(problem);
     }
     let (slo, priority) = promised(app, passage, wishes.unwrap_or(&nothing), tenant.as_deref());
+    let patience = wishes.and_then(|it| patience(it, passage.received()));
     let bounds = Bounds {
         bytes_max: settings.limits.body_bytes_max.0,
         announced: headers.get(header::CONTENT_LENGTH).and_then(length),
@@ -110,7 +111,7 @@ pub(crate) async fn read(
     }
 
     // Libraries say that they come again, and wish for nothing.
-    let (came_again, patience) = (came_again(&headers), patience(&headers, passage.received()));
+    let came_again = came_again(&headers);
     for_replica(&mut headers, &settings);
     let outbound = outgoing(request.uri(), headers, body, passage.request_id());
     Ok(Intake {

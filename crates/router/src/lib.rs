@@ -19,6 +19,7 @@ mod doors;
 mod feedback;
 mod goodput;
 mod h2_streams;
+mod head_timer;
 mod intake;
 mod models;
 mod network;

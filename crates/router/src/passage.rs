@@ -329,7 +329,7 @@ impl Passage {
         }
     }
 
-    fn count(&self) {
+    fn count(&self, now: Instant) {
         let Some(ending) = self.end.ending() else { return };
         let class = self.promise.class.as_deref();
         let left = Left {
@@ -347,7 +347,7 @@ impl Passage {
             output: self.usage.completion.or(self.pieces),
             cached: self.usage.cached,
         };
-        let is_good = self.goodput.left(&left, self.settings.prices.as_ref());
+        let is_good = self.goodput.left(now, &left, self.settings.prices.as_ref());
         self.telemetry.judged(class, is_good);
     }
 
@@ -388,7 +388,7 @@ impl Passage {
         grant.settle(prompt, output);
     }
 
-    fn log(&self) {
+    fn log(&self, now: Instant) {
         let placement = self.ticket.as_ref().map(Ticket::placement);
         let ms = |it: Duration| it.as_micros() as f64 / 1e3;
         tracing::info!(
@@ -409,7 +409,7 @@ impl Passage {
             cached_tokens = self.usage.cached.map(|it| it.0),
             output_tokens = self.usage.completion.map(|it| it.0),
             ttft_ms = self.ttft.map(ms),
-            e2e_ms = ms(self.received.elapsed()),
+            e2e_ms = ms(now.duration_since(self.received)),
             bytes = self.bytes,
             "request"
         );
@@ -418,6 +418,7 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
+        let now = Instant::now();
         self.settle();
         let replica = self.sent.as_ref().map(|it| &*it.1);
         self.telemetry.ended(self.end, self.dropped, self.priority, self.gate);
@@ -432,10 +433,10 @@ impl Drop for Passage {
             self.telemetry.recomputed(ticket.placement().recomputed(cached));
         }
         if let Some(replica) = replica {
-            replica.duration.record(self.received.elapsed());
+            replica.duration.record(now.duration_since(self.received));
             replica.used(&self.usage);
         }
-        self.count();
-        self.log();
+        self.count(now);
+        self.log(now);
     }
 }

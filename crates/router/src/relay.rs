@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fleet::{
     client::Body,
     health::Failure,
@@ -139,7 +139,7 @@ enum Form {
     /// Server-sent events.
     Events(Scanner),
     /// One JSON document, kept as far as it is short.
-    Document(Vec<u8>),
+    Document(Bytes),
     /// Something that is not read.
     Opaque,
 }
@@ -160,11 +160,22 @@ impl Form {
         if is_stream(head) {
             Self::Events(Scanner::new())
         } else if says(head, b"application/json") {
-            Self::Document(Vec::new())
+            Self::Document(Bytes::new())
         } else {
             Self::Opaque
         }
     }
+}
+
+/// Adds a piece to those that are kept. Most documents come in one, which is not copied.
+fn keep(kept: &mut Bytes, piece: &Bytes) {
+    if kept.is_empty() {
+        *kept = piece.clone();
+        return;
+    }
+    let mut all = BytesMut::from(std::mem::take(kept));
+    all.extend_from_slice(piece);
+    *kept = all.freeze();
 }
 
 /// Whether the answer with `head` is a stream of events that can be read.
@@ -341,7 +352,7 @@ impl Watch {
                 });
             }
             Form::Document(kept) if kept.len() + bytes.len() <= WHOLE_BYTES_MAX => {
-                kept.extend_from_slice(bytes);
+                keep(kept, bytes);
             }
             Form::Document(_) | Form::Opaque => {}
         }

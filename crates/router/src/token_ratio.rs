@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
 use types::{quantity::Tokens, request::ModelId};
 
 /// Models whose figure is kept; clients may make up any number of names, and replicas answer to few.
@@ -24,7 +25,7 @@ const RANGE: std::ops::RangeInclusive<u64> = 100..=1_600;
 
 /// Bytes a token, by model.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TokenRatios(Arc<DashMap<ModelId, Ratio>>);
+pub(crate) struct TokenRatios(Arc<DashMap<ModelId, Ratio, FxBuildHasher>>);
 
 /// What was counted of one model.
 #[derive(Clone, Copy, Debug)]

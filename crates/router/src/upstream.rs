@@ -88,7 +88,7 @@ enum Attempt {
 pub(crate) async fn send(
     app: &App,
     passage: &mut Passage,
-    outbound: Outbound,
+    outbound: &Outbound,
 ) -> Result<Answer, Refusal> {
     let suspect = passage.suspect(outbound.request.body());
     if app.quarantine.holds(suspect) {
@@ -104,7 +104,7 @@ pub(crate) async fn send(
             continue;
         };
         passage.sent_to(&replica);
-        let attempt = attempt(app, passage.endpoint(), &replica, &outbound).await;
+        let attempt = attempt(app, passage.endpoint(), &replica, outbound).await;
         let may_retry = placement.attempt < passage.settings().attempts_max;
         match attempt {
             Attempt::Answered(begun) => {
@@ -204,17 +204,6 @@ async fn attempt(
     replica: &Arc<Replica>,
     outbound: &Outbound,
 ) -> Attempt {
-    let answer = async {
-        match replica.client().request(&outbound.request).await {
-            Ok(response) => begin(endpoint, replica, response).await,
-            Err(error) => {
-                // A connection that did not come about in time is among these: nothing was sent.
-                let failure = failure_of(&error);
-                replica.request_failed(failure);
-                Attempt::Failed(failure)
-            }
-        }
-    };
     let router_waits = Instant::now() + outbound.answer_within;
     let client_waits = outbound.patience.filter(|it| it.1 < router_waits);
     // What has waited here for as long as its client wanted to wait is not begun.
@@ -226,7 +215,7 @@ async fn attempt(
     let until = client_waits.map_or(router_waits, |it| it.1);
     tokio::select! {
         biased;
-        answer = answer => answer,
+        answer = exchange(endpoint, replica, outbound) => answer,
         () = tokio::time::sleep_until(until) => match client_waits {
             // How long a client waits is its own affair: it may have been no time at all.
             Some((within, _)) => Attempt::Unawaited { within },
@@ -237,6 +226,19 @@ async fn attempt(
         },
         () = replica.hangs() => Attempt::Failed(Failure::TimedOut),
         () = app.cut.comes() => Attempt::Cut,
+    }
+}
+
+/// Sends the request and waits for an answer, for as long as it takes.
+async fn exchange(endpoint: Endpoint, replica: &Arc<Replica>, outbound: &Outbound) -> Attempt {
+    match replica.client().request(&outbound.request).await {
+        Ok(response) => begin(endpoint, replica, response).await,
+        Err(error) => {
+            // A connection that did not come about in time is among these: nothing was sent.
+            let failure = failure_of(&error);
+            replica.request_failed(failure);
+            Attempt::Failed(failure)
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 //! can never mix content.
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Names a KV block and every block before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +38,10 @@ pub struct Scope<'a> {
     pub cache_salt: Option<&'a str>,
 }
 
+/// A few short texts side by side, to be hashed at once. To hash them one after the other comes to the same, but a hasher
+/// that may be given more at any time first derives a secret, which takes longer than all the rest.
+pub(crate) type SideBySide = SmallVec<[u8; 128]>;
+
 /// First link of a hash chain: the parent of a prompt's first block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainSeed(u64);
@@ -48,18 +53,18 @@ impl ChainSeed {
     /// field differs from an empty one.
     #[must_use]
     pub fn new(key: HashKey, scope: &Scope<'_>) -> Self {
-        let mut hasher = Xxh3::with_seed(key.0);
+        let mut fields = SideBySide::new();
         for field in [Some(scope.model), scope.adapter, scope.tenant, scope.cache_salt] {
             match field {
-                None => hasher.update(&[0]),
+                None => fields.push(0),
                 Some(text) => {
-                    hasher.update(&[1]);
-                    hasher.update(&text.len().to_le_bytes());
-                    hasher.update(text.as_bytes());
+                    fields.push(1);
+                    fields.extend_from_slice(&text.len().to_le_bytes());
+                    fields.extend_from_slice(text.as_bytes());
                 }
             }
         }
-        Self(hasher.digest())
+        Self(xxh3_64_with_seed(&fields, key.0))
     }
 
     /// The seed as a parent for a chain kept elsewhere.
@@ -153,6 +158,7 @@ impl BlockHasher {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use xxhash_rust::xxh3::Xxh3;
 
     use super::*;
 
@@ -182,6 +188,22 @@ mod tests {
         seeds.sort_unstable();
         seeds.dedup();
         assert_eq!(seeds.len(), scopes.len());
+    }
+
+    #[test]
+    fn a_scope_has_the_hash_of_its_fields_one_after_the_other() {
+        for length in [0, 1, 100, 240, 241, 3_000] {
+            let model = "m".repeat(length);
+            let scope = Scope { model: &model, tenant: Some("t"), ..Scope::default() };
+            let mut hasher = Xxh3::with_seed(KEY.0);
+            hasher.update(&[1]);
+            hasher.update(&length.to_le_bytes());
+            hasher.update(model.as_bytes());
+            hasher.update(&[0, 1]);
+            hasher.update(&1_usize.to_le_bytes());
+            hasher.update(b"t\0");
+            assert_eq!(ChainSeed::new(KEY, &scope).0, hasher.digest(), "{length}");
+        }
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::{
-    block::{BlockHash, HashKey},
+    block::{BlockHash, HashKey, SideBySide},
     quantity::Tokens,
     slo::Slo,
 };
@@ -45,13 +45,13 @@ impl SessionKey {
     /// the same name under another tenant is another session.
     #[must_use]
     pub fn new(key: HashKey, tenant: Option<&str>, model: &str, name: &[u8]) -> Self {
-        let mut hasher = Xxh3::with_seed(key.0);
+        let mut text = SideBySide::new();
         for field in [tenant.unwrap_or_default(), model] {
-            hasher.update(&field.len().to_le_bytes());
-            hasher.update(field.as_bytes());
+            text.extend_from_slice(&field.len().to_le_bytes());
+            text.extend_from_slice(field.as_bytes());
         }
-        hasher.update(name);
-        Self(hasher.digest128())
+        text.extend_from_slice(name);
+        Self(xxh3_128_with_seed(&text, key.0))
     }
 }
 
@@ -224,6 +224,8 @@ mod hex {
 
 #[cfg(test)]
 mod tests {
+    use xxhash_rust::xxh3::Xxh3;
+
     use super::*;
 
     #[test]
@@ -248,6 +250,21 @@ mod tests {
             let text = text.replace("0000000000001234", wrong);
             let error = serde_json::from_str::<Request>(&text).unwrap_err().to_string();
             assert!(error.contains("sixteen hexadecimal digits"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_session_has_the_hash_of_its_parts_one_after_the_other() {
+        for length in [0, 1, 200, 222, 223, 3_000] {
+            let model = "m".repeat(length);
+            let mut hasher = Xxh3::with_seed(7);
+            for part in [&1_usize.to_le_bytes(), &b"t"[..], &length.to_le_bytes()] {
+                hasher.update(part);
+            }
+            hasher.update(model.as_bytes());
+            hasher.update(b"s");
+            let session = SessionKey::new(HashKey(7), Some("t"), &model, b"s");
+            assert_eq!(session.0, hasher.digest128(), "{length}");
         }
     }
 

@@ -28,12 +28,21 @@ const HEX_DIGITS_MAX: usize = 16;
 
 /// Appends a whole number.
 pub fn push_whole(out: &mut String, value: u64) {
+    whole(&mut |it| out.push_str(it), value);
+}
+
+/// The same to bytes.
+pub fn extend_whole(out: &mut Vec<u8>, value: u64) {
+    whole(&mut |it| out.extend_from_slice(it.as_bytes()), value);
+}
+
+fn whole(push: &mut impl FnMut(&str), value: u64) {
     if value < 1_000 {
         let skipped = if value < 10 { 2 } else { usize::from(value < 100) };
-        out.push_str(triple(value).get(skipped..).unwrap_or_default());
+        push(triple(value).get(skipped..).unwrap_or_default());
     } else {
-        push_whole(out, value / 1_000);
-        out.push_str(triple(value % 1_000));
+        whole(push, value / 1_000);
+        push(triple(value % 1_000));
     }
 }
 
@@ -57,6 +66,13 @@ pub fn push_thousandths(out: &mut String, thousandths: u64) {
     out.push_str(triple(thousandths % 1_000));
 }
 
+/// Appends the millionths of a second that are beyond a whole one, in six digits.
+pub fn push_millionths(out: &mut String, millionths: u32) {
+    let millionths = u64::from(millionths);
+    out.push_str(triple(millionths / 1_000 % 1_000));
+    out.push_str(triple(millionths % 1_000));
+}
+
 /// A number below a thousand in three digits.
 fn triple(value: u64) -> &'static str {
     let from = usize::try_from(value).unwrap_or(0).saturating_mul(3);
@@ -73,12 +89,19 @@ mod tests {
             let mut out = "at ".to_owned();
             push_whole(&mut out, value);
             assert_eq!(out, format!("at {value}"));
+            let mut out = b"at ".to_vec();
+            extend_whole(&mut out, value);
+            assert_eq!(out, format!("at {value}").into_bytes());
             let mut out = String::new();
             push_thousandths(&mut out, value);
             assert_eq!(out, format!("{}.{:03}", value / 1_000, value % 1_000));
             let mut out = String::new();
             push_hex(&mut out, value, 8);
             assert_eq!(out, format!("{value:08x}"));
+            let mut out = String::new();
+            let millionths = u32::try_from(value % 1_000_000).unwrap();
+            push_millionths(&mut out, millionths);
+            assert_eq!(out, format!("{millionths:06}"));
         }
         for value in 0..2_048 {
             let (mut whole, mut hex) = (String::new(), String::new());

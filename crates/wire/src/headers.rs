@@ -59,6 +59,9 @@ pub const DROPPED_REASON: HeaderName = HeaderName::from_static("x-sluice-dropped
 /// When to come again, in milliseconds; `retry-after` says it in seconds.
 pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
+/// How every header begins that only some programs know: one look tells nearly all others from what is looked for below.
+const EXTENSION: &str = "x-";
+
 /// How the headers begin that are Sluice's alone.
 const OWN_PREFIX: &str = "x-sluice-";
 
@@ -157,37 +160,64 @@ const CONTROL_PREFIXES: [&str; 6] =
 /// Takes off what tells a router what to do and is none of a replica's business: an engine, or another
 /// router behind this one, might do what a client may not ask for.
 pub fn strip_control(headers: &mut HeaderMap) {
-    strip(headers, |name| CONTROL_PREFIXES.iter().any(|it| name.as_str().starts_with(it)));
+    strip(headers, |name| begins_with_any(name, &CONTROL_PREFIXES));
 }
 
 /// What is ambiguous about how a request is framed or addressed, if anything. Whoever reads it after
 /// us might take its end for another place, and the rest for a request of its own.
 #[must_use]
 pub fn framing_problem(version: Version, headers: &HeaderMap) -> Option<&'static str> {
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
-    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        if lengths > 0 {
+    // In one walk: heads are short, and a look for each name costs more than to pass them all.
+    let (mut length, mut encoding, mut host) = (Lines::none(), Lines::none(), Lines::none());
+    for (name, value) in headers {
+        let lines = if name == header::CONTENT_LENGTH {
+            &mut length
+        } else if name == header::TRANSFER_ENCODING {
+            &mut encoding
+        } else if name == header::HOST {
+            &mut host
+        } else {
+            continue;
+        };
+        lines.add(value);
+    }
+    if let Some(last) = encoding.last {
+        if length.count > 0 {
             return Some("both content-length and transfer-encoding are there: send one");
         }
         if version < Version::HTTP_11 {
             return Some("transfer-encoding needs HTTP/1.1");
         }
-        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        if encoding.count > 1 || !last.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Some("transfer-encoding must be `chunked` and nothing else");
         }
     }
-    if lengths > 1 || headers.get(header::CONTENT_LENGTH).is_some_and(|it| !is_length(it)) {
+    if length.count > 1 || length.last.is_some_and(|it| !is_length(it)) {
         return Some("content-length must be one whole number");
     }
-    let hosts = headers.get_all(header::HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
+    if host.count > 1 || (host.count == 0 && version == Version::HTTP_11) {
         return Some("host must be there once");
     }
-    if headers.get(header::HOST).is_some_and(|it| !is_host(it)) {
+    if host.last.is_some_and(|it| !is_host(it)) {
         return Some("host must be HOST or HOST:PORT");
     }
     None
+}
+
+/// The lines of a head that have one name.
+struct Lines<'a> {
+    count: usize,
+    last: Option<&'a HeaderValue>,
+}
+
+impl<'a> Lines<'a> {
+    const fn none() -> Self {
+        Self { count: 0, last: None }
+    }
+
+    fn add(&mut self, value: &'a HeaderValue) {
+        (self.count, self.last) = (self.count.saturating_add(1), Some(value));
+    }
 }
 
 /// Whether `value` names a host, or none as HTTP allows (RFC 9112, 3.2).
@@ -266,10 +296,13 @@ fn wait(value: &HeaderValue, now: Duration) -> Option<Wait> {
 /// Most do not, and one walk over their headers is cheaper than a search for each of those.
 #[must_use]
 pub fn wants_anything(headers: &HeaderMap) -> bool {
-    headers.keys().any(|it| {
-        let name = it.as_str();
-        WISH_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    })
+    headers.keys().any(|it| begins_with_any(it, &WISH_PREFIXES))
+}
+
+/// Whether `name` begins with one of `prefixes`, each of which begins with [`EXTENSION`].
+fn begins_with_any(name: &HeaderName, prefixes: &[&str]) -> bool {
+    let name = name.as_str();
+    name.starts_with(EXTENSION) && prefixes.iter().any(|it| name.starts_with(it))
 }
 
 /// Has what says when to come again say no more than `most` from `now` on, which
@@ -469,6 +502,12 @@ mod tests {
             assert_eq!(request_id(&headers(&[("x-request-id", id)])).is_some(), fits, "{id:?}");
         }
         assert_eq!(request_id(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn all_that_is_looked_for_by_how_it_begins_is_an_extension() {
+        let mut prefixes = CONTROL_PREFIXES.iter().chain(&WISH_PREFIXES);
+        assert!(prefixes.all(|it| it.starts_with(EXTENSION)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     fmt,
     future::poll_fn,
-    io::{self, IoSlice, Write as _},
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, Waker, ready},
 };
@@ -12,7 +12,10 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Method, Response, StatusCode, header};
 use hyper::rt::{Read as _, ReadBuf, Write as _};
-use wire::http1::{BadAnswer, Framing, Head, take_head};
+use wire::{
+    digits::extend_whole,
+    http1::{BadAnswer, Framing, Head, take_head},
+};
 
 use super::Message;
 use crate::connect::Stream;
@@ -267,8 +270,9 @@ fn head_of(request: &Message, host: &str) -> Vec<u8> {
     }
     let length = request.body().len();
     if 0 < length || request.method() != Method::GET {
-        // Writing to memory does not fail.
-        let _ = write!(head, "{}: {length}\r\n", header::CONTENT_LENGTH);
+        head.extend_from_slice(b"content-length: ");
+        extend_whole(&mut head, length as u64);
+        head.extend_from_slice(b"\r\n");
     }
     head.extend_from_slice(b"\r\n");
     head

@@ -8,8 +8,8 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_elapsed(Duration::from_secs(seconds))
 }
 
-fn key(model: &str) -> Key {
-    Key { model: model.to_owned(), ..Key::default() }
+fn key(model: &str) -> KeyOf<'_> {
+    KeyOf { model, ..KeyOf::default() }
 }
 
 /// A request scheduled in second `second`, good, that is called `id`.
@@ -56,7 +56,7 @@ fn a_label_that_comes_late_changes_what_was_counted() {
 #[test]
 fn a_label_is_for_the_tenants_own_request() {
     let mut rolling = Rolling::default();
-    let of = |tenant: &str| Key { tenant: tenant.to_owned(), ..key("m") };
+    let of = |tenant: &'static str| KeyOf { tenant, ..key("m") };
     rolling.count(at(5), of("a"), &good("same", 5), None);
     assert!(!rolling.label("b", "same", false) && !rolling.remembers("", "same"));
     rolling.count(at(5), of("b"), &good("same", 5), None);
@@ -133,11 +133,11 @@ fn a_good_answer_costs_what_the_fleet_costs_over_the_good_ones() {
     // A cent a second for each replica, and a tenth of one for everything else.
     let prices = Prices { replica_hour: 36.0, other_hour: 3.6, rework: 1.0, ..Prices::default() };
     let mut rolling = Rolling::default();
-    let batch = Key { slo_class: "batch".to_owned(), ..key("m") };
+    let batch = KeyOf { slo_class: "batch", ..key("m") };
     (0..=5).for_each(|it| rolling.paid(at(it * 10), 2));
     rolling.count(at(5), key("m"), &good("a", 5), Some(&prices));
     rolling.count(at(6), key("m"), &good("b", 5), Some(&prices));
-    rolling.count(at(7), batch.clone(), &good("c", 5), Some(&prices));
+    rolling.count(at(7), batch, &good("c", 5), Some(&prices));
     rolling.count(at(7), batch, &good("d", 5), Some(&prices));
     let near = |actual: Option<f64>, expected: f64| {
         assert!(actual.is_some_and(|it| (it - expected).abs() < 1e-9), "{actual:?}, {expected}");

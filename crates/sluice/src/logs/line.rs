@@ -4,7 +4,10 @@
 //! an eighth of what a request costs in user space. Whatever a client sent is escaped, so that no
 //! value can begin a line, move a terminal's cursor or turn the direction of a text around.
 
-use std::fmt::{self, Write as _};
+use std::{
+    cell::RefCell,
+    fmt::{self, Write as _},
+};
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use tracing::{
@@ -15,14 +18,27 @@ use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
 };
-use wire::digits::{push_thousandths, push_whole};
+use wire::digits::{push_millionths, push_thousandths, push_whole};
 
 use crate::args::LogFormat;
 
 /// Room for a request's line.
 const LINE_BYTES: usize = 640;
 
-const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(0));
+
+/// How the time of a second is written, without the letter at its end.
+#[derive(Default)]
+struct Second {
+    /// Since 1970 began; none before the first line.
+    number: Option<i64>,
+    text: String,
+}
+
+thread_local! {
+    /// The second of this thread's last line: the next one is nearly always of the same, and of a time most is its date.
+    static LAST: RefCell<Second> = RefCell::default();
+}
 
 /// Writes lines in one of the formats. Spans are not shown: the programs have none.
 #[derive(Clone, Copy, Debug)]
@@ -68,9 +84,24 @@ fn line(format: LogFormat, event: &Event<'_>) -> String {
     out
 }
 
+/// Appends the time, to the microsecond.
 fn time(out: &mut String) {
-    // Writing to a string does not fail; a clock beyond the year 9999 goes unsaid.
-    let _ = PRINTER.print_timestamp(&Timestamp::now(), out);
+    let now = Timestamp::now();
+    // A clock before 1970 is set wrong, and then its seconds will do.
+    let millionths = u32::try_from(now.subsec_microsecond()).unwrap_or(0);
+    LAST.with_borrow_mut(|last| {
+        if last.number != Some(now.as_second()) {
+            last.number = Some(now.as_second());
+            last.text.clear();
+            // Writing to a string does not fail; a clock beyond the year 9999 goes unsaid.
+            let _ = PRINTER.print_timestamp(&now, &mut last.text);
+            last.text.pop();
+        }
+        out.push_str(&last.text);
+    });
+    out.push('.');
+    push_millionths(out, millionths);
+    out.push('Z');
 }
 
 const fn level(level: Level) -> &'static str {
@@ -96,14 +127,18 @@ impl Text<'_> {
 
 impl Visit for Text<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = String::new();
-        let _ = write!(text, "{value:?}");
         if field.name() == "message" {
             self.0.push(' ');
         } else {
             self.name(field);
         }
-        escape(self.0, &text, false);
+        let from = self.0.len();
+        let _ = write!(self.0, "{value:?}");
+        // Nearly all are constant and plain.
+        if !self.0.get(from..).is_some_and(|it| is_plain(it, false)) {
+            let text = self.0.split_off(from);
+            escape(self.0, &text, false);
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -206,12 +241,17 @@ fn float(out: &mut String, value: f64) {
     push_thousandths(out, thousandths);
 }
 
+/// Whether nothing in `text` needs an escape.
+fn is_plain(text: &str, quoted: bool) -> bool {
+    let is_plain = |it: u8| matches!(it, b' '..=b'~') && !(quoted && matches!(it, b'"' | b'\\'));
+    // Without an early exit, so that many bytes are looked at at once: nearly all texts are plain.
+    text.bytes().fold(true, |all, it| all & is_plain(it))
+}
+
 /// Appends `text`, escaped as JSON escapes where it is not printable ASCII, and where it would end a
 /// quotation if it is `quoted`.
 fn escape(out: &mut String, text: &str, quoted: bool) {
-    let is_plain = |it: u8| matches!(it, b' '..=b'~') && !(quoted && matches!(it, b'"' | b'\\'));
-    // Without an early exit, so that many bytes are looked at at once: nearly all texts are plain.
-    if text.bytes().fold(true, |all, it| all & is_plain(it)) {
+    if is_plain(text, quoted) {
         return out.push_str(text);
     }
     for char in text.chars() {
