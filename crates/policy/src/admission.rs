@@ -17,6 +17,7 @@
 //! Decision 7 has the options and what each was measured to do.
 
 pub mod config;
+mod ease;
 pub mod gate;
 pub mod limit;
 mod lines;
@@ -40,6 +41,7 @@ pub use self::{
     shares::Promises,
 };
 use self::{
+    ease::Ease,
     lines::Lines,
     room::{Room, Watched},
     shares::{Claims, Sizes},
@@ -80,11 +82,6 @@ const GIVEN_TIME: Duration = Duration::from_secs(20);
 /// most.
 const LOOK_EVERY_REPLICAS: Duration = Duration::from_nanos(4_000);
 
-/// How far the pace that is measured may exceed the promise while all goes well, and for how long that must have
-/// been so: no answer slower than promised, and nobody turned away.
-const EASE: f64 = 1.05;
-const EASE_AFTER: Duration = Duration::from_secs(15);
-
 /// Part of the window for work for later after which it no longer gives way.
 const LAST_PART: u32 = 4;
 
@@ -123,9 +120,8 @@ pub(crate) struct Admission {
     pub(crate) line: u64,
     /// The replica that is kept for one who waits.
     pub(crate) kept: Option<Kept>,
-    /// When somebody who waits for an answer was last turned away as the fleet was full, or an answer last ran slower than
-    /// promised.
-    trouble: Option<Timestamp>,
+    /// How far the measured pace may exceed what was promised.
+    pub(crate) ease: Ease,
     /// GPU time that was given, to all and to work for later.
     given: [Decayed; 2],
 }
@@ -155,7 +151,7 @@ impl Admission {
             looked_until: None,
             line: 0,
             kept: None,
-            trouble: None,
+            ease: Ease::default(),
             given: [Decayed::new(GIVEN_TIME); 2],
         }
     }
@@ -172,18 +168,6 @@ impl Admission {
             self.claims.earn_for(request.tenant, self.config.retry_share);
             self.lines.came(now, line, request.tenant, request.priority);
         }
-    }
-
-    /// Notes that somebody was turned away, or a promised pace not kept.
-    pub(crate) fn had_trouble(&mut self, now: Timestamp) {
-        self.trouble = self.trouble.max(Some(now));
-    }
-
-    /// How many times the promise the measured pace may be. It varies, and what it is for a moment an answer need not
-    /// be in its mean: as long as all goes well, gates that close for a moment only delay. Once something went wrong it
-    /// counts as it is, or a fleet would stand just beyond what it promised.
-    pub(crate) fn ease(&self, now: Timestamp) -> f64 {
-        if self.trouble.is_some_and(|it| now.since(it) <= EASE_AFTER) { 1.0 } else { EASE }
     }
 
     /// Whether one more may be sent again after a failed attempt.

@@ -20,12 +20,17 @@ pub use self::replica::{Accuracy, Load, Replica};
 use self::{glance::Replicas, lines::Lines, replica::ANY_LENGTH};
 use crate::{
     estimate::{
-        Coefficients, EstimateConfig, ReplicaEstimate, Seats,
+        Coefficients, EstimateConfig, Forecast, ReplicaEstimate, Seats,
         fleet_speed::{FleetSpeed, Observed},
     },
     prefix_index::Slot,
     slow_start::{KNOWS_NOBODY, SlowStart},
 };
+
+/// Replicas that hear of an answer of another one, at most, and those looked at for ones that serve the same: the next
+/// by number, so that it takes as long in a fleet of any size, and all hear as much.
+const HEAR_MAX: usize = 7;
+const LOOKED_AT_MAX: usize = 64;
 
 /// Every replica of the fleet, by number.
 #[derive(Debug, Default)]
@@ -92,6 +97,34 @@ impl FleetView {
         for at in 0..self.replicas.len() {
             if let Some(replica) = self.replicas.get_mut(at) {
                 replica.estimate.settle(&self.speed);
+            }
+        }
+    }
+
+    /// Has replica `id` learn from an answer that ran with `took_s` a token where `tpot_max_s` was promised, and a few of
+    /// those that serve the same hear of it: what one misses the others are about to, and where answers are rare each by
+    /// itself would learn only once the load is over.
+    pub(crate) fn learn_tpot(
+        &mut self,
+        id: ReplicaId,
+        forecast: &Forecast,
+        took_s: f64,
+        tpot_max_s: f64,
+    ) {
+        let Ok(at) = self.position(id) else { return };
+        let Some(own) = self.replicas.get_mut(at) else { return };
+        own.estimate.learn_tpot(forecast, took_s, tpot_max_s);
+        Accuracy::move_to(&mut own.accuracy.tpot, forecast.tpot_s, took_s);
+        let others = (at + 1..self.replicas.len()).chain(0..at).take(LOOKED_AT_MAX);
+        let mut left = HEAR_MAX;
+        for other in others {
+            let models = |at| self.replicas.get(at).map(|it: &Replica| &it.models);
+            if left == 0 || models(other) != models(at) {
+                continue;
+            }
+            left -= 1;
+            if let Some(it) = self.replicas.get_mut(other) {
+                it.estimate.hear_tpot(forecast, took_s, tpot_max_s);
             }
         }
     }

@@ -122,7 +122,7 @@ impl Dispatcher {
             wait_share: self.admission.config.wait_share,
             is_for_later,
             kept: kept_for(true).map(|it| it.replica),
-            ease: self.admission.ease(now),
+            ease: self.admission.ease.times(now),
         };
         let mut full = Full::nowhere(is_over_share);
         let (fleet, turn_s) = (&self.fleet, self.turn_s(now, line, candidates.len()));

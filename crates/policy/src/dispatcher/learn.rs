@@ -139,8 +139,8 @@ impl Dispatcher {
         let gaps = output.saturating_sub(Tokens(1)).0;
         let first = it.first_token.filter(|_| gaps > 0);
         let tpot_s = first.map(|first| now.since(first).as_secs_f64() / f64::from(gaps));
-        if tpot_s.zip(it.promised).is_some_and(|(took_s, most)| most.as_secs_f64() < took_s) {
-            self.admission.had_trouble(now);
+        if let Some((took_s, most)) = tpot_s.zip(it.promised) {
+            self.admission.ease.answered(now, most.as_secs_f64() < took_s);
         }
         if !it.held.is_zero() {
             // When the last tokens came is not known, so that it looks quicker than it was.
@@ -151,11 +151,8 @@ impl Dispatcher {
         let kept = |took_s| it.request.slo.tpot.filter(|most| took_s <= most.as_secs_f64());
         let judged =
             tpot_s.and_then(|took_s| Some((took_s, it.promised.or_else(|| kept(took_s))?)));
-        if let Some((tpot_s, tpot_max)) = judged
-            && let Some(replica) = self.fleet.get_mut(it.replica)
-        {
-            replica.estimate.learn_tpot(&it.forecast, tpot_s, tpot_max.as_secs_f64());
-            Accuracy::move_to(&mut replica.accuracy.tpot, it.forecast.tpot_s, tpot_s);
+        if let Some((tpot_s, tpot_max)) = judged {
+            self.fleet.learn_tpot(it.replica, &it.forecast, tpot_s, tpot_max.as_secs_f64());
         }
         self.learn_limits(now, it, tpot_s);
     }

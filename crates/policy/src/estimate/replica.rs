@@ -45,7 +45,7 @@ const TPOT_FULL_STEPS: f64 = 4.0;
 /// Share of requests that may come later, and of answers that may run slower, than predicted with
 /// the margin.
 const TTFT_MISSES: f64 = 0.05;
-const TPOT_MISSES: f64 = 0.015;
+const TPOT_MISSES: f64 = 0.01;
 
 /// Part by which an observation moves the overhead of a request.
 const REQUEST_WEIGHT: f64 = 0.05;

@@ -112,7 +112,7 @@ impl Dispatcher {
     ) -> Duration {
         // Anybody can ask for what nobody can keep, for more than a share, or say that it comes again.
         if is_full && request.came_again == 0 && request.slo.completion.is_none() {
-            self.admission.had_trouble(now);
+            self.admission.ease.turned_away(now);
         }
         self.admission.sizes.decided(now, work_s, false);
         let line = self.fleet.line_of(request.model, request.prompt);

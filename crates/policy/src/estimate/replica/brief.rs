@@ -12,8 +12,8 @@ use types::time::Timestamp;
 use super::{DUTY_MAX, DUTY_TIME};
 use crate::estimate::{Asked, decay::Decayed};
 
-/// Part of the mean length of answers that most of them have: lengths are skewed, and no answer tells its own.
-const MOST_HAVE: f64 = 0.5;
+/// Part of the mean length of answers that nearly all of them have: lengths are skewed, and no answer tells its own.
+const NEARLY_ALL_HAVE: f64 = 0.25;
 
 /// How far the time over which a prompt's own computing counts lies towards the shorter one.
 const OWN_PART: f64 = 0.4;
@@ -47,7 +47,7 @@ impl Brief {
         scale: f64,
         own_s: f64,
     ) -> Option<f64> {
-        let lasts_s = MOST_HAVE * asked.output * asked.tpot_max_s?;
+        let lasts_s = NEARLY_ALL_HAVE * asked.output * asked.tpot_max_s?;
         if DUTY_TIME.as_secs_f64() <= lasts_s {
             return None;
         }

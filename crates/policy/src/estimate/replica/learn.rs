@@ -63,9 +63,20 @@ impl ReplicaEstimate {
     /// but the promise: what came after a request slows it as well, so that a prediction made on a quiet
     /// replica is always broken once it is busy. Far from the promise nothing is learned.
     pub fn learn_tpot(&mut self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) {
-        let raised_s = self.tpot_margin.value() * forecast.tpot_s;
-        if tpot_max_s / 2.0 <= raised_s.max(took_s) {
+        if self.is_near_promise(forecast, took_s, tpot_max_s) {
             self.tpot_margin.observe(tpot_max_s < took_s);
         }
+    }
+
+    /// Learns how fast an answer ran on another replica that serves the same, as [`learn_tpot`](Self::learn_tpot) does.
+    pub(crate) fn hear_tpot(&mut self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) {
+        if self.is_near_promise(forecast, took_s, tpot_max_s) {
+            self.tpot_margin.hear(tpot_max_s < took_s);
+        }
+    }
+
+    fn is_near_promise(&self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) -> bool {
+        let raised_s = self.tpot_margin.value() * forecast.tpot_s;
+        tpot_max_s / 2.0 <= raised_s.max(took_s)
     }
 }

@@ -89,7 +89,7 @@ fn no_replica_is_kept_for_who_could_go_nowhere_in_an_idle_fleet_either() {
 fn learn_pace(dispatcher: &mut Dispatcher) {
     let replica = dispatcher.fleet.get_mut(ReplicaId(0)).unwrap();
     let forecast = Forecast { tpot_s: 0.02, ..Forecast::default() };
-    (0..20).for_each(|_| replica.estimate.learn_tpot(&forecast, 0.03, 0.02));
+    (0..13).for_each(|_| replica.estimate.learn_tpot(&forecast, 0.03, 0.02));
     let margin = replica.estimate.margins().1.value();
     assert!((1.35..1.45).contains(&margin), "{margin}");
 }
@@ -102,7 +102,7 @@ fn a_pace_that_no_replica_keeps_by_its_margin_is_not_waited_for_and_not_called_i
     let reject = told(&mut dispatcher, 0, Event::Arrived(paced(2, 9)))[0].verdict.unwrap_err();
     assert!(matches!(reject, Reject::Saturated { gate: Gate::Tpot, .. }), "{reject:?}");
     assert!(
-        (dispatcher.admission.ease(at(0)) - 1.05).abs() < 1e-9,
+        (dispatcher.admission.ease.times(at(0)) - 1.05).abs() < 1e-9,
         "nor says it that the fleet is full"
     );
     let reject = told(&mut dispatcher, 0, Event::Arrived(paced(4, 1)))[0].verdict.unwrap_err();
@@ -255,7 +255,7 @@ fn a_pace_that_was_kept_though_the_margin_said_otherwise_narrows_the_margin() {
 #[test]
 fn a_pace_just_beyond_the_promise_opens_the_gate_again_once_all_went_well_for_a_while() {
     let mut dispatcher = at_51_ms(10);
-    dispatcher.admission.had_trouble(at(10_000));
+    dispatcher.admission.ease.turned_away(at(10_000));
     runs_at_51_ms(&mut dispatcher, 10, 25);
     assert!(!lets_in_at(&mut dispatcher, 25_000));
     assert!(lets_in_at(&mut dispatcher, 25_500));
@@ -277,6 +277,6 @@ fn the_time_of_a_whole_answer_is_never_exceeded_on_purpose() {
     };
     let before = least(&mut dispatcher);
     assert!(2_000 < before, "{before}");
-    dispatcher.admission.had_trouble(at(10_000));
+    dispatcher.admission.ease.turned_away(at(10_000));
     assert_eq!(before, least(&mut dispatcher));
 }
