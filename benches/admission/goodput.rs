@@ -1,6 +1,9 @@
 //! Goodput beyond the knee, and what admission costs below it.
 
+use std::time::Duration;
+
 use policy::admission::AdmissionConfig;
+use workload::{RatePoint, Rates};
 
 use crate::{
     Terms,
@@ -39,12 +42,35 @@ pub(crate) fn beyond_the_knee(terms: &Terms) {
     }
 }
 
-/// Longer than other rows: as long as caches are cold, a fleet that is offered less than its knee is beyond it, and
-/// admission has it warm up more slowly than it does when everybody is let in.
+/// Times the knee at which caches are filled before what is compared: little enough for a fleet that has none yet.
+const WARMING: f64 = 0.4;
+
+/// Longer than other rows, and twice: with caches that are filled at a rate which a cold fleet can serve, and from cold. As
+/// long as caches are cold, a fleet that is offered less than its knee is beyond it. Then admission has everybody wait
+/// where `off` breaks promises, which leaves other copies in the caches for minutes.
 pub(crate) fn below_the_knee(terms: &Terms) {
     for case in case::synthetic(terms).into_iter().chain(case::few_seats_and_agents(terms)) {
-        below(&case.lasting(terms.duration * 5 / 2), terms.seeds);
+        let case = case.lasting(terms.duration * 5 / 2);
+        for times in BELOW {
+            below(&warmed(&case, times), times, terms.seeds, "", Bar::Most(1.05));
+            below(&case, times, terms.seeds, ", from cold caches", Bar::None);
+        }
     }
+}
+
+/// The same with less load until what counts begins.
+fn warmed(case: &Case, times: f64) -> Case {
+    let (warm_up, over) = (case.scenario.load.warm_up, case.scenario.load.duration);
+    let points = [
+        (Duration::ZERO, WARMING),
+        (warm_up, WARMING),
+        (warm_up, times),
+        (over.unwrap_or(warm_up), times),
+    ];
+    let mut case = case.clone();
+    let point = |(at, rate_per_s)| RatePoint { at, rate_per_s };
+    case.scenario.load.series = Some(Rates(points.map(point).to_vec()));
+    case
 }
 
 /// Goodput at the knee without admission: requests, and tokens, a second, for each seed.
@@ -81,31 +107,17 @@ pub(crate) fn beyond(case: &Case, seeds: u64, row: &str) {
     }
 }
 
-fn below(case: &Case, seeds: u64) {
-    for times in BELOW {
-        let held = case.runs(AdmissionConfig::default(), times, seeds);
-        let off = case.runs(AdmissionConfig::off(), times, seeds);
-        let what = |what: &str| format!("{what} at {times} x the knee");
-        let refused = mean(&held, |it| it.refused_share());
-        put("below", &case.name, &what("refused, %"), refused, Bar::Most(1.0));
-        let (with, without) = (ttft_ms(&held, 0.99, |_| true), ttft_ms(&off, 0.99, |_| true));
-        put(
-            "below",
-            &case.name,
-            &what("TTFT p99, of that with `off`"),
-            with / without,
-            Bar::Most(1.05),
-        );
-        put("below", &case.name, &what("  the same, ms"), with, Bar::None);
-        for (label, runs) in [("as it is", &held), ("with `off`", &off)] {
-            let attained = mean(runs, |it| it.attained());
-            put(
-                "below",
-                &case.name,
-                &what(&format!("  as promised, %, {label}")),
-                attained,
-                Bar::None,
-            );
-        }
+fn below(case: &Case, times: f64, seeds: u64, how: &str, most: Bar) {
+    let held = case.runs(AdmissionConfig::default(), times, seeds);
+    let off = case.runs(AdmissionConfig::off(), times, seeds);
+    let line = |what: &str, figure, bar| {
+        put("below", &case.name, &format!("{what} at {times} x the knee{how}"), figure, bar);
+    };
+    line("refused, %", mean(&held, |it| it.refused_share()), Bar::Most(1.0));
+    let (with, without) = (ttft_ms(&held, 0.99, |_| true), ttft_ms(&off, 0.99, |_| true));
+    line("TTFT p99, of that with `off`", with / without, most);
+    line("  the same, ms", with, Bar::None);
+    for (label, runs) in [("as it is", &held), ("with `off`", &off)] {
+        line(&format!("  as promised, %, {label},"), mean(runs, |it| it.attained()), Bar::None);
     }
 }
