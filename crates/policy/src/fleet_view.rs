@@ -106,6 +106,7 @@ impl FleetView {
     /// itself would learn only once the load is over.
     pub(crate) fn learn_tpot(
         &mut self,
+        now: Timestamp,
         id: ReplicaId,
         forecast: &Forecast,
         took_s: f64,
@@ -124,7 +125,7 @@ impl FleetView {
             }
             left -= 1;
             if let Some(it) = self.replicas.get_mut(other) {
-                it.estimate.hear_tpot(forecast, took_s, tpot_max_s);
+                it.estimate.hear_tpot(now, forecast, took_s, tpot_max_s);
             }
         }
     }
@@ -374,6 +375,38 @@ mod tests {
 
     use super::*;
     use crate::estimate::{Asked, replica::Sharing};
+
+    /// The margins of ten replicas, of which two serve another model, after some time in which every answer of those
+    /// in `ill` was slower than promised, one second after the other, and those of the others were not.
+    fn margins(ill: std::ops::Range<u32>, rounds: u64) -> Vec<f64> {
+        let mut fleet = FleetView::default();
+        (0..10).for_each(|id| fleet.join(ReplicaId(id), Slot::default()));
+        (8..10).for_each(|id| fleet.list_models(ReplicaId(id), Box::new([ModelId(7)])));
+        let forecast = Forecast { tpot_s: 0.04, ..Forecast::default() };
+        for round in 0..rounds {
+            for id in 0..8 {
+                let took_s = if ill.contains(&id) { 0.06 } else { 0.045 };
+                let now = Timestamp::from_elapsed(Duration::from_millis(1_000 * round));
+                fleet.learn_tpot(now, ReplicaId(id), &forecast, took_s, 0.05);
+            }
+        }
+        fleet.replicas().iter().map(|it| it.estimate.margins().1.value()).collect()
+    }
+
+    #[test]
+    fn what_all_miss_is_learned_together_and_not_by_those_that_serve_something_else() {
+        let (all, alone) = (margins(0..8, 20), margins(0..1, 20));
+        assert!(all[..8].iter().all(|it| alone[0] + 0.2 < *it), "{all:?} {alone:?}");
+        assert!(all[8..].iter().all(|it| (it - 1.0).abs() < 1e-9), "{all:?}");
+    }
+
+    #[test]
+    fn one_that_is_ill_moves_no_margin_but_its_own() {
+        let margins = margins(3..4, 200);
+        assert!(2.0 < margins[3], "{margins:?}");
+        let others = margins.iter().enumerate().filter(|it| it.0 != 3);
+        assert!(others.map(|it| it.1).all(|it| *it <= 1.0), "{margins:?}");
+    }
 
     #[test]
     fn what_others_placed_counts_until_the_report_is_old() {

@@ -152,7 +152,7 @@ impl Dispatcher {
         let judged =
             tpot_s.and_then(|took_s| Some((took_s, it.promised.or_else(|| kept(took_s))?)));
         if let Some((tpot_s, tpot_max)) = judged {
-            self.fleet.learn_tpot(it.replica, &it.forecast, tpot_s, tpot_max.as_secs_f64());
+            self.fleet.learn_tpot(now, it.replica, &it.forecast, tpot_s, tpot_max.as_secs_f64());
         }
         self.learn_limits(now, it, tpot_s);
     }

@@ -47,6 +47,16 @@ const TPOT_FULL_STEPS: f64 = 4.0;
 const TTFT_MISSES: f64 = 0.05;
 const TPOT_MISSES: f64 = 0.01;
 
+/// Largest margins. Whose first tokens come later than twice what was predicted is not predicted at all. An answer of three
+/// tokens that is promised 50 ms for each is broken by one prompt beside it: where answers are that short, promises
+/// of a pace hold only with several times what is predicted for the mean.
+const TTFT_MARGIN_MAX: f64 = 2.0;
+const TPOT_MARGIN_MAX: f64 = 4.0;
+
+/// How often an answer of another replica is learned from at most: where answers are many each replica learns soon enough
+/// by itself, and an interruption that all share, as of a router that stood still, has hundreds missed for one reason.
+const HEARD_EVERY: Duration = Duration::from_millis(125);
+
 /// Part by which an observation moves the overhead of a request.
 const REQUEST_WEIGHT: f64 = 0.05;
 
@@ -97,6 +107,8 @@ pub struct ReplicaEstimate {
     /// The same for requests that must wait for room.
     room_margin: Margin,
     tpot_margin: Margin,
+    /// When it last learned from an answer of another replica.
+    heard: Option<Timestamp>,
     /// What was observed and may turn out to be of work that was not told of yet.
     lessons: Lessons,
 }
@@ -200,9 +212,10 @@ impl ReplicaEstimate {
             },
             begun: VecDeque::new(),
             moved: Timestamp::ZERO,
-            ttft_margin: Margin::new(TTFT_MISSES),
-            room_margin: Margin::new(TTFT_MISSES),
-            tpot_margin: Margin::new(TPOT_MISSES),
+            ttft_margin: Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX),
+            room_margin: Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX),
+            tpot_margin: Margin::new(TPOT_MISSES, TPOT_MARGIN_MAX),
+            heard: None,
             lessons: Lessons::default(),
         }
     }

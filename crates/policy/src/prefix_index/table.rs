@@ -168,7 +168,7 @@ mod tests {
 
     /// Hashes with few homes among the cells of the table, so that entries lie far from theirs.
     fn hash_of(node: u32) -> BlockHash {
-        let home = u64::from(node % 3) << 62 | u64::from(u8::from(node % 5 == 0)) << 58;
+        let home = u64::from(node % 3) << 62 | u64::from(u8::from(node.is_multiple_of(5))) << 58;
         BlockHash(home | u64::from(node))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use types::time::Timestamp;
 
-use super::{Forecast, LEARN_BELOW, ReplicaEstimate, Sharing, lessons::Lesson};
+use super::{Forecast, HEARD_EVERY, LEARN_BELOW, ReplicaEstimate, Sharing, lessons::Lesson};
 
 impl ReplicaEstimate {
     /// Learns from a first token that came `now`, the request having been placed at `placed`.
@@ -69,8 +69,16 @@ impl ReplicaEstimate {
     }
 
     /// Learns how fast an answer ran on another replica that serves the same, as [`learn_tpot`](Self::learn_tpot) does.
-    pub(crate) fn hear_tpot(&mut self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) {
-        if self.is_near_promise(forecast, took_s, tpot_max_s) {
+    pub(crate) fn hear_tpot(
+        &mut self,
+        now: Timestamp,
+        forecast: &Forecast,
+        took_s: f64,
+        tpot_max_s: f64,
+    ) {
+        let is_one_of_many = self.heard.is_some_and(|it| now.since(it) < HEARD_EVERY);
+        if !is_one_of_many && self.is_near_promise(forecast, took_s, tpot_max_s) {
+            self.heard = Some(now);
             self.tpot_margin.hear(tpot_max_s < took_s);
         }
     }
