@@ -230,6 +230,10 @@ impl Dispatcher {
     }
 
     fn admit_by(&mut self, config: AdmissionConfig) {
+        if config.mode != self.admission.config.mode {
+            // What promises were broken under another mode says nothing of those that this one makes.
+            self.fleet.forget_margins();
+        }
         self.admission.config = config;
         self.candidates.clear();
     }

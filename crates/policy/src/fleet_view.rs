@@ -130,6 +130,15 @@ impl FleetView {
         }
     }
 
+    /// Has margins be learned anew.
+    pub(crate) fn forget_margins(&mut self) {
+        for at in 0..self.replicas.len() {
+            if let Some(it) = self.replicas.get_mut(at) {
+                it.estimate.forget_margins();
+            }
+        }
+    }
+
     pub(crate) fn position(&self, id: ReplicaId) -> Result<usize, usize> {
         // Nearly always replicas are numbered as they came, and none has left.
         let likely = usize::try_from(id.0).unwrap_or(usize::MAX);

@@ -270,6 +270,13 @@ impl ReplicaEstimate {
         }
     }
 
+    /// Learns margins anew.
+    pub(crate) fn forget_margins(&mut self) {
+        self.ttft_margin = Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX);
+        self.room_margin = Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX);
+        self.tpot_margin = Margin::new(TPOT_MISSES, TPOT_MARGIN_MAX);
+    }
+
     /// Factors on predicted TTFT and TPOT that few requests exceed.
     #[must_use]
     pub const fn margins(&self) -> (&Margin, &Margin) {

@@ -111,6 +111,19 @@ fn a_pace_that_no_replica_keeps_by_its_margin_is_not_waited_for_and_not_called_i
 }
 
 #[test]
+fn a_margin_that_was_learned_in_another_mode_is_forgotten() {
+    let mut dispatcher = dispatcher(AdmissionConfig::off());
+    learn_pace(&mut dispatcher);
+    let margin = |it: &Dispatcher| it.fleet.get(ReplicaId(0)).unwrap().estimate.margins().1.value();
+    told(&mut dispatcher, 0, Event::AdmissionChanged(AdmissionConfig::default()));
+    assert!((margin(&dispatcher) - 1.0).abs() < 1e-9);
+    learn_pace(&mut dispatcher);
+    let slower = AdmissionConfig { queue_max: 7, ..AdmissionConfig::default() };
+    told(&mut dispatcher, 0, Event::AdmissionChanged(slower));
+    assert!(1.3 < margin(&dispatcher), "the mode is the same");
+}
+
+#[test]
 fn a_client_that_is_slow_to_take_the_end_of_its_answer_moves_no_margin() {
     let learned = |held_s| {
         let mut dispatcher = dispatcher(AdmissionConfig::default());
