@@ -214,12 +214,13 @@ impl Doors {
                     let connection = http1.serve_connection(io, service);
                     let close = &phases.close;
                     let closing = close.comes();
-                    Box::pin(until_closed(connection, closing, || close.has_come(), &asked)).await
+                    let has_come = || close.has_come();
+                    Box::pin(until_closed(connection, closing, has_come, &phases, &asked)).await
                 }
                 Ok((io, Protocol::Http2)) => {
                     let connection = http2.serve_connection(io, service);
                     let leaving = leaving(&phases, &asked.late);
-                    Box::pin(until_closed(connection, leaving, || true, &asked)).await
+                    Box::pin(until_closed(connection, leaving, || true, &phases, &asked)).await
                 }
                 Err(_) => return,
             };
@@ -282,11 +283,13 @@ async fn leaving(phases: &Phases, late: &Notify) {
 
 /// Serves `connection` to its end; from `closing` on it takes no request but those that are on their way. Whether that
 /// has come is looked at when it `may_have`: a look takes locks that all connections share, and a connection is
-/// moved on with every event that it relays. One that has `asked` for nothing by then is given up soon after.
+/// moved on with every event that it relays. One that has `asked` for nothing is given up soon after the port closes,
+/// which may be long after `closing`: until then what it asks for is served.
 async fn until_closed<C: GracefulConnection>(
     connection: C,
     closing: impl Future<Output = ()>,
     may_have: impl Fn() -> bool,
+    phases: &Phases,
     asked: &Asked,
 ) -> Result<(), C::Error> {
     let (mut connection, mut closing) = (pin!(connection), pin!(closing));
@@ -308,7 +311,7 @@ async fn until_closed<C: GracefulConnection>(
     }
     connection.as_mut().graceful_shutdown();
     let given_up = async {
-        tokio::time::sleep(LAST_HEAD).await;
+        phases.closed_for(LAST_HEAD).await;
         if asked.any.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }

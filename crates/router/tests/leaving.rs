@@ -139,6 +139,40 @@ async fn d1_an_http2_connection_that_comes_late_is_served_first_and_then_told() 
     connection.await.unwrap().unwrap();
 }
 
+/// How an HTTP/2 client begins: its greeting, and settings without a word.
+const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Reads frames up to the headers of stream 1; what they hold.
+async fn headers(socket: &mut TcpStream) -> Vec<u8> {
+    loop {
+        let mut head = [0; 9];
+        // Fails where the connection is not open any more.
+        socket.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        socket.read_exact(&mut payload).await.unwrap();
+        if head[3] == 1 && head[8] == 1 {
+            return payload;
+        }
+    }
+}
+
+#[tokio::test]
+async fn d1_an_http2_client_that_is_slow_to_hear_that_it_is_to_leave_is_served() {
+    let stage = stage(LONG).await;
+    let mut socket = TcpStream::connect(stage.data).await.unwrap();
+    socket.write_all(GREETING).await.unwrap();
+    // Until it has been read.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    ending(&stage).await;
+    // Longer than a connection that asks for nothing has once the port is closed, which it is not.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // Whole headers that end the request: GET http://r/v1/models.
+    let request = b"\0\0\x11\x01\x05\0\0\0\x01\x82\x86\x44\x0a/v1/models\x41\x01r";
+    socket.write_all(request).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(20), headers(&mut socket)).await.unwrap();
+    assert_eq!(answer.first(), Some(&0x88), "its status is 200");
+}
+
 #[tokio::test]
 async fn d1_what_was_sent_before_the_port_closes_is_answered() {
     let mut stage = stage(Duration::ZERO).await;
@@ -207,9 +241,8 @@ async fn d1_who_has_sent_half_a_head_when_the_port_closes_holds_up_nothing() {
     let half = format!("POST {CHAT} HTTP/1.1\r\nhost: r\r\nx-half: ");
     assert_eq!(ended_beside(half.as_bytes()).await, b"");
     // The frames of HTTP/2: nothing that is asked, and headers that are to be continued.
-    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    ended_beside(greeting).await;
-    ended_beside(&[&greeting[..], b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat()).await;
+    ended_beside(GREETING).await;
+    ended_beside(&[GREETING, b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat()).await;
 }
 
 #[tokio::test]
