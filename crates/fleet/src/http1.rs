@@ -105,7 +105,12 @@ impl Pool {
             let Ready { mut connection, was_used, turn } = match kept {
                 Some(kept) => kept,
                 None => match Box::pin(self.open(at_once, is_again)).await {
-                    Ok(new) => new,
+                    Ok(new) => {
+                        if is_again && !at_once {
+                            self.resent.fetch_add(1, Ordering::Relaxed);
+                        }
+                        new
+                    }
                     // A replica that had the request and is gone now may have died of it.
                     Err(error) => return Err(first_failure.map_or(error, SendError::Http1)),
                 },
@@ -127,9 +132,6 @@ impl Pool {
                     if was_used && !is_again && sent.elapsed() < self.closing_seen_within =>
                 {
                     first_failure = Some(failed);
-                    if !at_once {
-                        self.resent.fetch_add(1, Ordering::Relaxed);
-                    }
                 }
                 Err(Unanswered { failed, .. }) => return Err(failed.into()),
             }

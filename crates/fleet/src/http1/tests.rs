@@ -193,6 +193,22 @@ async fn a_request_that_a_replica_had_for_long_is_not_sent_to_it_again() {
     assert_eq!(pool.resent(), 0);
 }
 
+#[tokio::test]
+async fn a_request_that_a_replica_took_and_died_is_not_sent_again() {
+    let (pool, listener) = pool_that_sends_again(Duration::from_secs(60)).await;
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(read_request(&mut socket).await);
+        // Nobody else can connect.
+        drop(listener);
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        assert!(read_request(&mut socket).await);
+    });
+    assert_eq!(whole(&pool).await, "ok");
+    assert!(matches!(pool.send(&request(), false).await, Err(SendError::Http1(_))));
+    assert_eq!(pool.resent(), 0);
+}
+
 /// Requests at once, each on a connection of its own, and how many the server's queue holds: more than are under way
 /// when the whole process was held up for a while, and far less than all.
 const BURST: usize = 1_000;
