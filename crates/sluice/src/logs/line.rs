@@ -35,6 +35,20 @@ struct Second {
     text: String,
 }
 
+impl Second {
+    /// Appends the second of `now`.
+    fn push(&mut self, now: Timestamp, out: &mut String) {
+        if self.number != Some(now.as_second()) {
+            self.number = Some(now.as_second());
+            self.text.clear();
+            // Writing to a string does not fail; a clock beyond the year 9999 goes unsaid.
+            let _ = PRINTER.print_timestamp(&now, &mut self.text);
+            self.text.pop();
+        }
+        out.push_str(&self.text);
+    }
+}
+
 thread_local! {
     /// The second of this thread's last line: the next one is nearly always of the same, and of a time most is its date.
     static LAST: RefCell<Second> = RefCell::default();
@@ -89,16 +103,11 @@ fn time(out: &mut String) {
     let now = Timestamp::now();
     // A clock before 1970 is set wrong, and then its seconds will do.
     let millionths = u32::try_from(now.subsec_microsecond()).unwrap_or(0);
-    LAST.with_borrow_mut(|last| {
-        if last.number != Some(now.as_second()) {
-            last.number = Some(now.as_second());
-            last.text.clear();
-            // Writing to a string does not fail; a clock beyond the year 9999 goes unsaid.
-            let _ = PRINTER.print_timestamp(&now, &mut last.text);
-            last.text.pop();
-        }
-        out.push_str(&last.text);
-    });
+    let with_last = LAST.try_with(|it| it.try_borrow_mut().map(|mut last| last.push(now, out)));
+    // A thread that ends has given it up, and may yet have something to say.
+    if !matches!(with_last, Ok(Ok(()))) {
+        Second::default().push(now, out);
+    }
     out.push('.');
     push_millionths(out, millionths);
     out.push('Z');
@@ -335,6 +344,43 @@ mod tests {
             (Some("WARN"), &serde_json::Value::Null)
         );
         assert_eq!(value["message"], format!("no {NASTY}"));
+    }
+
+    fn time_now() -> String {
+        let mut out = String::new();
+        time(&mut out);
+        out
+    }
+
+    /// Says the time when its thread ends.
+    struct Leaver(std::sync::mpsc::Sender<String>);
+
+    impl Drop for Leaver {
+        fn drop(&mut self) {
+            self.0.send(time_now()).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_time_is_known_while_a_thread_ends_and_while_it_is_being_written() {
+        thread_local! {
+            static FIRST: RefCell<Option<Leaver>> = RefCell::default();
+            static LATER: RefCell<Option<Leaver>> = RefCell::default();
+        }
+        let (send, said) = std::sync::mpsc::channel();
+        // One of them ends after what the thread has kept, in whichever order that is.
+        let ending = std::thread::spawn(move || {
+            FIRST.set(Some(Leaver(send.clone())));
+            send.send(time_now()).unwrap();
+            send.send(LAST.with_borrow_mut(|_| time_now())).unwrap();
+            LATER.set(Some(Leaver(send)));
+        });
+        ending.join().unwrap();
+        let said: Vec<_> = said.iter().collect();
+        assert_eq!(said.len(), 4);
+        for time in said {
+            assert!(time.parse::<Timestamp>().is_ok() && time.len() == 27, "{time}");
+        }
     }
 
     #[test]
