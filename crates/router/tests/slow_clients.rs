@@ -23,8 +23,8 @@ const BOUND: Duration = Duration::from_secs(3);
 /// How long after its beginning the last slow client may still be there, on a machine that does much else.
 const LATEST: Duration = Duration::from_secs(30);
 
-/// What each kind says at once, and what it adds again and again.
-const KINDS: [(&str, &str); 5] = [
+/// What each kind says at once, and what it adds again and again; `SERVED` of them have been answered a request before.
+const KINDS: [(&str, &str); 7] = [
     ("", ""),
     ("P", ""),
     ("PRI * HTTP/2.0\r\n\r\nSM", ""),
@@ -33,7 +33,12 @@ const KINDS: [(&str, &str); 5] = [
         "POST /v1/chat/completions HTTP/1.1\r\nhost: r\r\ncontent-length: 9000\r\n\r\n{\"model\":\"m\",",
         " ",
     ),
+    ("", ""),
+    ("POST /v1/chat/completions HTTP/1.1\r\nhost: r\r\n", "x: y\r\n"),
 ];
+
+/// The last so many kinds.
+const SERVED: usize = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b4_slow_heads_and_bodies_end_and_hold_up_nobody() {
@@ -44,8 +49,17 @@ async fn b4_slow_heads_and_bodies_end_and_hold_up_nobody() {
     for at in 0..SLOW {
         let opened = Instant::now();
         let mut socket = TcpStream::connect(stage.data).await.unwrap();
-        socket.write_all(KINDS[at % KINDS.len()].0.as_bytes()).await.unwrap();
-        slow.push((at % KINDS.len(), opened, Some(socket)));
+        let kind = at % KINDS.len();
+        if KINDS.len() - SERVED <= kind {
+            socket.write_all(b"GET /v1/models HTTP/1.1\r\nhost: r\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}") {
+                assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0);
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 200"));
+        }
+        socket.write_all(KINDS[kind].0.as_bytes()).await.unwrap();
+        slow.push((kind, opened, Some(socket)));
     }
     let began = Instant::now();
     let (mut asked, mut slowest) = (0, Duration::ZERO);
