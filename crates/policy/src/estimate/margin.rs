@@ -96,14 +96,14 @@ mod tests {
     #[test]
     fn what_is_heard_counts_for_half_where_its_own_are_missed_too() {
         let heard = |own: bool| {
-            let mut margin = Margin::new(0.05, 2.0);
+            let mut margin = Margin::new(0.01, 4.0);
             margin.observe(own);
             let before = margin.value();
             margin.hear(true);
             (margin.value() - before, margin.observations())
         };
         let (step, observations) = heard(true);
-        assert!((step - 0.5 * STEP_FIRST * 0.95).abs() < 1e-9, "{step}");
+        assert!((step - 0.5 * STEP_FIRST * 0.99).abs() < 1e-9, "{step}");
         assert_eq!(observations, 1);
         assert!(heard(false).0.abs() < 1e-9);
     }
