@@ -207,21 +207,16 @@ impl Rolling {
 
     /// Where the counts of `key` are: its own where it has some or may have, else those that all others share.
     fn place_for(&mut self, key: KeyOf<'_>) -> usize {
-        let (key, at) = match self.find(key) {
+        let (key, at) = match find(&self.keys, key) {
             Ok(at) => return at,
             Err(at) if self.keys.len() < KEYS_MAX => (key, at),
-            Err(_) => match self.find(KeyOf::OTHER) {
+            Err(_) => match find(&self.keys, KeyOf::OTHER) {
                 Ok(at) => return at,
                 Err(at) => (KeyOf::OTHER, at),
             },
         };
         self.keys.insert(at, (Arc::new(key.to_key()), Ring::default()));
         at
-    }
-
-    /// Where `key` is, or belongs.
-    fn find(&self, key: KeyOf<'_>) -> Result<usize, usize> {
-        self.keys.binary_search_by(|it| it.0.texts().cmp(&key))
     }
 
     /// Whether a request of `tenant` is still remembered.
@@ -240,8 +235,7 @@ impl Rolling {
         let was_good = left.kept_promises && left.accepted != Some(false);
         let is_good = left.kept_promises && accepted;
         let is_first = left.accepted.replace(accepted).is_none();
-        let key = left.key.texts();
-        let place = self.keys.binary_search_by(|it| it.0.texts().cmp(&key));
+        let place = find(&self.keys, left.key.texts());
         let ring = place.ok().and_then(|at| self.keys.get_mut(at));
         let Some((_, ring)) = ring else { return false };
         let slot = ring.slots.iter_mut().find(|it| it.0 == left.slot).map(|it| &mut it.1);
@@ -371,6 +365,11 @@ fn last(ring: &Ring, now: Timestamp, length: Duration) -> (Counts, f64, u64) {
 
 fn slot_at(now: Timestamp) -> u64 {
     now.elapsed().as_secs().checked_div(SLOT.as_secs()).unwrap_or_default()
+}
+
+/// Where `key` is among `keys`, or belongs.
+fn find(keys: &[(Arc<Key>, Ring)], key: KeyOf<'_>) -> Result<usize, usize> {
+    keys.binary_search_by(|it| it.0.texts().cmp(&key))
 }
 
 fn hashed(tenant: &str, request_id: &str) -> u64 {

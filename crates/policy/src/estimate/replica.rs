@@ -4,6 +4,7 @@ mod brief;
 pub(crate) mod floor;
 mod learn;
 mod lessons;
+mod margins;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +12,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use types::{quantity::Tokens, request::RequestId, time::Timestamp};
 
-use self::{brief::Brief, lessons::Lessons};
+use self::{brief::Brief, lessons::Lessons, margins::Margins};
 use super::{
     Asked, EstimateConfig,
     coefficients::Coefficients,
@@ -41,21 +42,6 @@ const DUTY_MAX: f64 = 0.95;
 /// at least this many times its quickest.
 const TPOT_FULL_S: f64 = 0.05;
 const TPOT_FULL_STEPS: f64 = 4.0;
-
-/// Share of requests that may come later, and of answers that may run slower, than predicted with
-/// the margin.
-const TTFT_MISSES: f64 = 0.05;
-const TPOT_MISSES: f64 = 0.01;
-
-/// Largest margins. Whose first tokens come later than twice what was predicted is not predicted at all. An answer of three
-/// tokens that is promised 50 ms for each is broken by one prompt beside it: where answers are that short, promises
-/// of a pace hold only with several times what is predicted for the mean.
-const TTFT_MARGIN_MAX: f64 = 2.0;
-const TPOT_MARGIN_MAX: f64 = 4.0;
-
-/// How often an answer of another replica is learned from at most: where answers are many each replica learns soon enough
-/// by itself, and an interruption that all share, as of a router that stood still, has hundreds missed for one reason.
-const HEARD_EVERY: Duration = Duration::from_millis(125);
 
 /// Part by which an observation moves the overhead of a request.
 const REQUEST_WEIGHT: f64 = 0.05;
@@ -103,12 +89,7 @@ pub struct ReplicaEstimate {
     begun: VecDeque<Timestamp>,
     /// When the last of all did, or an answer came to its end: those that come in one piece show nothing before.
     moved: Timestamp,
-    ttft_margin: Margin,
-    /// The same for requests that must wait for room.
-    room_margin: Margin,
-    tpot_margin: Margin,
-    /// When it last learned from an answer of another replica.
-    heard: Option<Timestamp>,
+    margins: Margins,
     /// What was observed and may turn out to be of work that was not told of yet.
     lessons: Lessons,
 }
@@ -212,10 +193,7 @@ impl ReplicaEstimate {
             },
             begun: VecDeque::new(),
             moved: Timestamp::ZERO,
-            ttft_margin: Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX),
-            room_margin: Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX),
-            tpot_margin: Margin::new(TPOT_MISSES, TPOT_MARGIN_MAX),
-            heard: None,
+            margins: Margins::new(),
             lessons: Lessons::default(),
         }
     }
@@ -271,22 +249,20 @@ impl ReplicaEstimate {
     }
 
     /// Learns margins anew.
-    pub(crate) fn forget_margins(&mut self) {
-        self.ttft_margin = Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX);
-        self.room_margin = Margin::new(TTFT_MISSES, TTFT_MARGIN_MAX);
-        self.tpot_margin = Margin::new(TPOT_MISSES, TPOT_MARGIN_MAX);
+    pub(crate) const fn forget_margins(&mut self) {
+        self.margins = Margins::new();
     }
 
     /// Factors on predicted TTFT and TPOT that few requests exceed.
     #[must_use]
     pub const fn margins(&self) -> (&Margin, &Margin) {
-        (&self.ttft_margin, &self.tpot_margin)
+        (&self.margins.ttft, &self.margins.tpot)
     }
 
     /// The factor on the time to first token of `forecast`.
     #[must_use]
     pub const fn ttft_margin(&self, forecast: &Forecast) -> &Margin {
-        if 0.0 < forecast.room_s { &self.room_margin } else { &self.ttft_margin }
+        self.margins.of_ttft(forecast)
     }
 
     /// Share of its time that goes to prefill, as placed of late.

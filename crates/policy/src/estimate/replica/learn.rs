@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use types::time::Timestamp;
 
-use super::{Forecast, HEARD_EVERY, LEARN_BELOW, ReplicaEstimate, Sharing, lessons::Lesson};
+use super::{Forecast, LEARN_BELOW, ReplicaEstimate, Sharing, lessons::Lesson};
 
 impl ReplicaEstimate {
     /// Learns from a first token that came `now`, the request having been placed at `placed`.
     pub fn learn_ttft(&mut self, now: Timestamp, placed: Timestamp, forecast: &Forecast) {
         let took_s = now.since(placed).as_secs_f64();
-        let had_room = forecast.room_s <= 0.0;
-        let margin = if had_room { &mut self.ttft_margin } else { &mut self.room_margin };
-        margin.observe(margin.value() * forecast.ttft_s < took_s);
+        self.margins.learn_ttft(forecast, took_s);
         if self.frozen || !forecast.is_quiet {
             return;
         }
@@ -59,16 +57,17 @@ impl ReplicaEstimate {
         self.believe_own();
     }
 
-    /// Learns how fast an answer ran that was promised `tpot_max_s` per token. Not the prediction counts
-    /// but the promise: what came after a request slows it as well, so that a prediction made on a quiet
-    /// replica is always broken once it is busy. Far from the promise nothing is learned.
+    /// Learns how fast an answer ran that was promised `tpot_max_s` per token.
     pub fn learn_tpot(&mut self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) {
-        if self.is_near_promise(forecast, took_s, tpot_max_s) {
-            self.tpot_margin.observe(tpot_max_s < took_s);
-        }
+        self.margins.learn_tpot(forecast, took_s, tpot_max_s);
     }
 
-    /// Learns how fast an answer ran on another replica that serves the same, as [`learn_tpot`](Self::learn_tpot) does.
+    /// Whether it is time to learn from an answer of another replica.
+    pub(crate) fn hears(&self, now: Timestamp) -> bool {
+        self.margins.hears(now)
+    }
+
+    /// Learns how fast an answer ran on another replica that serves the same.
     pub(crate) fn hear_tpot(
         &mut self,
         now: Timestamp,
@@ -76,15 +75,6 @@ impl ReplicaEstimate {
         took_s: f64,
         tpot_max_s: f64,
     ) {
-        let is_one_of_many = self.heard.is_some_and(|it| now.since(it) < HEARD_EVERY);
-        if !is_one_of_many && self.is_near_promise(forecast, took_s, tpot_max_s) {
-            self.heard = Some(now);
-            self.tpot_margin.hear(tpot_max_s < took_s);
-        }
-    }
-
-    fn is_near_promise(&self, forecast: &Forecast, took_s: f64, tpot_max_s: f64) -> bool {
-        let raised_s = self.tpot_margin.value() * forecast.tpot_s;
-        tpot_max_s / 2.0 <= raised_s.max(took_s)
+        self.margins.hear_tpot(now, forecast, took_s, tpot_max_s);
     }
 }
