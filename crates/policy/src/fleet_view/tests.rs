@@ -1,3 +1,5 @@
+//! What the fleet is believed to be, and what replicas learn from each other.
+
 use std::time::Duration;
 
 use super::*;

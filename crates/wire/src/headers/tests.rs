@@ -1,3 +1,5 @@
+//! Heads that are taken, refused, stripped and passed on.
+
 use super::*;
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
